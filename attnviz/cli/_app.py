@@ -1,0 +1,179 @@
+"""Finds the commands, runs one, and turns whatever goes wrong into one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from .. import __version__
+from ..errors import AttnvizError, AttnvizWarning, did_you_mean
+
+OK, FAILURE, USAGE, GATE_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+
+# Typer brings click along as a dependency or inside itself, depending on its version; this base
+# of its usage errors is found without naming either.
+_ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+
+class LazyGroup(TyperGroup):
+    """A group whose commands are the modules beside this one, each imported when it is asked for."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:
+        """Return the command names: the modules of this package without a leading underscore."""
+        package = importlib.import_module(__package__)
+        names = (m.name for m in pkgutil.iter_modules(package.__path__))
+        return sorted(n.replace("_", "-") for n in names if not n.startswith("_"))
+
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:
+        """Return the command of a name, or None if there is none."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        name = cmd_name.replace("-", "_")
+        module = importlib.import_module(f"{__package__}.{name}")
+        app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+        app.command(cmd_name)(getattr(module, name))
+        command = typer.main.get_command(app)
+        command.name = cmd_name
+        return command
+
+    def resolve_command(self, ctx: typer.Context, args: list[str]) -> Any:
+        """Return name, command and remaining arguments; an unknown name says the nearest ones."""
+        if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
+            known = self.list_commands(ctx)
+            ctx.fail(
+                f"command {args[0]!r} is not known{did_you_mean(args[0], known)} "
+                f"Known: {', '.join(known)}"
+            )
+        return super().resolve_command(ctx, args)
+
+
+_app = typer.Typer(
+    cls=LazyGroup, name="attnviz", no_args_is_help=True, rich_markup_mode="rich",
+    add_completion=False,
+)  # fmt: skip
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"attnviz {__version__}")
+        raise typer.Exit(OK)
+
+
+@_app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show a traceback on errors (also ATTNVIZ_DEBUG=1).")
+    ] = False,
+) -> None:
+    """See what a vision or text model looks at.
+
+    Start with [bold]attnviz demo[/bold], then [bold]attnviz explain PHOTO[/bold].
+    """
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code; errors are printed to stderr."""
+    words = list(sys.argv[1:] if args is None else args)
+    debug = os.environ.get("ATTNVIZ_DEBUG", "") not in ("", "0")
+    if "--debug" in words:  # taken anywhere, since it is appended to the line that failed
+        words.remove("--debug")
+        debug = True
+    with warnings.catch_warnings():
+        _show_warnings_in_one_line(debug)
+        try:
+            code = _dispatch(words, debug)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            code = _stdout_closed()
+    return code
+
+
+def _dispatch(words: list[str], debug: bool) -> int:
+    try:
+        result = typer.main.get_command(_app).main(
+            args=words, prog_name="attnviz", standalone_mode=False
+        )
+        return result if isinstance(result, int) else OK
+    except _ClickException as error:
+        return _usage(error)
+    except (KeyboardInterrupt, typer.Abort):
+        say("interrupted")
+        return INTERRUPTED
+    except SystemExit as stop:  # typer leaves this way when stdout was closed under it
+        return _stdout_closed() if stop.code == 1 else int(stop.code or 0)
+    except BrokenPipeError:
+        raise
+    except AttnvizError as error:
+        if debug:
+            traceback.print_exc()
+        say(f"error: {_one_line(error)}")
+        return FAILURE
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        text = _one_line(error)
+        say(f"error: unexpected {type(error).__name__}{': ' + text if text else ''}")
+        if not debug:
+            say("add --debug (or set ATTNVIZ_DEBUG=1) to see the traceback")
+        return FAILURE
+
+
+def say(line: str) -> None:
+    """Print one line to stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _usage(error: Any) -> int:
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return USAGE
+    say(f"error: {_one_line_text(error.format_message())}")
+    if context is not None:
+        say(f"try '{context.command_path} --help'")
+    return USAGE
+
+
+def _one_line_text(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _stdout_closed() -> int:
+    """Let the rest of the output go nowhere: the reader (`| head`) has left."""
+    sink = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(sink, stream.fileno())
+    return FAILURE
+
+
+def _show_warnings_in_one_line(debug: bool) -> None:
+    """Attnviz's own warnings become `warning: ...` lines; other packages' only with --debug."""
+    if debug:
+        return
+
+    def show(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
+        say(f"warning: {_one_line(message)}")
+
+    warnings.simplefilter("ignore")
+    warnings.simplefilter("default", AttnvizWarning)
+    warnings.showwarning = show
