@@ -13,9 +13,18 @@ __version__ = "0.1.0"
 
 #: public name -> module that defines it ("" for a subpackage of that name)
 _PUBLIC: dict[str, str] = {
-    "capture": "attnviz.capturing",
     "AttnvizError": "attnviz.errors",
     "AttnvizWarning": "attnviz.errors",
+    "ClassTarget": "attnviz.targets",
+    "Contrast": "attnviz.targets",
+    "Geometry": "attnviz.geometry",
+    "Heatmaps": "attnviz.heatmaps",
+    "METHODS": "attnviz.methods",
+    "Probability": "attnviz.targets",
+    "RegionTarget": "attnviz.targets",
+    "capture": "attnviz.capturing",
+    "explain": "attnviz.explaining",
+    "load": "attnviz.models",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]

@@ -48,6 +48,4 @@ class Geometry:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Geometry:
         """Return the geometry that `as_dict` wrote."""
-        return cls(
-            tuple(fields["image_size"]), tuple(fields["input_size"]), tuple(fields["crop"])
-        )
+        return cls(tuple(fields["image_size"]), tuple(fields["input_size"]), tuple(fields["crop"]))

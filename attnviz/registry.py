@@ -34,9 +34,7 @@ class Registry:
         error: the error raised for an unknown name.
     """
 
-    def __init__(
-        self, kind: str, *packages: str, error: type[AttnvizError] = MethodError
-    ) -> None:
+    def __init__(self, kind: str, *packages: str, error: type[AttnvizError] = MethodError) -> None:
         self.kind = kind
         self._packages = list(packages)
         self._error = error

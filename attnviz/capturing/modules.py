@@ -1,0 +1,108 @@
+"""Find a model's parts: wrappers taken off, layers by name or by module."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from ..errors import CaptureError, LayerNotFound, did_you_mean
+
+_WRAPPERS = ("module", "_orig_mod")
+_stance_lock = threading.RLock()
+_stance: list = [0, None]  # how many blocks need eager, the context that is open
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the model inside `torch.compile`, DataParallel and DistributedDataParallel.
+
+    Raises:
+        CaptureError: the model is scripted or traced, where no hook fires.
+    """
+    while True:
+        if isinstance(model, torch.jit.ScriptModule):
+            raise CaptureError(
+                f"{type(model).__name__} is scripted or traced: its layers run outside Python and "
+                "cannot be read; pass the eager nn.Module that it was made from"
+            )
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        else:
+            return model
+
+
+def _plain(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def find_layers(
+    model: nn.Module, layers: str | nn.Module | Sequence[str | nn.Module]
+) -> dict[str, nn.Module]:
+    """Return the layers asked for as {dotted name: module}, in the order asked.
+
+    Names may leave out or include what wrappers add (`module.`, `_orig_mod.`).
+
+    Raises:
+        LayerNotFound: a name or module is not part of the model; the message has the nearest.
+    """
+    if isinstance(layers, str | nn.Module):
+        layers = [layers]
+    if not layers:
+        raise LayerNotFound("no layer was given; pass a dotted name such as 'layer4', or a module")
+    named = dict(model.named_modules())
+    plain = {_plain(name): name for name in named}
+    found: dict[str, nn.Module] = {}
+    for layer in layers:
+        if isinstance(layer, nn.Module):
+            layer = unwrap(layer)
+            name = next((n for n, m in named.items() if m is layer), None)
+            if name is None:
+                raise LayerNotFound(
+                    f"the {type(layer).__name__} given is not a part of "
+                    f"{type(model).__name__}; take it from the same model object"
+                )
+        elif layer in named and layer:
+            name = layer
+        elif _plain(layer) in plain and layer:
+            name = plain[_plain(layer)]
+        else:
+            raise LayerNotFound(
+                f"layer {layer!r} not found in {type(model).__name__}"
+                f"{did_you_mean(layer, [n for n in named if n])} `attnviz layers MODEL` lists all"
+            )
+        found[name] = named[name]
+    return found
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    return any(
+        hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None
+        for m in model.modules()
+    )
+
+
+@contextmanager
+def eager(model: nn.Module) -> Iterator[None]:
+    """Run compiled parts of a model eagerly inside the block: compiled code ignores new hooks."""
+    if not _is_compiled(model):
+        yield
+        return
+    # the stance belongs to the process, so it is opened once for all threads
+    with _stance_lock:
+        _stance[0] += 1
+        if _stance[0] == 1:
+            _stance[1] = torch.compiler.set_stance("force_eager")
+            _stance[1].__enter__()
+    try:
+        yield
+    finally:
+        with _stance_lock:
+            _stance[0] -= 1
+            if _stance[0] == 0:
+                _stance[1].__exit__(None, None, None)
+                _stance[1] = None

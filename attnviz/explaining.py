@@ -1,0 +1,303 @@
+"""`explain`: what in the image is associated with the score, for any model and method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .capturing import eager, find_layers, preserved, unwrap
+from .errors import AttnvizError, ImageError, TargetError
+from .geometry import Geometry
+from .heatmaps import Heatmaps
+from .images import read_image
+from .methods import METHODS, RawMaps, Request, runner
+from .models import LoadedModel, labels_of, load, resolve_preprocess
+from .registry import Entry
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """One batch, ready for the model, and where it came from."""
+
+    tensor: Tensor
+    geometry: tuple[Geometry, ...] | None = None
+    images: tuple[np.ndarray, ...] | None = None
+    sources: tuple[str | None, ...] | None = None
+
+
+def _is_batch(images: Any) -> bool:
+    return isinstance(images, Tensor) and images.is_floating_point()
+
+
+def _as_list(images: Any) -> list[Any]:
+    if isinstance(images, list | tuple):
+        return list(images)
+    if isinstance(images, np.ndarray | Tensor) and images.ndim == 4:
+        return list(images)
+    return [images]
+
+
+def _source(image: Any) -> str | None:
+    if isinstance(image, str | Path):
+        return str(image)
+    return getattr(image, "filename", None) or None
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    for tensor in (*module.parameters(), *module.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def _dtype_of(module: nn.Module) -> torch.dtype:
+    for tensor in module.parameters():
+        if tensor.is_floating_point():
+            return tensor.dtype
+    return torch.float32
+
+
+def _prepare(module: nn.Module, loaded: LoadedModel | None, preprocess: Any) -> Callable[..., Any]:
+    pipeline = resolve_preprocess(preprocess, module, loaded)
+
+    def prepare(images: Sequence[Any]) -> _Inputs:
+        arrays = [read_image(image) for image in images]
+        pairs = [pipeline(array) for array in arrays]
+        shapes = {tuple(tensor.shape) for tensor, _ in pairs}
+        if len(shapes) > 1:
+            raise ImageError(
+                f"the preprocessing gives inputs of different shapes {sorted(shapes)}, which make "
+                "no batch; resize or crop to one size, or use batch_size=1"
+            )
+        return _Inputs(
+            torch.stack([tensor for tensor, _ in pairs]).to(_device_of(module), _dtype_of(module)),
+            tuple(geometry for _, geometry in pairs),
+            tuple(arrays),
+            tuple(_source(image) for image in images),
+        )
+
+    return prepare
+
+
+def _resolve_model(model: Any, device: Any) -> tuple[nn.Module, LoadedModel | None]:
+    loaded = None
+    if model is None or isinstance(model, str):
+        loaded = load(model, device=device)
+    elif isinstance(model, LoadedModel):
+        loaded = model
+    elif not isinstance(model, nn.Module):
+        raise AttnvizError(
+            f"model is an nn.Module, a name such as 'torchvision:resnet50', or what "
+            f"attnviz.load returns; got {type(model).__name__}"
+        )
+    module = unwrap(loaded.module if loaded is not None else model)
+    if device is not None and loaded is None:
+        there, wanted = _device_of(module), torch.device(device)
+        if there.type != wanted.type or wanted.index not in (None, there.index):
+            raise AttnvizError(
+                f"the model is on {there}, device={device!r} was asked for; move it first: "
+                f"model.to({str(device)!r}) (explain leaves your model where it is)"
+            )
+    return module, loaded
+
+
+def _methods(method: str | Sequence[str]) -> dict[str, list[Entry]]:
+    names = [method] if isinstance(method, str) else list(method)
+    if not names:
+        raise AttnvizError("method is a name or a list of at least one; see `attnviz methods`")
+    families: dict[str, list[Entry]] = {}
+    for name in dict.fromkeys(names):
+        entry = METHODS.get(name)
+        families.setdefault(entry.family, []).append(entry)
+    return families
+
+
+def _slice(target: Any, batch: slice, total: int) -> Any:
+    """The part of a per-image list that belongs to a batch; anything else serves every batch."""
+    if isinstance(target, str) or not hasattr(target, "__len__"):
+        return target
+    if getattr(target, "ndim", 1) == 0:
+        return target
+    if len(target) != total:
+        raise TargetError(
+            f"{len(target)} targets for {total} image{'s' * (total != 1)}; give one per image, or "
+            "a single one for all (several classes for every image: classes=[...])"
+        )
+    return target[batch]
+
+
+def explain(
+    model: nn.Module | LoadedModel | str | None,
+    images: Any,
+    *,
+    target: Any = None,
+    classes: Sequence[Any] | None = None,
+    method: str | Sequence[str] = "gradcam",
+    layer: Any = None,
+    preprocess: Any = None,
+    labels: Sequence[str] | None = None,
+    device: Any = None,
+    batch_size: int = 32,
+    create_graph: bool = False,
+    signed: bool | None = None,
+    **options: Any,
+) -> Heatmaps | dict[str, Any]:
+    """Return heatmaps of the regions associated with a score.
+
+    The model is run in evaluation mode and is afterwards exactly as it was: gradients, modes,
+    buffers, hooks, random state. All methods of the CAM family share one forward and one backward
+    pass through the part behind the layer.
+
+    Args:
+        model: an `nn.Module` (compiled or DataParallel-wrapped too), a name
+            (`torchvision:resnet50`, `timm:...`, `hf:...`), what `attnviz.load` returned, or None
+            for the embedded EfficientNet-Lite0.
+        images: a path, PIL image, uint8 array (H, W, 3), or a list of them; or a float tensor
+            (B, C, H, W) or (C, H, W) that is preprocessed already.
+        target: a class index, a label, a `Target`, a function of the model's output that returns
+            (B,) scores, or a list with one of these per image. None explains each image's
+            predicted class; the result says which.
+        classes: K targets for every image, from one forward: B * K maps, image by image.
+        method: a name of `attnviz methods`, or several.
+        layer: a dotted name or module, or several; None takes the model's default and the result
+            says which.
+        preprocess: how an image becomes input: a `Preprocess`, torchvision's weights or
+            transforms, a timm data config, a Hugging Face processor, a callable, or "imagenet".
+            None takes what the model itself states, and is an error where it states nothing.
+        labels: class names, if the model's own are not known.
+        device: for models loaded by name; a module stays where it is.
+        batch_size: images per forward.
+        create_graph: keep the graph in `values` and `score`, to train on the map. Runs the model
+            in the mode it is in, as one batch.
+        signed: True keeps negative values, False drops them; None does as the method's paper.
+        **options: further options of the method's family.
+
+    Returns:
+        `Heatmaps` with raw values (B, h, w). With several methods a dict {method: Heatmaps}, with
+        several layers {layer: Heatmaps}, with both {method: {layer: Heatmaps}}.
+
+    Raises:
+        LayerNotFound, TargetError, MethodError, PreprocessError, ImageError, ModelError: each says
+            what was given, what is possible, and what to do.
+    """
+    families = _methods(method)
+    if batch_size < 1:
+        raise AttnvizError(f"batch_size is at least 1, got {batch_size}")
+    module, loaded = _resolve_model(model, device)
+    if labels is None:
+        labels = labels_of(module, loaded)
+    layers = None if layer is None else list(find_layers(module, layer))
+
+    if _is_batch(images):
+        batch = images if images.ndim != 3 else images[None]
+        if batch.ndim != 4 or batch.numel() == 0:
+            raise ImageError(
+                f"a preprocessed batch is a float tensor (B, C, H, W) with B > 0, got "
+                f"{tuple(images.shape)}"
+            )
+        items: Any = batch
+        prepare = _given
+    else:
+        items = _as_list(images)
+        if not items:
+            raise ImageError("no images given")
+        if all(_is_batch(item) for item in items):
+            items = torch.stack([item if item.ndim == 3 else item[0] for item in items])
+            prepare = _given
+        else:
+            prepare = _prepare(module, loaded, preprocess)
+    total = len(items)
+    if create_graph:
+        batch_size = total
+
+    batches: list[tuple[_Inputs, list[RawMaps]]] = []
+    for start in range(0, total, batch_size):
+        part = slice(start, min(start + batch_size, total))
+        inputs = prepare(items[part])
+        inputs_on_device = inputs.tensor.to(_device_of(module))
+        request = Request(
+            module,
+            inputs_on_device,
+            len(inputs_on_device),
+            target=_slice(target, part, total),
+            classes=classes,
+            labels=labels,
+            layers=layers,
+            input_size=tuple(inputs_on_device.shape[-2:]),
+            create_graph=create_graph,
+            signed=signed,
+            options=options,
+        )
+        batches.append((inputs, _run(request, families)))
+    found = [
+        _join([(inputs, maps[i]) for inputs, maps in batches], len(classes) if classes else 1)
+        for i in range(len(batches[0][1]))
+    ]
+    return _shape(found, method, layer)
+
+
+def _given(batch: Tensor) -> _Inputs:
+    return _Inputs(batch)
+
+
+def _run(request: Request, families: dict[str, list[Entry]]) -> list[RawMaps]:
+    maps: list[RawMaps] = []
+    if request.create_graph:
+        for family, entries in families.items():
+            maps += runner(family)(request, entries)
+        return maps
+    with (
+        torch.inference_mode(False),
+        eager(request.model),
+        preserved(request.model, eval_mode=True),
+    ):
+        for family, entries in families.items():
+            maps += runner(family)(request, entries)
+    return maps
+
+
+def _join(parts: list[tuple[_Inputs, RawMaps]], repeat: int) -> Heatmaps:
+    """Put the batches of one method and layer together; rows of one image stand together."""
+    first = parts[0][1]
+
+    def spread(field: str) -> tuple[Any, ...] | None:
+        if getattr(parts[0][0], field) is None:
+            return None
+        return tuple(
+            value for inputs, _ in parts for value in getattr(inputs, field) for _ in range(repeat)
+        )
+
+    return Heatmaps(
+        values=torch.cat([maps.values for _, maps in parts]),
+        method=first.method,
+        layer=first.layer,
+        target=tuple(t for _, maps in parts for t in maps.targets),
+        label=tuple(t for _, maps in parts for t in maps.labels),
+        score=torch.cat([maps.score for _, maps in parts]),
+        geometry=spread("geometry"),
+        images=spread("images"),
+        sources=spread("sources"),
+        units=first.units,
+        meta=dict(first.meta),
+    )
+
+
+def _shape(found: list[Heatmaps], method: Any, layer: Any) -> Heatmaps | dict[str, Any]:
+    several_methods = not isinstance(method, str)
+    several_layers = isinstance(layer, list | tuple)
+    if not several_methods and not several_layers:
+        return found[0]
+    if several_methods and not several_layers:
+        named = {maps.method: maps for maps in found}
+        return {METHODS.get(name).name: named[METHODS.get(name).name] for name in method}
+    if not several_methods:
+        return {maps.layer: maps for maps in found}
+    nested: dict[str, Any] = {METHODS.get(name).name: {} for name in method}
+    for maps in found:
+        nested[maps.method][maps.layer] = maps
+    return nested

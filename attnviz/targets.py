@@ -1,0 +1,379 @@
+"""What is explained: a class, a contrast of two, a probability, a region, or a function of yours.
+
+A target turns the model's output into one number per image, the score; every map is a statement
+about that score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import TargetError, did_you_mean
+
+_KEYS = ("logits", "out", "output", "preds", "scores")
+
+
+def logits_of(output: Any) -> Tensor:
+    """Return the logits in a model's output: a tensor, `.logits`, a dict's or tuple's tensor.
+
+    Raises:
+        TargetError: there is no tensor that could be the logits.
+    """
+    if isinstance(output, Tensor):
+        return output
+    found = getattr(output, "logits", None)
+    if isinstance(found, Tensor):
+        return found
+    if isinstance(output, Mapping):
+        for key in _KEYS:
+            if isinstance(output.get(key), Tensor):
+                return output[key]
+        tensors = [v for v in output.values() if isinstance(v, Tensor)]
+        if len(tensors) == 1:
+            return tensors[0]
+    if isinstance(output, tuple | list) and output and isinstance(output[0], Tensor):
+        return output[0]
+    keys = f" with keys {sorted(map(str, output))}" if isinstance(output, Mapping) else ""
+    raise TargetError(
+        f"no logits found in the model's output ({type(output).__name__}{keys}); pass a function "
+        "of the output as target, such as target=lambda out: out['logits'][:, 3]"
+    )
+
+
+def class_index(name: int | str, count: int, labels: Sequence[str] | None) -> int:
+    """Return the index of a class given by index or label text.
+
+    Labels match in full, or as one of the comma-separated synonyms, case aside; a number in a
+    string counts as an index.
+
+    Raises:
+        TargetError: out of range, unknown (with the nearest labels), or ambiguous.
+    """
+    if isinstance(name, bool) or not isinstance(name, int | str):
+        try:
+            name = int(name.__index__())
+        except (AttributeError, TypeError):
+            raise TargetError(
+                f"a class is an index or a label, got {type(name).__name__}: {name!r}"
+            ) from None
+    if isinstance(name, str) and name.strip().isdecimal():
+        name = int(name)
+    if isinstance(name, int):
+        if not 0 <= name < count:
+            raise TargetError(
+                f"class {name} is out of range: this model has {count} classes, 0 to {count - 1}"
+            )
+        return name
+    if not labels:
+        raise TargetError(
+            f"class {name!r} is a label, but this model's labels are not known; pass an index "
+            f"from 0 to {count - 1}, or labels=[...]"
+        )
+    wanted = name.strip().lower().replace("_", " ")
+    full = [i for i, label in enumerate(labels) if label.lower().replace("_", " ") == wanted]
+    found = full or [
+        i
+        for i, label in enumerate(labels)
+        if wanted in (part.strip().lower().replace("_", " ") for part in label.split(","))
+    ]
+    if len(found) > 1:
+        raise TargetError(f"label {name!r} names several classes: {found}; pass one of the indices")
+    if not found:
+        inside = [label for label in labels if wanted in label.lower()][:5]
+        hint = did_you_mean(name, labels) or (
+            "; labels with that word: " + ", ".join(map(repr, inside)) if inside else ""
+        )
+        raise TargetError(f"label {name!r} is not among the model's {len(labels)} labels{hint}")
+    return found[0]
+
+
+def _flat_logits(output: Any) -> Tensor:
+    logits = logits_of(output)
+    if logits.ndim != 2:
+        raise TargetError(
+            f"a class target needs logits of shape (B, classes), got {tuple(logits.shape)}; for a "
+            "dense output use RegionTarget(class, mask) or a function of the output"
+        )
+    return logits
+
+
+class Target:
+    """Base of all targets: `bind` looks labels up once, `score` reads the model's output."""
+
+    #: {class index: coefficient} where the score is a linear function of the logits, else None
+    linear: Mapping[int, float] | None = None
+    index: int | None = None
+    label: str = ""
+
+    def bind(self, classes: int, labels: Sequence[str] | None) -> Target:
+        """Return this target with its labels turned into indices of a model's classes."""
+        return self
+
+    def score(self, output: Any) -> Tensor:
+        """Return the score of every image of the batch, (B,)."""
+        raise NotImplementedError
+
+    def describe(self) -> Any:
+        """Return what is explained as a JSON value: a class index where it is one."""
+        return self.label if self.index is None else self.index
+
+
+def _name(index: int, labels: Sequence[str] | None) -> str:
+    return labels[index] if labels and index < len(labels) else f"class {index}"
+
+
+@dataclass(frozen=True)
+class ClassTarget(Target):
+    """The logit of one class, by index or label."""
+
+    cls: int | str
+    index: int | None = None
+    label: str = ""
+
+    def bind(self, classes: int, labels: Sequence[str] | None) -> ClassTarget:
+        """Return the target with its class index and label."""
+        index = class_index(self.cls, classes, labels)
+        return ClassTarget(self.cls, index, _name(index, labels))
+
+    @property
+    def linear(self) -> Mapping[int, float]:
+        """The logit itself."""
+        return {self.index: 1.0}
+
+    def score(self, output: Any) -> Tensor:
+        """Return the class's logits, (B,)."""
+        return _flat_logits(output)[:, self.index]
+
+
+@dataclass(frozen=True)
+class Probability(Target):
+    """The softmax probability of one class, in [0, 1]. Its gradient fades as it nears 1."""
+
+    cls: int | str
+    index: int | None = None
+    label: str = ""
+
+    def bind(self, classes: int, labels: Sequence[str] | None) -> Probability:
+        """Return the target with its class index and label."""
+        index = class_index(self.cls, classes, labels)
+        return Probability(self.cls, index, f"p({_name(index, labels)})")
+
+    def score(self, output: Any) -> Tensor:
+        """Return the class's probabilities, (B,)."""
+        return _flat_logits(output).softmax(1)[:, self.index]
+
+    def describe(self) -> Any:
+        """Return the probability's name."""
+        return f"p({self.index})"
+
+
+@dataclass(frozen=True)
+class Contrast(Target):
+    """What speaks for one class rather than another: the difference of two logits."""
+
+    cls: int | str
+    other: int | str
+    pair: tuple[int, int] | None = None
+    label: str = ""
+
+    def bind(self, classes: int, labels: Sequence[str] | None) -> Contrast:
+        """Return the target with its two class indices and label."""
+        a = class_index(self.cls, classes, labels)
+        b = class_index(self.other, classes, labels)
+        if a == b:
+            raise TargetError(f"a contrast needs two classes, got {_name(a, labels)!r} twice")
+        return Contrast(self.cls, self.other, (a, b), f"{_name(a, labels)} - {_name(b, labels)}")
+
+    @property
+    def linear(self) -> Mapping[int, float]:
+        """One logit minus the other."""
+        return {self.pair[0]: 1.0, self.pair[1]: -1.0}
+
+    def score(self, output: Any) -> Tensor:
+        """Return the differences of the two logits, (B,)."""
+        logits = _flat_logits(output)
+        return logits[:, self.pair[0]] - logits[:, self.pair[1]]
+
+    def describe(self) -> Any:
+        """Return the two indices as text."""
+        return f"{self.pair[0]} - {self.pair[1]}"
+
+
+@dataclass(frozen=True, eq=False)
+class RegionTarget(Target):
+    """The mean logit of a class over a region of a dense output (B, classes, H, W).
+
+    Args:
+        cls: class index or label.
+        mask: (H, W) or (B, H, W) region, non-zero inside, at the output's resolution; None is
+            everywhere.
+    """
+
+    cls: int | str
+    mask: Tensor | None = None
+    index: int | None = None
+    label: str = ""
+
+    def bind(self, classes: int, labels: Sequence[str] | None) -> RegionTarget:
+        """Return the target with its class index and label."""
+        index = class_index(self.cls, classes, labels)
+        return RegionTarget(self.cls, self.mask, index, f"{_name(index, labels)} (region)")
+
+    def score(self, output: Any) -> Tensor:
+        """Return the mean logits inside the region, (B,)."""
+        logits = logits_of(output)
+        if logits.ndim != 4:
+            raise TargetError(
+                f"a region target needs an output of shape (B, classes, H, W), got "
+                f"{tuple(logits.shape)}; for a classifier use ClassTarget"
+            )
+        dense = logits[:, self.index]
+        if self.mask is None:
+            return dense.mean((1, 2))
+        mask = torch.as_tensor(self.mask, device=dense.device)
+        if mask.shape[-2:] != dense.shape[-2:]:
+            raise TargetError(
+                f"the region's mask is {tuple(mask.shape)}, the output {tuple(dense.shape)}: "
+                "resize the mask to the output's resolution"
+            )
+        inside = (mask != 0).to(dense.dtype).expand_as(dense)
+        area = inside.sum((1, 2))
+        if (area == 0).any():
+            raise TargetError("the region's mask is empty, so it has no score")
+        return (dense * inside).sum((1, 2)) / area
+
+
+class _Function(Target):
+    def __init__(self, fn: Callable[[Any], Tensor], batch: int) -> None:
+        self.fn = fn
+        self.batch = batch
+        name = getattr(fn, "__name__", type(fn).__name__)
+        self.label = "custom score" if name == "<lambda>" else name
+
+    def score(self, output: Any) -> Tensor:
+        score = self.fn(output)
+        if not isinstance(score, Tensor) or score.shape not in ((self.batch,), ()):
+            got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
+            raise TargetError(
+                f"a target function gets the model's output for the whole batch and returns one "
+                f"score per image, shape ({self.batch},); got {got}"
+            )
+        if score.ndim == 0 and self.batch > 1:
+            raise TargetError(
+                f"the target function returned one number for {self.batch} images; return one "
+                "score per image"
+            )
+        return score.reshape(self.batch)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One target for each image of a batch."""
+
+    targets: tuple[Target, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What each image is explained for, as text."""
+        return tuple(t.label for t in self.targets)
+
+    @property
+    def descriptions(self) -> tuple[Any, ...]:
+        """What each image is explained for, as JSON values."""
+        return tuple(t.describe() for t in self.targets)
+
+    def score(self, output: Any) -> Tensor:
+        """Return the score of each image, (B,)."""
+        if all(t is self.targets[0] for t in self.targets):
+            return self.targets[0].score(output)
+        if all(isinstance(t, ClassTarget) for t in self.targets):
+            logits = _flat_logits(output)
+            index = torch.tensor([t.index for t in self.targets], device=logits.device)
+            return logits.gather(1, index[:, None])[:, 0]
+        scores: dict[int, Tensor] = {id(t): t.score(output) for t in self.targets}
+        return torch.stack([scores[id(t)][i] for i, t in enumerate(self.targets)])
+
+    def coefficients(self, classes: int, like: Tensor) -> Tensor | None:
+        """Return the weights (B, classes) of the logits in each score, None if not linear."""
+        if any(t.linear is None for t in self.targets):
+            return None
+        weights = like.new_zeros(len(self.targets), classes)
+        for row, target in enumerate(self.targets):
+            for index, value in target.linear.items():
+                weights[row, index] = value
+        return weights
+
+
+def _as_target(target: Any, classes: int, labels: Sequence[str] | None, batch: int) -> Target:
+    if isinstance(target, Target):
+        return target.bind(classes, labels)
+    if callable(target):
+        return _Function(target, batch)
+    return ClassTarget(target).bind(classes, labels)
+
+
+def _is_list(target: Any) -> bool:
+    return (isinstance(target, Sequence) and not isinstance(target, str | bytes)) or (
+        hasattr(target, "__len__")
+        and hasattr(target, "__getitem__")
+        and not isinstance(target, str)
+        and getattr(target, "ndim", 1) == 1
+    )
+
+
+def resolve(
+    target: Any,
+    output: Any,
+    *,
+    batch: int,
+    labels: Sequence[str] | None = None,
+    classes: Sequence[Any] | None = None,
+) -> tuple[Column, ...]:
+    """Return what is explained in a batch: one column, or one for each of `classes`.
+
+    Args:
+        target: None for each image's predicted class; an index, a label, a `Target`, a function
+            of the model's output giving (B,), or a list with one of these per image.
+        output: the model's output.
+        batch: number of images.
+        labels: the model's class names.
+        classes: several targets for every image; excludes `target`.
+
+    Raises:
+        TargetError: a wrong count, an unknown label, a class out of range.
+    """
+
+    def count() -> int:
+        # a callable alone never needs to know where the logits are
+        return logits_of(output).shape[1] if logits_of(output).ndim > 1 else 1
+
+    if classes is not None:
+        if target is not None:
+            raise TargetError("pass target= (one per image) or classes= (several each), not both")
+        if not _is_list(classes) or len(classes) == 0:
+            raise TargetError(f"classes is a list of at least one class, got {classes!r}")
+        return tuple(
+            Column((_as_target(c, 0 if callable(c) else count(), labels, batch),) * batch)
+            for c in classes
+        )
+    if target is None:
+        logits = _flat_logits(output)
+        found = logits.detach().argmax(1).tolist()
+        shared = {i: ClassTarget(i).bind(logits.shape[1], labels) for i in set(found)}
+        return (Column(tuple(shared[i] for i in found)),)
+    if _is_list(target):
+        if len(target) != batch:
+            raise TargetError(
+                f"{len(target)} targets for {batch} image{'s' * (batch != 1)}; give one per image, "
+                "or a single one for all (several classes for every image: classes=[...])"
+            )
+        needs = any(not callable(t) for t in target)
+        total = count() if needs else 0
+        return (Column(tuple(_as_target(t, total, labels, batch) for t in target)),)
+    plain = callable(target) and not isinstance(target, Target)
+    return (Column((_as_target(target, 0 if plain else count(), labels, batch),) * batch),)
