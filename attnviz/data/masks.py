@@ -1,0 +1,254 @@
+"""Masks that stay on disk, or in their compact form, until they are read.
+
+A mask is (h, w) bool, True where the thing is. Polygons follow the half-open pixel convention of
+the whole package: pixel i spans [i, i + 1), and a pixel belongs to a polygon when its centre
+(i + 0.5, j + 0.5) lies inside by the even-odd rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..errors import DataError
+
+#: no mask file of more pixels than this is decoded
+MAX_MASK_PIXELS = 100_000_000
+MAX_POLYGON_POINTS = 1_000_000
+
+
+class MaskSource(Protocol):
+    """Something that yields a mask when asked."""
+
+    def read(self, size: tuple[int, int]) -> np.ndarray:
+        """Return (h, w) bool for an image of `size` = (h, w) pixels; another size raises."""
+        ...
+
+
+def _same_size(got: tuple[int, ...], expected: tuple[int, int], what: str) -> None:
+    if tuple(got) != tuple(expected):
+        hint = (
+            " (height and width are swapped: was the photo turned by its EXIF orientation?)"
+            if tuple(got) == (expected[1], expected[0])
+            else ""
+        )
+        raise DataError(
+            f"{what} is {got[0]} x {got[1]} pixels (height x width), the image {expected[0]} x "
+            f"{expected[1]}{hint}; store masks at the size of their image"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayMask:
+    """A mask held in memory."""
+
+    array: np.ndarray
+
+    def read(self, size: tuple[int, int]) -> np.ndarray:
+        """Return a copy as (h, w) bool."""
+        if self.array.ndim != 2:
+            raise DataError(
+                f"a mask has shape {self.array.shape}, expected (height, width); drop the channels"
+            )
+        _same_size(self.array.shape, size, "a mask")
+        return self.array.astype(bool)
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask in an image file: the pixels of the given values, or all that are not 0.
+
+    Args:
+        path: a PNG (or other lossless) file, 8 or 16 bits, grey or with a palette. The number
+            stored for a pixel is its value; colours of a palette are not looked at.
+        values: the values that belong to the thing; None takes every value but 0.
+    """
+
+    path: Path
+    values: tuple[int, ...] | None = None
+
+    def read(self, size: tuple[int, int]) -> np.ndarray:
+        """Read the file. A missing, unreadable or colour file raises `DataError`."""
+        values = read_label_image(self.path)
+        _same_size(values.shape, size, f"mask {self.path}")
+        return values != 0 if self.values is None else np.isin(values, self.values)
+
+
+def read_label_image(path: Path) -> np.ndarray:
+    """Return the numbers stored in a label image, (h, w) integers.
+
+    Raises:
+        DataError: missing, unreadable, more than `MAX_MASK_PIXELS`, or a colour picture whose
+            channels differ (then it is not known which number a pixel has).
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            if picture.width * picture.height > MAX_MASK_PIXELS:
+                raise DataError(
+                    f"mask {path} has {picture.width} x {picture.height} pixels, "
+                    f"more than the {MAX_MASK_PIXELS:,} allowed"
+                )
+            if picture.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
+                picture = picture.convert("RGB")
+            values = np.array(picture)
+    except FileNotFoundError:
+        raise DataError(f"mask {path} does not exist") from None
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as fault:
+        raise DataError(f"mask {path} cannot be read: {fault}") from fault
+    if values.ndim == 3:
+        if not (values == values[..., :1]).all():
+            raise DataError(
+                f"mask {path} is a colour picture; expected one number a pixel "
+                f"(8-bit grey or palette PNG)"
+            )
+        values = values[..., 0]
+    return values
+
+
+@dataclass(frozen=True)
+class PolygonMask:
+    """The union of polygons, each (x0, y0, x1, y1, ...) in pixels."""
+
+    polygons: tuple[tuple[float, ...], ...]
+
+    def read(self, size: tuple[int, int]) -> np.ndarray:
+        """Rasterise: a pixel belongs where its centre is inside any polygon."""
+        mask = np.zeros(size, bool)
+        for polygon in self.polygons:
+            mask |= polygon_mask(polygon, size)
+        return mask
+
+
+@dataclass(frozen=True, eq=False)
+class RunLengthMask:
+    """COCO's run-length code: runs of 0 and 1 in turn, column by column."""
+
+    counts: str | bytes | tuple[int, ...]
+    size: tuple[int, int]
+
+    def read(self, size: tuple[int, int]) -> np.ndarray:
+        """Decode; the code's own size must be the image's."""
+        _same_size(self.size, size, "a run-length mask")
+        return rle_decode(self.counts, self.size)
+
+
+@dataclass(frozen=True)
+class UnionMask:
+    """Where any of several masks is."""
+
+    parts: tuple[Any, ...]
+
+    def read(self, size: tuple[int, int]) -> np.ndarray:
+        """Read all parts."""
+        mask = np.zeros(size, bool)
+        for part in self.parts:
+            mask |= part.read(size)
+        return mask
+
+
+@dataclass(frozen=True)
+class BoxMask:
+    """The pixels whose centre lies in a box (x0, y0, x1, y1)."""
+
+    box: tuple[float, float, float, float]
+
+    def read(self, size: tuple[int, int]) -> np.ndarray:
+        """Return the filled box."""
+        x0, y0, x1, y1 = self.box
+        columns = np.arange(size[1]) + 0.5
+        rows = np.arange(size[0]) + 0.5
+        return ((rows >= y0) & (rows < y1))[:, None] & ((columns >= x0) & (columns < x1))[None]
+
+
+def polygon_mask(points: Sequence[float], size: tuple[int, int]) -> np.ndarray:
+    """Return (h, w) bool: the pixels whose centre is inside one polygon, by the even-odd rule.
+
+    Args:
+        points: x0, y0, x1, y1, ... in pixels, at least three points, closed or not.
+        size: (h, w) of the image.
+    """
+    if len(points) > 2 * MAX_POLYGON_POINTS:
+        raise DataError(
+            f"a polygon has {len(points) // 2:,} points, at most {MAX_POLYGON_POINTS:,}"
+        )
+    flat = np.asarray(points, float)
+    if flat.ndim != 1 or flat.size % 2 or flat.size < 6 or not np.isfinite(flat).all():
+        raise DataError(
+            f"a polygon has {flat.size} numbers, expected x, y pairs of at least 3 points, "
+            f"all finite"
+        )
+    height, width = size
+    x, y = flat[0::2], flat[1::2]
+    x2, y2 = np.roll(x, -1), np.roll(y, -1)
+    # Each edge toggles all pixels to the right of where it crosses a row of pixel centres.
+    toggles = np.zeros((height, width + 1), np.int64)
+    for ax, ay, bx, by in zip(x, y, x2, y2, strict=True):
+        if ay == by:
+            continue
+        low, high = (ay, by) if ay < by else (by, ay)
+        first = max(int(np.ceil(low - 0.5)), 0)
+        last = min(int(np.ceil(high - 0.5)), height)  # half-open: low <= centre < high
+        if first >= last:
+            continue
+        rows = np.arange(first, last)
+        cross = ax + (rows + 0.5 - ay) * (bx - ax) / (by - ay)
+        start = np.clip(np.ceil(cross - 0.5), 0, width).astype(np.int64)
+        toggles[rows, start] += 1
+    return (np.cumsum(toggles[:, :width], 1) % 2).astype(bool)
+
+
+def rle_decode(counts: str | bytes | Sequence[int], size: tuple[int, int]) -> np.ndarray:
+    """Return the (h, w) bool mask of a COCO run-length code (list of runs, or its packed string).
+
+    The packed form writes each run, from the fourth on as the difference to the run two before,
+    in groups of five bits with a continuation bit, offset by 48 (COCO API, `maskApi.c`).
+    """
+    if isinstance(counts, (str, bytes)):
+        counts = _unpack_runs(counts.encode("ascii") if isinstance(counts, str) else counts)
+    runs = np.asarray(counts, np.int64)
+    height, width = size
+    if (runs < 0).any() or int(runs.sum()) != height * width:
+        raise DataError(
+            f"a run-length mask covers {int(runs.sum())} pixels, expected {height} x {width} = "
+            f"{height * width}; check 'size' and 'counts'"
+        )
+    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return flat.reshape(width, height).T.copy()
+
+
+def _unpack_runs(code: bytes) -> list[int]:
+    runs: list[int] = []
+    value = shift = 0
+    for byte in code:
+        digit = byte - 48
+        if not 0 <= digit < 64 or shift > 55:
+            raise DataError(
+                f"a packed run-length mask holds the byte {byte}, which is no code of it"
+            )
+        value |= (digit & 0x1F) << shift
+        shift += 5
+        if not digit & 0x20:
+            if digit & 0x10:
+                value -= 1 << shift
+            if len(runs) > 2:
+                value += runs[-2]
+            runs.append(value)
+            value = shift = 0
+    if shift:
+        raise DataError("a packed run-length mask ends within a number; is the string cut off?")
+    return runs
+
+
+def mask_box(mask: np.ndarray) -> tuple[float, float, float, float] | None:
+    """Return the half-open box (x0, y0, x1, y1) around a mask, or None where it is empty."""
+    rows = np.flatnonzero(mask.any(1))
+    if not len(rows):
+        return None
+    columns = np.flatnonzero(mask.any(0))
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
