@@ -25,7 +25,7 @@ _ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ 
 
 
 class LazyGroup(TyperGroup):
-    """A group whose commands are the modules beside this one, each imported when it is asked for."""
+    """A group whose commands are the modules beside this one, imported when asked for."""
 
     def list_commands(self, ctx: typer.Context) -> list[str]:
         """Return the command names: the modules of this package without a leading underscore."""

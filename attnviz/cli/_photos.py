@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections import Counter
@@ -10,54 +11,75 @@ from pathlib import Path
 
 import typer
 
+from ..errors import ImageError
+
 
 def paths_given(arguments: Sequence[str]) -> list[str]:
     """Return the arguments, with `-` replaced by the lines of stdin (one path a line)."""
     given: list[str] = []
     for argument in arguments:
-        if argument == "-":
-            if sys.stdin is None or sys.stdin.isatty():
-                raise typer.BadParameter("'-' reads photo paths from stdin, which is a terminal")
-            given += [line for line in sys.stdin.read().splitlines() if line.strip()]
-        else:
+        if argument != "-":
             given.append(argument)
+            continue
+        if sys.stdin is None or sys.stdin.isatty():
+            raise typer.BadParameter("'-' reads photo paths from stdin, which is a terminal")
+        given += [line for line in sys.stdin.read().splitlines() if line.strip()]
     return given
+
+
+def gather(arguments: Sequence[str]) -> tuple[list[Path], list[tuple[str, ImageError]]]:
+    """Return the photos named by files, folders, patterns and `-`, each once, in the order given.
+
+    The second list holds the arguments that name no photo, each with the reason.
+    """
+    from ..images import find_images  # brings numpy, which `--help` does without
+
+    photos: dict[str, Path] = {}
+    failed: list[tuple[str, ImageError]] = []
+    for argument in paths_given(arguments):
+        try:
+            for photo in find_images([argument]):
+                photos.setdefault(os.path.realpath(photo), photo)
+        except ImageError as error:
+            failed.append((argument, error))
+    return list(photos.values()), failed
 
 
 def result_stems(photos: Sequence[Path]) -> list[str]:
     """Return one file stem per photo, unique among them also where upper case does not count.
 
-    A photo keeps its own stem where no other has it; photos of the same name in different
-    folders get as many of their folders in front as tell them apart ("paris-beach",
-    "rome-beach"), and a number where nothing else does.
+    A photo keeps its own stem where no other has it. Photos of the same name get as many of their
+    folders in front as tell them apart ("paris-beach", "rome-beach"), then their ending
+    ("beach-jpg", "beach-png"), and a number where nothing else helps.
     """
-    depth = [1] * len(photos)
-    stems = [_stem(p, 1) for p in photos]
-    deepest = max((len(p.parts) for p in photos), default=1)
-    for _ in range(deepest + 1):
+    spelled = [_spellings(p) for p in photos]
+    level = [0] * len(photos)
+    while True:
+        stems = [s[n] for s, n in zip(spelled, level, strict=True)]
         count = Counter(s.lower() for s in stems)
-        if max(count.values(), default=1) == 1:
+        longer = [
+            i
+            for i, stem in enumerate(stems)
+            if count[stem.lower()] > 1 and level[i] + 1 < len(spelled[i])
+        ]
+        if not longer:
             break
-        for i, photo in enumerate(photos):
-            if count[stems[i].lower()] > 1:
-                depth[i] += 1
-                stems[i] = _stem(photo, depth[i])
+        for i in longer:
+            level[i] += 1
     used: set[str] = set()
     for i, stem in enumerate(stems):
-        unique, number = stem, 2
-        while unique.lower() in used:
-            unique, number = f"{stem}-{number}", number + 1
-        used.add(unique.lower())
-        stems[i] = unique
+        number = 2
+        while stems[i].lower() in used:
+            stems[i], number = f"{stem}-{number}", number + 1
+        used.add(stems[i].lower())
     return stems
 
 
-def _stem(photo: Path, depth: int) -> str:
+def _spellings(photo: Path) -> list[str]:
+    """All stems of a photo, from the shortest to the one with all its folders and its ending."""
     folders = [p for p in photo.parts[:-1] if p not in (photo.anchor, ".", "..")]
-    kept = [*folders[len(folders) - (depth - 1) :][: depth - 1], photo.stem] if depth > 1 else []
-    if depth - 1 > len(folders):  # all folders are used up: the ending tells a.jpg from a.png
-        kept = [*folders, photo.name.replace(".", "-")]
-    return "-".join(kept) if kept else photo.stem
+    stems = ["-".join([*folders[len(folders) - n :], photo.stem]) for n in range(len(folders) + 1)]
+    return [*stems, "-".join([*folders, photo.name.replace(".", "-")])]
 
 
 def slug(text: str) -> str:

@@ -1,0 +1,57 @@
+"""What all tests share. Tests need no network, no screen and no data outside the repository."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+
+REPO = Path(__file__).resolve().parents[1]
+
+# small tensors gain nothing from many threads, and lose where several runs share a machine
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """The top folder of the repository."""
+    return REPO
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of development data, which is not part of the repository."""
+    default = REPO.parent / "shared" / "data"
+    path = Path(os.environ.get("ATTNVIZ_SHARED_DATA", default))
+    if not path.is_dir():
+        pytest.skip("needs the development data: set ATTNVIZ_SHARED_DATA to its folder")
+    return path
+
+
+@pytest.fixture(scope="session")
+def photo() -> Path:
+    """A real photo that comes with a package: Grace Hopper in uniform, 606 x 512 (h x w), RGB."""
+    import matplotlib
+
+    return Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any attempt to reach another machine fails the test."""
+
+    def refuse(self: socket.socket, address: object) -> None:
+        raise AssertionError(f"a connection to {address} was tried")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)

@@ -1,0 +1,175 @@
+"""The package's surface, weight and shape."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import attnviz
+
+PACKAGE = Path(attnviz.__file__).parent
+MODULES = {
+    ".".join(p.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): p
+    for p in sorted(PACKAGE.rglob("*.py"))
+}
+#: top-level part of attnviz -> parts that it must not import, at any depth of its own modules
+FORBIDDEN = {
+    **dict.fromkeys(("render", "metrics", "cams", "attention"), ("cli", "report", "audit")),
+    "capturing": ("cams", "attention", "attribution", "explaining", "heatmaps", "methods", "cli"),
+    "errors": ("",),
+    "geometry": ("",),
+}
+
+
+def _part(module: str) -> str:
+    """The part of attnviz that a module belongs to: the second word of its name."""
+    return module.partition(".")[2].partition(".")[0]
+
+
+def _imports(name: str, path: Path, *, at_import_only: bool) -> set[str]:
+    """The modules of attnviz that a module imports; only those run at its import, if asked."""
+    found = set()
+
+    def visit(node: ast.AST) -> None:
+        for child in ast.iter_child_nodes(node):
+            if at_import_only and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            if (
+                at_import_only
+                and isinstance(child, ast.If)
+                and "TYPE_CHECKING" in ast.unparse(child.test)
+            ):
+                continue
+            if isinstance(child, ast.Import):
+                found.update(a.name for a in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                base = child.module or ""
+                if child.level:
+                    parts = name.split(".")
+                    here = parts if path.name == "__init__.py" else parts[:-1]
+                    here = here[: len(here) - child.level + 1]
+                    base = ".".join([*here, base] if base else here)
+                for alias in child.names:
+                    # `from . import x` and `from .x import y` both name modules
+                    full = f"{base}.{alias.name}"
+                    found.add(full if full in MODULES else base)
+            visit(child)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return {m for m in found if m in MODULES and m != name}
+
+
+def test_all_names_the_public_surface() -> None:
+    assert attnviz.__all__ == ["__version__", *sorted(attnviz._PUBLIC)]
+    assert dir(attnviz) == sorted(attnviz.__all__)
+    for name in attnviz.__all__:
+        assert getattr(attnviz, name) is not None, name
+    with pytest.raises(AttributeError, match="no_such_name"):
+        attnviz.no_such_name
+
+
+def test_public_names_are_documented() -> None:
+    for name in attnviz._PUBLIC:
+        assert (getattr(attnviz, name).__doc__ or "").strip(), name
+
+
+def test_public_modules_list_what_they_hold() -> None:
+    for name in MODULES:
+        if name.endswith("__main__"):
+            continue
+        module = importlib.import_module(name)
+        missing = [n for n in getattr(module, "__all__", ()) if not hasattr(module, n)]
+        assert not missing, f"{name}.__all__ names {missing}"
+
+
+def test_version_is_that_of_the_distribution(repo: Path) -> None:
+    stated = re.search(r'^version = "(.+)"$', (repo / "pyproject.toml").read_text(), re.M)
+    assert stated is not None
+    assert attnviz.__version__ == stated[1]
+
+
+@pytest.mark.parametrize(
+    ("command", "absent"),
+    [
+        ("import attnviz", "torch torchvision timm captum cv2 matplotlib transformers PIL"),
+        (
+            "import attnviz; attnviz.capture; attnviz.AttnvizError",
+            "torchvision timm captum cv2 matplotlib transformers",
+        ),
+        ("import attnviz.explaining", "matplotlib captum transformers IPython"),
+    ],
+)
+def test_heavy_packages_are_imported_only_when_needed(command: str, absent: str) -> None:
+    code = f"{command}\nimport sys\nprint(*[m for m in {absent.split()} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
+def test_modules_hold_one_concept_each() -> None:
+    lines = {n: len(p.read_text(encoding="utf-8").splitlines()) for n, p in MODULES.items()}
+    assert {n: k for n, k in lines.items() if k > 400} == {}
+
+
+def test_no_circle_of_imports() -> None:
+    arrows = {n: _imports(n, p, at_import_only=True) for n, p in MODULES.items()}
+    # a package and its own modules load each other; the circle that hurts is between two parts
+    state: dict[str, int] = {}
+
+    def walk(name: str, trail: tuple[str, ...]) -> None:
+        state[name] = 1
+        for other in sorted(arrows[name]):
+            package_of = name.startswith(other + ".") or other.startswith(name + ".")
+            if state.get(other) == 1 and not package_of:
+                raise AssertionError(" -> ".join([*trail[trail.index(other) :], other]))
+            if other not in state:
+                walk(other, (*trail, other))
+        state[name] = 2
+
+    for name in MODULES:
+        if name not in state:
+            walk(name, (name,))
+
+
+def test_arrows_point_down_only() -> None:
+    wrong = []
+    for name, path in MODULES.items():
+        part = _part(name)
+        for other in _imports(name, path, at_import_only=False):
+            there = _part(other)
+            if there != part and any(f in ("", there) for f in FORBIDDEN.get(part, ())):
+                wrong.append(f"{name} imports {other}")
+    assert wrong == []
+
+
+def test_only_the_command_line_prints() -> None:
+    wrong = []
+    for name, path in MODULES.items():
+        if name.startswith("attnviz.cli"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print":
+                wrong.append(f"{name}:{node.lineno}")
+    assert wrong == []
+
+
+def test_weights_are_loaded_safely() -> None:
+    wrong = []
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            call = ast.unparse(node)
+            if ast.unparse(node.func) == "torch.load" and "weights_only=True" not in call:
+                wrong.append(f"{name}:{node.lineno}: {call}")
+            if "allow_pickle=True" in call or "weights_only=False" in call:
+                wrong.append(f"{name}:{node.lineno}: {call}")
+        if re.search(r"^\s*(import|from) (pickle|dill|cloudpickle)\b", path.read_text(), re.M):
+            wrong.append(f"{name} imports pickle")
+    assert wrong == []
