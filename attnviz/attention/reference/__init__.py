@@ -1,0 +1,1 @@
+"""Reference modules: one page for each attention mechanism that no kept package has."""

@@ -1,0 +1,127 @@
+"""Captioning with attention: for each word written, a map of where the model looked.
+
+Equations (Xu and others 2015, Show, Attend and Tell, arXiv:1502.03044), a_i the image's vectors::
+
+    e_ti = f_att(a_i, h_{t-1}),   alpha_ti = softmax_i(e_ti)
+    soft:  z_t = sum_i alpha_ti a_i                             the expected context
+    hard:  s_t ~ Multinoulli(alpha_t),  z_t = a_{s_t}            one place; trained by REINFORCE
+    h_t = GRU(h_{t-1}, [E y_{t-1}; z_t]),   p(y_t) from [h_t; z_t; E y_{t-1}]
+
+Differs from the paper in a GRU instead of an LSTM. When not sampling, hard attention takes the
+likeliest place, as the paper's decoder does.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .alignment import AdditiveScore
+
+PAD, START, END = 0, 1, 2
+
+
+class Captioned(NamedTuple):
+    """A caption and its maps."""
+
+    logits: Tensor
+    """(B, T, vocabulary)."""
+    attention: Tensor
+    """(B, T, h, w): alpha; the map behind each word, summing to 1."""
+    tokens: Tensor
+    """(B, T): the caption given, or the one written, up to and with END."""
+    places: Tensor
+    """(B, T): hard attention's chosen cell, row by row; the likeliest cell for soft attention."""
+    log_prob: Tensor
+    """(B, T): log alpha of that cell."""
+
+
+class Captioner(nn.Module):
+    """Convolutional reader and attending writer, for RGB images whose sides divide by 4.
+
+    Args:
+        vocabulary: number of words (0 pad, 1 start, 2 end).
+        hard: sample one place a word instead of averaging.
+        channels: D, size of an image vector.
+        embed: word embedding size.
+        hidden: state size.
+        longest: longest caption.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        *,
+        hard: bool = False,
+        channels: int = 48,
+        embed: int = 24,
+        hidden: int = 64,
+        longest: int = 12,
+    ) -> None:
+        super().__init__()
+        self.hard, self.longest = hard, longest
+        # no padding between cells beyond one pixel: a vector stands for what is near its cell
+        self.reader = nn.Sequential(
+            nn.Conv2d(3, 24, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(24, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(32, channels, 3, padding=1),
+            nn.ReLU(),
+        )
+        self.begin = nn.Linear(channels, hidden)
+        self.word = nn.Embedding(vocabulary, embed, padding_idx=PAD)
+        self.score = AdditiveScore(hidden, channels)
+        self.cell = nn.GRUCell(embed + channels, hidden)
+        self.head = nn.Linear(hidden + channels + embed, vocabulary)
+
+    def forward(
+        self,
+        image: Tensor,
+        caption: Tensor | None = None,
+        *,
+        sample: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Captioned:
+        """Describe (B, 3, H, W).
+
+        Args:
+            image: (B, 3, H, W).
+            caption: (B, T) tokens with END, for teacher forcing; None writes greedily.
+            sample: hard attention draws its places (training) instead of taking the likeliest.
+            generator: where the draws come from.
+        """
+        maps = self.reader(image)
+        count, _, height, width = maps.shape
+        vectors = maps.flatten(2).transpose(1, 2)
+        state = torch.tanh(self.begin(vectors.mean(1)))
+        token = torch.full((count,), START, device=image.device)
+        done = torch.zeros(count, dtype=torch.bool, device=image.device)
+        rows: list[tuple[Tensor, ...]] = []
+        for step in range(self.longest if caption is None else caption.shape[1]):
+            weights = self.score(state, vectors).softmax(-1)
+            place = weights.argmax(1)
+            if self.hard and sample:
+                place = torch.multinomial(weights.detach(), 1, generator=generator).squeeze(1)
+            if self.hard:
+                chosen = F.one_hot(place, weights.shape[1]).to(weights.dtype)
+                seen = (chosen[:, None] @ vectors).squeeze(1)
+            else:
+                seen = (weights[:, None] @ vectors).squeeze(1)
+            word = self.word(token)
+            state = self.cell(torch.cat((word, seen), 1), state)
+            logits = self.head(torch.cat((state, seen, word), 1))
+            token = logits.argmax(1) if caption is None else caption[:, step]
+            token = token.masked_fill(done, PAD)
+            log_prob = weights.gather(1, place[:, None]).squeeze(1).clamp_min(1e-12).log()
+            rows.append((logits, weights.view(-1, height, width), token, place, log_prob))
+            if caption is None:
+                done = done | (token == END)
+                if bool(done.all()):
+                    break
+        return Captioned(*(torch.stack(column, 1) for column in zip(*rows, strict=True)))

@@ -1,0 +1,159 @@
+"""Recurrent attention model (RAM): a chain of small glimpses, each placed by the network itself.
+
+Equations (Mnih, Heess, Graves, Kavukcuoglu 2014, arXiv:1406.6247)::
+
+    g_t = f_g(rho(x, l_t), l_t)            rho: patches of size w, 2w, 4w around l_t, each at w x w
+    h_t = f_h(h_{t-1}, g_t)
+    l_{t+1} ~ N(tanh(W_l h_t), sigma^2 I)   hard attention: a place, not a weighting
+    dJ/dphi = E[ sum_t dlog pi(l_t | h_t)/dphi (R - b_t) ]        REINFORCE; b_t the baseline
+
+A glimpse's place is sampled, so no gradient runs through it. REINFORCE raises the probability of
+the places taken when the reward R (1 for a right class, else 0) was better than expected (b_t).
+
+Locations are (x, y), normalised: -1 is the left or top edge, 1 the right or bottom edge.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class GlimpsePath(NamedTuple):
+    """Where the model looked, and what it concluded."""
+
+    logits: Tensor
+    """(B, classes), after the last glimpse."""
+    locations: Tensor
+    """(B, T, 2): the attention, normalised (x, y) of each glimpse in order."""
+    log_prob: Tensor
+    """(B, T - 1): log density of each chosen location (the first one is given)."""
+    baseline: Tensor
+    """(B, T - 1): expected reward when each location was chosen."""
+    patches: Tensor
+    """(B, T, scales * C, size, size): what each glimpse saw."""
+
+
+def glimpse(image: Tensor, location: Tensor, *, size: int, scales: int = 1) -> Tensor:
+    """Read patches of `size`, 2 `size`, 4 `size` ... pixels around a location.
+
+    Args:
+        image: (B, C, H, W).
+        location: (B, 2) normalised (x, y).
+        size: side of each returned patch in pixels.
+        scales: how many windows, each twice as wide as the one before, averaged down to `size`.
+
+    Returns:
+        (B, scales * C, size, size), the finest first; outside the image reads as 0. Bilinear
+        between pixels, so the retina itself is differentiable in `location`.
+    """
+    height, width = image.shape[-2:]
+    patches = []
+    for scale in range(scales):
+        side = size * 2**scale
+        x, y = location.unbind(1)
+        zero = torch.zeros_like(x)
+        rows = (zero + side / width, zero, x, zero, zero + side / height, y)
+        theta = torch.stack(rows, 1).view(-1, 2, 3)
+        grid = F.affine_grid(theta, [*image.shape[:2], side, side], align_corners=False)
+        patch = F.grid_sample(image, grid, mode="bilinear", align_corners=False)
+        patches.append(F.avg_pool2d(patch, 2**scale) if scale else patch)
+    return torch.cat(patches, 1)
+
+
+def normal_log_prob(value: Tensor, mean: Tensor, std: float) -> Tensor:
+    """Log density of an isotropic normal, summed over the last axis."""
+    gap = ((value - mean) / std).square().sum(-1)
+    return -0.5 * gap - value.shape[-1] * (math.log(std) + 0.5 * math.log(2 * math.pi))
+
+
+class RecurrentAttention(nn.Module):
+    """RAM for grey images.
+
+    Args:
+        classes: number of classes.
+        size: side of the finest glimpse in pixels.
+        scales: windows per glimpse.
+        glimpses: T, glimpses per image; the first is at the image's centre.
+        hidden: state size.
+        std: standard deviation of the sampled locations while training (`explore=True`).
+    """
+
+    def __init__(
+        self,
+        *,
+        classes: int = 10,
+        size: int = 8,
+        scales: int = 3,
+        glimpses: int = 5,
+        hidden: int = 128,
+        std: float = 0.15,
+    ) -> None:
+        super().__init__()
+        self.size, self.scales, self.glimpses, self.std = size, scales, glimpses, std
+        self.what = nn.Linear(scales * size * size, hidden)
+        self.where = nn.Linear(2, hidden)
+        self.merge = nn.Linear(hidden, hidden)
+        self.cell = nn.GRUCell(hidden, hidden)
+        self.locate = nn.Linear(hidden, 2)
+        self.expect = nn.Linear(hidden, 1)
+        self.head = nn.Linear(hidden, classes)
+
+    def forward(
+        self, image: Tensor, *, explore: bool = False, generator: torch.Generator | None = None
+    ) -> GlimpsePath:
+        """(B, 1, H, W) -> GlimpsePath. Without `explore` each location is its mean, repeatable."""
+        location = image.new_zeros(image.shape[0], 2)
+        state = image.new_zeros(image.shape[0], self.cell.hidden_size)
+        locations, log_probs, baselines, patches = [], [], [], []
+        for step in range(self.glimpses):
+            patch = glimpse(image, location, size=self.size, scales=self.scales)
+            seen = F.relu(self.what(patch.flatten(1)) * torch.sigmoid(self.where(location)))
+            state = self.cell(F.relu(self.merge(seen)), state)
+            locations.append(location)
+            patches.append(patch)
+            if step == self.glimpses - 1:
+                break
+            # REINFORCE and the baseline train their own layers; the state learns from the class
+            mean = torch.tanh(self.locate(state.detach()))
+            baselines.append(torch.sigmoid(self.expect(state.detach())).squeeze(1))
+            location = mean
+            if explore:
+                noise = torch.randn(mean.shape, generator=generator).to(mean)
+                location = (mean + self.std * noise).clamp(-1, 1)
+            location = location.detach()
+            log_probs.append(normal_log_prob(location, mean, self.std))
+        return GlimpsePath(
+            self.head(state),
+            torch.stack(locations, 1),
+            torch.stack(log_probs, 1),
+            torch.stack(baselines, 1),
+            torch.stack(patches, 1),
+        )
+
+
+def reinforce(log_prob: Tensor, reward: Tensor, baseline: Tensor) -> Tensor:
+    """Surrogate loss whose gradient is minus the REINFORCE estimate, baseline not trained by it.
+
+    Args:
+        log_prob: (B, T) log probability of each choice, with a graph.
+        reward: (B,) of each image.
+        baseline: (B, T) expected reward.
+
+    Returns:
+        A scalar: mean over images of minus the sum over t of log_prob (reward - baseline).
+    """
+    advantage = (reward[:, None] - baseline).detach()
+    return -(log_prob * advantage).sum(1).mean()
+
+
+def ram_loss(path: GlimpsePath, label: Tensor) -> Tensor:
+    """Cross-entropy for the class, REINFORCE for the places, squared error for the baseline."""
+    reward = (path.logits.argmax(1) == label).to(path.logits.dtype)
+    fit = (path.baseline - reward[:, None]).square().sum(1).mean()
+    policy = reinforce(path.log_prob, reward, path.baseline)
+    return F.cross_entropy(path.logits, label) + fit + policy
