@@ -24,7 +24,9 @@ _PUBLIC: dict[str, str] = {
     "RegionTarget": "attnviz.targets",
     "capture": "attnviz.capturing",
     "explain": "attnviz.explaining",
+    "find_images": "attnviz.images",
     "load": "attnviz.models",
+    "read_image": "attnviz.images",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]

@@ -1,0 +1,5 @@
+"""Heatmaps: raw maps with where they come from and where they lie on the photo."""
+
+from .core import Heatmaps
+
+__all__ = ["Heatmaps"]
