@@ -239,4 +239,11 @@ def capture(
         LayerNotFound: a layer is not part of the model.
         CaptureError: the layer ran twice, was not reached, or returns no activation.
     """
-    return Capture(model, layers, create_graph=create_graph, call=call, prefix_graph=prefix_graph)
+    return Capture(
+        model,
+        layers,
+        create_graph=create_graph,
+        call=call,
+        prefix_graph=prefix_graph,
+        gradients=gradients,
+    )

@@ -8,7 +8,7 @@ it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,19 +17,11 @@ from torch import Tensor, nn
 
 
 @dataclass
-class _Buffer:
-    module: nn.Module
-    name: str
-    tensor: Tensor
-    copy: Tensor
-
-
-@dataclass
 class _Held:
     count: int
     module: nn.Module
     training: bool
-    buffers: list[_Buffer]
+    buffers: dict[str, Tensor]
 
 
 _lock = threading.RLock()
@@ -37,42 +29,24 @@ _held: dict[int, _Held] = {}
 _random: list = [0, None]  # how many blocks are open, the state before the first
 
 
-def _alike(buffers: Iterable[_Buffer]) -> Iterator[list[_Buffer]]:
-    groups: dict[tuple, list[_Buffer]] = {}
-    for buffer in buffers:
-        groups.setdefault((buffer.tensor.device, buffer.tensor.dtype), []).append(buffer)
-    yield from groups.values()
-
-
-def _flat(tensors: Iterable[Tensor]) -> Tensor:
-    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
-
-
 def _enter(modules: list[nn.Module]) -> None:
-    fresh: list[_Buffer] = []
+    copies: dict[int, Tensor] = {}  # a buffer that two modules share stays shared
     for module in modules:
         held = _held.get(id(module))
         if held is not None:
             held.count += 1
             continue
-        buffers = [
-            _Buffer(module, name, tensor, tensor)
-            for name, tensor in module._buffers.items()
-            if tensor is not None
-        ]
-        _held[id(module)] = _Held(1, module, module.training, buffers)
-        fresh += buffers
-    # one copy for all buffers of a kind: a network has hundreds of tiny ones
-    with torch.no_grad():
-        for group in _alike(fresh):
-            flat = _flat(buffer.tensor for buffer in group)
-            parts = flat.split([buffer.tensor.numel() for buffer in group])
-            for buffer, part in zip(group, parts, strict=True):
-                buffer.copy = part.view(buffer.tensor.shape)
+        originals = {name: b for name, b in module._buffers.items() if b is not None}
+        _held[id(module)] = _Held(1, module, module.training, originals)
+        # The model works on copies and the originals are not touched. Writing old values back
+        # instead would invalidate every graph that has saved the buffer.
+        for name, buffer in originals.items():
+            if id(buffer) not in copies:
+                copies[id(buffer)] = buffer.detach().clone()
+            module._buffers[name] = copies[id(buffer)]
 
 
 def _leave(modules: list[nn.Module]) -> None:
-    stale: list[_Buffer] = []
     for module in modules:
         held = _held[id(module)]
         held.count -= 1
@@ -80,28 +54,7 @@ def _leave(modules: list[nn.Module]) -> None:
             del _held[id(module)]
             # assigned, not called: an overridden train() may do more than set the flag
             module.training = held.training
-            stale += held.buffers
-    for buffer in stale:
-        if buffer.module._buffers.get(buffer.name) is not buffer.tensor:
-            buffer.module._buffers[buffer.name] = buffer.tensor
-    # compared before written: a write, even of equal values, would invalidate a graph of the
-    # user's that has saved the buffer
-    with torch.no_grad():
-        for group in _alike(stale):
-            if torch.equal(_flat(b.tensor for b in group), _flat(b.copy for b in group)):
-                continue
-            for buffer in group:
-                _write_back(buffer)
-
-
-def _write_back(buffer: _Buffer) -> None:
-    if buffer.tensor.shape == buffer.copy.shape and torch.equal(buffer.tensor, buffer.copy):
-        return
-    with torch.inference_mode(buffer.tensor.is_inference()), torch.no_grad():
-        if buffer.tensor.shape == buffer.copy.shape:
-            buffer.tensor.copy_(buffer.copy)
-        else:
-            buffer.tensor.set_(buffer.copy)
+            module._buffers.update(held.buffers)
 
 
 def _random_state() -> dict[str, Tensor | list[Tensor]]:
