@@ -1,0 +1,131 @@
+"""The functions the tap listens to, under each of the names PyTorch calls them by."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
+
+
+def _named(*names: str) -> list[Any]:
+    """Return the functions of these names in torch, torch.nn.functional and Tensor."""
+    found = []
+    for name in names:
+        for owner in (torch, F, Tensor, torch.special):
+            func = getattr(owner, name, None)
+            if callable(func) and func not in found:
+                found.append(func)
+    return found
+
+
+def _getters(*names: str) -> list[Any]:
+    return [getattr(Tensor, name).__get__ for name in names]
+
+
+MOVE = [
+    *_named(
+        "view", "reshape", "permute", "transpose", "t", "swapaxes", "swapdims", "movedim",
+        "moveaxis", "flatten", "unflatten", "unsqueeze", "squeeze", "roll", "pad", "__getitem__",
+        "unbind", "chunk", "split", "tensor_split", "hsplit", "select", "narrow", "expand",
+        "expand_as", "broadcast_to", "repeat", "repeat_interleave", "view_as", "reshape_as",
+        "flip", "index_select", "split_with_sizes", "ravel", "adjoint",
+    ),
+    Tensor.unfold,
+    *_getters("T", "mT"),
+]  # fmt: skip
+SAME = _named(
+    "to", "float", "half", "bfloat16", "double", "type", "type_as", "contiguous", "clone",
+    "detach", "nan_to_num", "neg", "cpu", "cuda", "masked_fill",
+)  # fmt: skip
+ADD = _named("add", "sub", "subtract", "rsub", "__radd__", "__rsub__", "add_", "sub_")
+DIVIDE = set(_named("div", "divide", "true_divide", "__truediv__", "div_"))
+MULTIPLY = _named("mul", "multiply", "__mul__", "__rmul__", "mul_", "multiply_")
+SWAPPED = set(_named("__rmatmul__"))
+MATMUL = [*_named("matmul", "bmm", "mm", "__matmul__"), *SWAPPED]
+SUM = _named("sum")
+DROPOUT = [
+    F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.feature_alpha_dropout, F.alpha_dropout,
+    torch.dropout, torch.dropout_, torch.feature_dropout,
+]  # fmt: skip
+PROJECT = _named("linear", "conv1d", "conv2d", "conv3d")
+NORMALISE = _named("layer_norm", "rms_norm", "normalize", "batch_norm", "group_norm")
+FUNCTIONS: dict[Any, str] = {
+    **dict.fromkeys(_named("softmax", "gumbel_softmax", "softmax_"), "softmax"),
+    **dict.fromkeys(_named("sigmoid", "sigmoid_", "expit"), "sigmoid"),
+    **dict.fromkeys(_named("hardsigmoid", "hardsigmoid_"), "hardsigmoid"),
+    **dict.fromkeys(_named("relu6", "relu6_"), "relu6"),
+}
+#: functions that write into their first argument
+IN_PLACE = set(_named("add_", "sub_", "div_", "mul_", "multiply_"))
+#: functions that change the order of dimensions
+REORDER = set(
+    _named("permute", "transpose", "t", "swapaxes", "swapdims", "movedim", "moveaxis", "adjoint")
+) | set(_getters("T", "mT"))
+
+OPERATORS = (HigherOrderOperator, OpOverload, OpOverloadPacket)
+#: parts of the names of kernels that attend and return neither weights nor what makes them
+KERNELS = ("flex_attention", "flash_attn", "fmha", "efficient_attention", "flash_attention",
+           "natten", "sageattn")  # fmt: skip
+
+#: method of the mode -> functions that it handles
+TABLE: dict[str, Iterable[Any]] = {
+    "move": MOVE,
+    "same": SAME,
+    "arithmetic": [*ADD, *DIVIDE],
+    "multiply": MULTIPLY,
+    "matmul": MATMUL,
+    "einsum": [torch.einsum],
+    "sum": SUM,
+    "drop": DROPOUT,
+    "project": PROJECT,
+    "normalise": NORMALISE,
+    "weigh": FUNCTIONS,
+    "fused": [F.scaled_dot_product_attention],
+    "multihead": [F.multi_head_attention_forward],
+}
+
+
+@functools.cache
+def unguarded_mha() -> Callable[..., Any]:
+    """Return a copy of `F.multi_head_attention_forward` that does not ask for overrides.
+
+    Same code, defaults and globals, but for `has_torch_function`, which answers False; the
+    functions it calls in turn still ask, so that a function mode sees them.
+    """
+    original = F.multi_head_attention_forward
+    scope = dict(original.__globals__, has_torch_function=lambda _: False)
+    copy = types.FunctionType(
+        original.__code__, scope, original.__name__, original.__defaults__, original.__closure__
+    )
+    copy.__kwdefaults__ = original.__kwdefaults__
+    return copy
+
+
+def dropout_active(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Say whether a dropout call of this signature drops anything: (input, p, training)."""
+    p = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
+    flag = "train" if func in (torch.dropout, torch.dropout_, torch.feature_dropout) else "training"
+    training = args[2] if len(args) > 2 else kwargs.get(flag, True)
+    return bool(training) and p > 0
+
+
+def is_in_place(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Say whether `inplace=True` was given to a dropout call."""
+    return bool(kwargs.get("inplace", args[3] if len(args) > 3 else False))
+
+
+def is_pointwise(weight: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Say whether a convolution has a 1 x 1 kernel and stride 1, so that places stay."""
+    if not isinstance(weight, Tensor) or any(n != 1 for n in weight.shape[2:]):
+        return False
+    stride = args[3] if len(args) > 3 else kwargs.get("stride", 1)
+    padding = args[4] if len(args) > 4 else kwargs.get("padding", 0)
+    strides = stride if isinstance(stride, (tuple, list)) else (stride,)
+    paddings = padding if isinstance(padding, (tuple, list)) else (padding,)
+    return all(s == 1 for s in strides) and all(p in (0, "valid", "same") for p in paddings)

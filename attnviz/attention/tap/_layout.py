@@ -1,0 +1,256 @@
+"""Which dimension of a captured tensor is the head, and what attends to what.
+
+Models lay out attention as (B, H, Q, K), fold heads into the batch (B*H, Q, K), fold windows
+into it (B*W, H, Q, K), or keep them beside the heads (B, H, W, Q, K). Everything is brought to
+(B', H, Q, K) here, as a view wherever the layout allows one.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ._modules import Running
+
+_HEAD_NAMES = ("num_heads", "num_attention_heads", "n_heads", "n_head", "heads", "nhead", "groups")
+_CROSS_ARGS = (
+    "key_value_states", "encoder_hidden_states", "context", "memory", "encoder_output",
+    "cross_states", "key_states", "kv", "key",
+)  # fmt: skip
+_CROSS_NAME = re.compile(r"cross|encoder_attn|encdec|multihead_attn|co_?attn", re.IGNORECASE)
+_CHANNEL_NAME = re.compile(r"channel|xca\b|crosscov|transposed", re.IGNORECASE)
+_PLACE_ARGS = re.compile(r"mask|pos|rope|bias|rotary|cos|sin|object_queries|cache", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """How the leading dimensions of a raw tensor become (batch, heads).
+
+    Attributes:
+        lead: sizes of the leading dimensions of the raw tensors.
+        axis: leading dimension that is the head; None if there is none.
+        folded: heads that are folded into the first leading dimension (1: none).
+    """
+
+    lead: tuple[int, ...]
+    axis: int | None
+    folded: int = 1
+
+    def apply(self, tensor: Tensor) -> Tensor:
+        """Return the tensor as (B', H', rows, columns); H' may differ (grouped key heads)."""
+        tail = tuple(tensor.shape[-2:])
+        lead = tuple(tensor.shape[:-2])
+        if len(lead) < len(self.lead):
+            lead = (1,) * (len(self.lead) - len(lead)) + lead
+            tensor = tensor.reshape(lead + tail)
+        if self.folded > 1:
+            first = lead[0]
+            if first == 1 and self.lead[0] != 1:
+                tensor = tensor.unsqueeze(1)
+            else:
+                tensor = tensor.reshape(first // self.folded, self.folded, *tensor.shape[1:])
+            if len(self.lead) > 1:  # (B, H, W, Q, K) -> (B, W, H, Q, K)
+                tensor = tensor.movedim(1, -3)
+            return tensor.reshape(-1, tensor.shape[-3], *tail)
+        if not lead:
+            return tensor[None, None]
+        if self.axis is None:
+            return tensor.reshape(-1, 1, *tail)
+        if len(lead) == 1:
+            return tensor[None]
+        return tensor.movedim(self.axis, -3).flatten(0, -4)
+
+    def apply_mask(self, mask: Tensor) -> Tensor:
+        """Return a mask that is broadcastable to the raw logits as one for the folded ones."""
+        while mask.ndim < len(self.lead) + 2:
+            mask = mask[None]
+        if all(n == 1 for n in mask.shape[:-2]):
+            return mask.reshape(1, 1, *mask.shape[-2:])
+        if len(self.lead) == 2 and self.folded == 1 and self.axis == 1:
+            return mask
+        return self.apply(mask.expand(*self.lead, *mask.shape[-2:]))
+
+
+def fold_of(lead: Sequence[int], modules: Sequence[Running], images: int | None) -> Fold:
+    """Return the fold of raw tensors whose leading dimensions are `lead`.
+
+    Args:
+        lead: sizes before (queries, keys).
+        modules: running modules, innermost first; the nearest two may name their heads.
+        images: batch size of the model's input, if known.
+    """
+    lead = tuple(lead)
+    hint = next((h for h in (_heads(m.module) for m in modules[:2]) if h), None)
+    if not lead:
+        return Fold(lead, None)
+    base = images or 0
+    in_first = bool(
+        hint and hint > 1 and lead[0] % hint == 0 and lead[0] != base
+        and (not base or (lead[0] // hint) % base == 0)
+    )  # fmt: skip
+    if len(lead) == 1:
+        return Fold(lead, None, hint if in_first and hint else 1)
+    if hint and hint in lead[1:]:
+        return Fold(lead, lead.index(hint, 1))
+    if len(lead) == 2 and in_first and hint and lead[0] == base * hint:
+        return Fold(lead, None, hint)  # (B*H, windows, Q, K)
+    return Fold(lead, 1 if len(lead) == 2 else len(lead) - 1)
+
+
+def _heads(module: nn.Module) -> int | None:
+    config = getattr(module, "config", None)
+    for owner in (module, config):
+        for name in _HEAD_NAMES:
+            number = getattr(owner, name, None)
+            if isinstance(number, int) and not isinstance(number, bool):
+                return number
+    return None
+
+
+def images_of(modules: Sequence[Running]) -> int | None:
+    """Return the batch size the model was called with, as seen from the running modules.
+
+    Walks outwards from the innermost module; a module with inputs of several batch sizes (images
+    and texts) ends the walk, since its branches have their own.
+    """
+    found = None
+    for entry in modules:
+        sizes = {t.shape[0] for _, t in entry.tensors() if t.ndim >= 2 and t.shape[0] > 0}
+        if not sizes:
+            continue
+        if len(sizes) > 1:
+            if found is not None:
+                break
+            sizes = {max(sizes)}
+        found = next(iter(sizes))
+    return found
+
+
+def kind_of(
+    modules: Sequence[Running],
+    *,
+    fold: Fold,
+    queries: int,
+    keys: int,
+    heads: int,
+    width: int,
+    windows: int,
+) -> str:
+    """Return what attends to what: "self", "cross", "window" or "channel".
+
+    Args:
+        modules: running modules, innermost first.
+        fold: how the raw tensors were folded.
+        queries, keys, heads: sizes of the attention.
+        width: last dimension of V (channels per head, or tokens for channel attention).
+        windows: groups per image folded into the batch.
+    """
+    inner = modules[0] if modules else None
+    if inner is None:
+        return "window" if windows > 1 else "self"
+    label = f"{inner.name.rsplit('.', 1)[-1]} {type(inner.module).__name__}"
+    if _is_channel(inner, label, queries, keys, heads, width):
+        return "channel"
+    if _is_cross(inner, label, queries, keys):
+        return "cross"
+    return "window" if windows > 1 else "self"
+
+
+def _is_channel(
+    inner: Running, label: str, queries: int, keys: int, heads: int, width: int
+) -> bool:
+    if queries != keys:
+        return False
+    for _, tensor in inner.tensors():
+        if tensor.ndim == 3 and tensor.is_floating_point():
+            tokens, channels = tensor.shape[1:]
+            fits = queries * heads == channels and width == tokens
+            return fits and (queries != tokens or bool(_CHANNEL_NAME.search(label)))
+        if tensor.ndim == 4 and tensor.is_floating_point():
+            sizes = {tensor.shape[1]: math.prod(tensor.shape[2:]),
+                     tensor.shape[3]: math.prod(tensor.shape[1:3])}  # fmt: skip
+            tokens = sizes.get(queries * heads)
+            return tokens == width and queries != tokens
+    return False
+
+
+def _is_cross(inner: Running, label: str, queries: int, keys: int) -> bool:
+    module = inner.module
+    if isinstance(module, nn.MultiheadAttention):
+        named = dict(zip(("query", "key"), inner.args, strict=False)) | dict(inner.kwargs)
+        query, key = named.get("query"), named.get("key")
+        if isinstance(query, Tensor) and isinstance(key, Tensor):
+            return not same_tensor(query, key) and (
+                queries != keys or query.shape != key.shape or bool(_CROSS_NAME.search(label))
+            )
+    for name, tensor in inner.tensors():
+        if name in _CROSS_ARGS and tensor.ndim >= 2 and tensor.is_floating_point():
+            return not any(
+                other is not tensor and same_tensor(other, tensor) for _, other in inner.tensors()
+            )
+    if getattr(module, "is_cross_attention", False) or _CROSS_NAME.search(label):
+        return True
+    if queries == keys:
+        return False
+    sequences = [
+        t for n, t in inner.tensors()
+        if t.ndim == 3 and t.is_floating_point() and not _PLACE_ARGS.search(n)
+    ]  # fmt: skip
+    others = [t for t in sequences[1:] if not same_tensor(t, sequences[0])]
+    return any(keys in (t.shape[0], t.shape[1]) for t in others)
+
+
+def same_tensor(a: Tensor, b: Tensor) -> bool:
+    """Say whether two tensors are one and the same memory, seen the same way."""
+    return a is b or (
+        a.shape == b.shape and a.stride() == b.stride() and a.data_ptr() == b.data_ptr()
+    )
+
+
+def grid_of(
+    tokens: int, prefix: int | None, image: tuple[int, int] | None
+) -> tuple[int, tuple[int, int] | None]:
+    """Return (prefix tokens, (rows, columns)) of `tokens` tokens over an image.
+
+    Args:
+        tokens: number of tokens.
+        prefix: class and register tokens before the patches, if the model says so.
+        image: (height, width) of the model's input in pixels, or None if it is no image.
+
+    Returns:
+        The fewest prefix tokens (at most 16) with which the rest is the image at a whole stride;
+        (0, None) if there are none.
+    """
+    if image is None:
+        return prefix or 0, None
+    height, width = image
+    wanted = range(17) if prefix is None else (prefix,)
+    for count in wanted:
+        patches = tokens - count
+        if patches <= 0:
+            break
+        stride = math.sqrt(height * width / patches)
+        for rows in {
+            round(height / stride),
+            math.ceil(height / stride),
+            height // max(1, int(stride)),
+        }:
+            if rows <= 0 or patches % rows:
+                continue
+            columns = patches // rows
+            if _whole(height, rows) and _whole(width, columns) and (
+                abs(height / rows - width / columns) < 1e-6 or (rows, columns) == (1, 1)
+                or abs(height / rows - width / columns) / stride < 0.15
+            ):  # fmt: skip
+                return count, (rows, columns)
+    return prefix or 0, None
+
+
+def _whole(size: int, cells: int) -> bool:
+    return cells <= size and (
+        size % cells == 0 or math.ceil(size / math.ceil(size / cells)) == cells
+    )

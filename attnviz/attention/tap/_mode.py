@@ -1,0 +1,419 @@
+"""The function mode that watches a model run, and the table of what it listens to."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ._einsum import einsum_parts
+from ._functions import (
+    DIVIDE,
+    FUNCTIONS,
+    IN_PLACE,
+    KERNELS,
+    OPERATORS,
+    REORDER,
+    SWAPPED,
+    TABLE,
+    dropout_active,
+    is_in_place,
+    is_pointwise,
+    unguarded_mha,
+)
+from ._record import Recorder
+from ._tags import Moved, Notes, Weighed
+
+Handler = Callable[["TapMode", Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+
+_MHA_NAMES = F.multi_head_attention_forward.__code__.co_varnames
+
+
+class TapMode(TorchFunctionMode):
+    """Passes every call on unchanged and notes those that make or use attention weights."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+        self.moved = Notes()  # tensor -> Moved
+        self.weighed = Notes()  # tensor -> Weighed
+        self.gated = Notes()  # product of a gate -> the notes of that gate
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Hand the call to its handler, or straight on."""
+        handler = HANDLERS.get(func)
+        if handler is None:
+            if isinstance(func, OPERATORS):
+                self.operator(func)
+            return func(*args, **kwargs) if kwargs else func(*args)
+        return handler(self, func, args, kwargs or {})
+
+    # -- fused attention -----------------------------------------------------------------------
+
+    def fused(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Record `F.scaled_dot_product_attention`."""
+        output = func(*args, **kwargs)
+        given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args,
+                         strict=False))  # fmt: skip
+        given.update(kwargs)
+        q = given["query"]
+        return self.recorder.sdpa(
+            q, given["key"], given["value"], output, mask=given.get("attn_mask"),
+            dropout=given.get("dropout_p", 0.0), causal=given.get("is_causal", False),
+            scale=given.get("scale"), moved=(self.moved.get(q), self.moved.get(given["key"])),
+        )  # fmt: skip
+
+    def multihead(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run `F.multi_head_attention_forward` so that its inside is seen too.
+
+        A mode is switched off while it handles a call, so a copy of the function (which does not
+        ask for overrides again) runs with the mode switched on. Nothing is patched.
+        """
+        named = dict(zip(_MHA_NAMES, args, strict=False)) | kwargs
+        tensors = [named.get(n) for n in ("query", "key", "value", "in_proj_weight")]
+        if any(_is_subclass(t) for t in tensors):
+            modules = self.recorder.here()
+            name = modules[0].name if modules else "nn.MultiheadAttention"
+            self.recorder.miss(name, "its tensors are of a subclass that overrides this function")
+            return func(*args, **kwargs)
+        query = named["query"]
+        before = self.recorder.mha
+        self.recorder.mha = (query.shape[1] if query.ndim == 3 else 1, named["num_heads"])
+        try:
+            with self:
+                return unguarded_mha()(*args, **kwargs)
+        finally:
+            self.recorder.mha = before
+
+    # -- where tokens go -----------------------------------------------------------------------
+
+    def chain(self, tensor: Tensor) -> Moved:
+        """Return the place chain of a tensor; it starts here if it has none."""
+        note = self.moved.get(tensor)
+        if note is None:
+            note = Moved(shape=tuple(tensor.shape))
+            self.moved.put(tensor, note)
+        return note
+
+    def move(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A view, permutation, shift, padding, slice or repetition: places and values follow."""
+        output = func(*args, **kwargs)
+        if not args or not isinstance(args[0], Tensor):
+            return output
+        source, rest = args[0], args[1:]
+        parent = self.chain(source)
+        note = self.weighed.get(source)
+        if isinstance(output, Tensor):
+            if output is not source:
+                pairs = tuple(kwargs.items())
+                self.moved.put(output, Moved(parent, op="move", fn=func, args=rest, kwargs=pairs))
+            if note is not None:
+                self.weighed.put(output, self._follow(note, func, source, rest, kwargs, output))
+        elif isinstance(output, (tuple, list)):
+            for i, part in enumerate(output):
+                pairs = tuple(kwargs.items())
+                self.moved.put(part, Moved(parent, (), "move", func, rest, pairs, i))
+                if note is not None:
+                    self.weighed.put(part, self._follow(note, func, source, rest, kwargs, part, i))
+        return output
+
+    def _follow(
+        self, note: Weighed, func: Any, source: Tensor, rest: tuple[Any, ...],
+        kwargs: dict[str, Any], output: Tensor, pick: int | None = None,
+    ) -> Weighed:  # fmt: skip
+        clean = note.clean
+        if clean is not None:
+            clean = func(clean, *rest, **kwargs)
+            clean = clean if pick is None else clean[pick]
+        compact = note.compact
+        if compact is None and output.numel() > source.numel():
+            compact = source  # expanded: a gate is as large as before
+        dim = _dim_after(func, note.dim, source, output)
+        return Weighed(
+            note.function, note.origin, note.source, note.given, dim, clean, compact, note.mixed
+        )
+
+    def same(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A cast, a copy or arithmetic with a plain number: places stay, values nearly."""
+        output = func(*args, **kwargs)
+        if not args or not isinstance(output, Tensor):
+            return output
+        source = args[0]
+        if not isinstance(source, Tensor):
+            source = args[1] if len(args) > 1 else None
+        if not isinstance(source, Tensor) or output is source:
+            return output
+        self.moved.put(output, self.chain(source))
+        note = self.weighed.get(source)
+        if note is not None:
+            clean = note.clean
+            if clean is not None:
+                clean = func(*(clean if a is source else a for a in args), **kwargs)
+            self.weighed.put(output, _with(note, clean=clean))
+        return output
+
+    def arithmetic(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Addition, subtraction, division: with a number as `same`; two weights make weights."""
+        if len(args) < 2:
+            return func(*args, **kwargs)
+        first, second = args[0], args[1]
+        if not (_many(first) and _many(second)):
+            before = first if isinstance(first, Tensor) else second
+            note = self.weighed.get(before)
+            output = self.same(func, args, kwargs)
+            if note is not None and note.function == "relu6" and _is_six(func, second):
+                self.weighed.put(output, _with(note, function="hardsigmoid"))
+            return output
+        notes = [self.weighed.get(first), self.weighed.get(second)]
+        output = func(*args, **kwargs)
+        note = notes[0] or notes[1]
+        # weights plus weights (gated mixtures of two softmaxes), weights over their own sum
+        both = notes[0] is not None and notes[1] is not None
+        over = notes[0] is not None and func in DIVIDE and _broadcasts(second, first)
+        if note is not None and isinstance(output, Tensor) and (both or over):
+            self.weighed.put(output, _with(note, mixed=True, clean=self._redo(func, args, kwargs)))
+        return output
+
+    def _redo(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        """Repeat a call on the values without dropout; None where there was no dropout."""
+        notes = [self.weighed.get(a) if isinstance(a, Tensor) else None for a in args]
+        if all(n is None or n.clean is None for n in notes) or func in IN_PLACE:
+            return None
+        clean = [
+            n.clean if n is not None and n.clean is not None else a
+            for n, a in zip(notes, args, strict=True)
+        ]
+        return func(*clean, **kwargs)
+
+    def project(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """`F.linear`, 1 x 1 convolutions: places follow; weights mixed over heads stay weights."""
+        output = func(*args, **kwargs)
+        if len(args) < 2 or not isinstance(output, Tensor):
+            return output
+        source, weight = args[0], args[1]
+        self.recorder.used.add(id(weight))
+        last = func is F.linear
+        if last or is_pointwise(weight, args, kwargs):
+            op = "last" if last else "second"
+            width = output.shape[-1] if last else output.shape[1]
+            self.moved.put(output, Moved(self.chain(source), op=op, width=width))
+            note = self.weighed.get(source)
+            if note is not None and source.shape == output.shape:
+                clean = note.clean
+                if clean is not None:
+                    clean = func(clean, *args[1:], **kwargs)
+                self.weighed.put(output, _with(note, mixed=True, clean=clean))
+        return output
+
+    def normalise(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Normalisation keeps the places; batch normalisation of weights keeps them weights."""
+        output = func(*args, **kwargs)
+        if args and isinstance(output, Tensor) and isinstance(args[0], Tensor):
+            self.moved.put(output, Moved(self.chain(args[0])))
+            note = self.weighed.get(args[0])
+            if note is not None and func is F.batch_norm:
+                self.weighed.put(output, _with(note, mixed=True, clean=None))
+        return output
+
+    # -- where weights are made ----------------------------------------------------------------
+
+    def weigh(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A softmax or sigmoid."""
+        function = FUNCTIONS[func]
+        given = args[0] if args else kwargs.get("input")
+        chain = self.chain(given) if isinstance(given, Tensor) else None
+        output = func(*args, **kwargs)
+        if not isinstance(output, Tensor) or not isinstance(given, Tensor):
+            return output
+        modules = self.recorder.here()
+        if modules is None:
+            return output
+        dim = None
+        if function == "softmax":
+            dim = args[1] if len(args) > 1 else kwargs.get("dim")
+            dim = dim % output.ndim if isinstance(dim, int) and output.ndim else None
+        self.weighed.put(output, Weighed(function, modules[0].name, chain, weakref.ref(given), dim))
+        return output
+
+    def drop(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Dropout: what was there before it is remembered."""
+        source = args[0] if args else None
+        note = self.weighed.get(source)
+        keeps = source
+        if note is not None and note.clean is None and is_in_place(args, kwargs):
+            keeps = source.clone()
+        output = func(*args, **kwargs)
+        if isinstance(source, Tensor) and isinstance(output, Tensor):
+            self.moved.put(output, self.chain(source))
+            if note is not None:
+                clean = note.clean
+                if clean is None and dropout_active(func, args, kwargs):
+                    clean = keeps
+                self.weighed.put(output, _with(note, clean=clean))
+        return output
+
+    # -- where weights are used ----------------------------------------------------------------
+
+    def matmul(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A V, or (V' Aᵀ) where the weights are the second factor."""
+        output = func(*args, **kwargs)
+        if len(args) < 2 or not isinstance(output, Tensor):
+            return output
+        left, right = args[0], args[1]
+        if func in SWAPPED:
+            left, right = right, left
+        for weights, values, second in ((left, right, False), (right, left, True)):
+            note = self.weighed.get(weights)
+            if note is None or note.function == "relu6" or isinstance(values, nn.Parameter):
+                continue
+            if weights.ndim < 2 or values.ndim < 2 or output.ndim < 2:
+                continue
+            if note.function != "softmax" and weights.ndim < 3:
+                continue
+            other = self.weighed.get(values)
+            if other is not None and second:
+                continue
+            a, v, o, clean = weights, values, output, note.clean
+            if second:
+                a, v, o = a.mT, v.mT, o.mT
+                clean = clean.mT if clean is not None else None
+            self._confirm(a, v, o, note, clean, "matmul")
+            break
+        return output
+
+    def einsum(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """An einsum of weights and values."""
+        output = func(*args, **kwargs)
+        operands = args[1:]
+        if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
+            operands = tuple(operands[0])
+        if not isinstance(args[0], str) or len(operands) != 2:
+            return output
+        for i in (0, 1):
+            note = self.weighed.get(operands[i])
+            if note is None or isinstance(operands[1 - i], nn.Parameter):
+                continue
+            parts = einsum_parts(args[0], i, operands[i], operands[1 - i], output)
+            if parts is None:
+                continue
+            a, v, o, arrange = parts
+            clean = arrange(note.clean) if note.clean is not None else None
+            self._confirm(a, v, o, note, clean, "einsum")
+            break
+        return output
+
+    def _confirm(
+        self, a: Tensor, v: Tensor, o: Tensor, note: Weighed, clean: Tensor | None, source: str
+    ) -> None:
+        self.recorder.product(
+            a, v, o, clean=clean, source=source, mixed=note.mixed,
+            moved=(None, self.moved.get(v)),
+        )  # fmt: skip
+
+    def multiply(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Weights broadcast over what they multiply are a gate; x * sigmoid(x) is not."""
+        if len(args) < 2 or not (_many(args[0]) and _many(args[1])):
+            return self.same(func, args, kwargs)
+        notes = [self.weighed.get(args[0]), self.weighed.get(args[1])]
+        if notes[0] is None and notes[1] is None:
+            return func(*args, **kwargs)
+        if notes[0] is not None and notes[1] is not None:
+            clean = self._redo(func, args, kwargs)
+            output = func(*args, **kwargs)
+            large = notes[0] if args[0].numel() >= args[1].numel() else notes[1]
+            if isinstance(output, Tensor):
+                self.weighed.put(output, _with(large, mixed=True, clean=clean))
+            return output
+        i = 0 if notes[0] is not None else 1
+        note, gate, other = notes[i], args[i], args[1 - i]
+        assert note is not None
+        found = note.function != "relu6" and not self._is_self_gate(note, other)
+        tensor = gate
+        if found:
+            tensor = note.clean if note.clean is not None else gate
+            tensor = note.compact if note.compact is not None else tensor
+            tensor = tensor.clone() if func in IN_PLACE and i == 0 else tensor
+        output = func(*args, **kwargs)
+        if not found or not isinstance(output, Tensor):
+            return output
+        if all(n == 1 for n in tensor.shape[1:]) and tensor.shape[:1] != output.shape[:1]:
+            return output  # one learned number for everything
+        afterwards: dict[str, Any] = {}
+        self.recorder.gate(
+            tensor, tuple(output.shape), function=note.function, origin=note.origin, dim=note.dim,
+            notes=afterwards,
+        )  # fmt: skip
+        self.gated.put(output, afterwards)
+        return output
+
+    def _is_self_gate(self, note: Weighed, other: Tensor) -> bool:
+        given = note.given() if note.given is not None else None
+        if given is other:
+            return True
+        chain = self.moved.get(other)
+        return chain is not None and chain is note.source
+
+    def sum(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The sum of a gated tensor: the gate pools."""
+        output = func(*args, **kwargs)
+        note = self.gated.get(args[0]) if args else None
+        if note is not None:
+            dim = args[1] if len(args) > 1 else kwargs.get("dim")
+            dims = (dim,) if isinstance(dim, int) else tuple(dim or range(args[0].ndim))
+            note["summed"] = tuple(d % args[0].ndim for d in dims)
+        return output
+
+    def operator(self, func: Any) -> None:
+        """Note kernels that attend and hand out no weights (flex attention, flash attention)."""
+        label = str(func.name() if callable(getattr(func, "name", None)) else func)
+        if any(word in label.lower() for word in KERNELS):
+            modules = self.recorder.here()
+            name = modules[0].name if modules else label
+            self.recorder.miss(
+                name,
+                f"its attention runs in the kernel {label!r}, which hands out neither weights nor "
+                "queries and keys; choose the 'sdpa' or 'eager' implementation of the model",
+            )
+
+
+def _many(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.numel() > 1
+
+
+def _is_six(func: Any, number: Any) -> bool:
+    return func in DIVIDE and isinstance(number, (int, float)) and number == 6
+
+
+def _broadcasts(small: Any, large: Any) -> bool:
+    return isinstance(small, Tensor) and small.numel() < large.numel()
+
+
+def _is_subclass(value: Any) -> bool:
+    return isinstance(value, Tensor) and type(value) not in (Tensor, nn.Parameter)
+
+
+def _with(note: Weighed, **changes: Any) -> Weighed:
+    return replace(note, **changes)
+
+
+def _dim_after(func: Any, dim: int | None, source: Tensor, output: Tensor) -> int | None:
+    """Return where the softmax dimension went, if the call left the dimensions in order."""
+    same_rank = source.ndim == output.ndim and func not in REORDER
+    return dim if same_rank else None
+
+
+#: what the mode listens to; anything else passes straight through
+HANDLERS: dict[Any, Handler] = {
+    func: getattr(TapMode, method) for method, funcs in TABLE.items() for func in funcs
+}

@@ -1,0 +1,311 @@
+"""Turns what the mode intercepted into sites and gates."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._layout import Fold, fold_of, grid_of, images_of, kind_of
+from ._modules import Running, running
+from .site import Gate, Missed, Site
+
+
+class Recorder:
+    """Keeps what a tap found, in order.
+
+    Args:
+        names: id(module) -> name of the tapped model's modules, or None for any module.
+        keep: which tensors are kept, a subset of "q", "k", "v" and "output".
+        graph: keep the tensors with their autograd graph.
+        copy: keep copies, so that later in-place operations do not reach them.
+        lead_in: called with each attention output; may return what the model goes on with.
+    """
+
+    def __init__(
+        self,
+        names: dict[int, str] | None,
+        keep: frozenset[str],
+        graph: bool,
+        copy: bool,
+        lead_in: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.names = names
+        self.keep = keep
+        self.graph = graph
+        self.copy = copy
+        self.lead_in = lead_in
+        self.sites: list[Site | Gate] = []
+        self.missed: dict[tuple[str, str], Missed] = {}
+        self.used: set[int] = set()  # ids of parameters that took part
+        self.ran = False
+        self._root: Any = None  # frame of the outermost module call
+        self._step = -1
+        self._calls: dict[str, int] = {}
+        self.mha: tuple[int, int] | None = None  # (batch, heads) inside nn.MultiheadAttention
+
+    def release(self) -> None:
+        """Let go of what is only needed while the model runs."""
+        self._root = None
+
+    def miss(self, name: str, reason: str) -> None:
+        """Note something that could not be read; said once per name and reason."""
+        self.missed.setdefault((name, reason), Missed(name, reason))
+
+    def here(self) -> list[Running] | None:
+        """Return the running modules of the model, innermost first; None if there are none.
+
+        Nothing is recorded while autograd runs (gradient checkpointing computes layers again).
+        """
+        if torch._C._current_graph_task_id() != -1:
+            return None
+        modules = running(self.names)
+        if not modules:
+            return None
+        self.ran = True
+        root = modules[-1].frame
+        if root is not self._root:
+            self._root, self._step, self._calls = root, self._step + 1, {}
+        return modules
+
+    def _count(self, name: str) -> int:
+        self._calls[name] = self._calls.get(name, -1) + 1
+        return self._calls[name]
+
+    def hold(self, tensor: Tensor) -> Tensor:
+        """Return what is kept of a tensor: itself, without its graph or as a copy as asked."""
+        tensor = tensor if self.graph else tensor.detach()
+        if not self.copy:
+            crowded = (
+                not self.graph
+                and not self.keep & {"v", "output"}
+                and tensor.numel()
+                and tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size()
+            )
+            # q and k are often views of one buffer with v; a copy lets that buffer go
+            if not crowded:
+                return tensor
+        return tensor.clone()
+
+    def sdpa(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        output: Tensor,
+        *,
+        mask: Tensor | None,
+        dropout: float,
+        causal: bool,
+        scale: float | None,
+        moved: Any,
+    ) -> Tensor:
+        """Record a fused attention call; returns what the model goes on with."""
+        modules = self.here()
+        if modules is None:
+            return output
+        if output.is_nested or q.is_nested:
+            self.miss(modules[0].name, "attention over nested tensors; pad them instead")
+            return output
+        fold = fold_of(q.shape[:-2], modules, self._images(modules, q, k))
+        dtype = _autocast_dtype(q)
+        if dtype is not None:
+            q, k, v = (t.to(dtype) if t.dtype == torch.float32 else t for t in (q, k, v))
+        output = self.lead_in(output) if self.lead_in is not None else output
+        parts = {"q": q, "k": k, "v": v, "output": output}
+        folded = {n: fold.apply(self.hold(t)) for n, t in parts.items() if n in self.keep}
+        if mask is not None:
+            mask = mask._materialize() if hasattr(mask, "_materialize") else mask
+            mask = fold.apply_mask(mask if self.graph else mask.detach())
+        self._site(
+            modules, fold, "sdpa", q.shape, k.shape[-2], v.shape[-1], folded, moved,
+            mask=mask, causal=bool(causal), dropped=dropout > 0,
+            scale=1 / math.sqrt(max(q.shape[-1], 1)) if scale is None else float(scale),
+        )  # fmt: skip
+        return output
+
+    def product(
+        self,
+        weights: Tensor,
+        values: Tensor,
+        output: Tensor,
+        *,
+        clean: Tensor | None,
+        source: str,
+        mixed: bool,
+        moved: Any,
+    ) -> None:
+        """Record a written-out attention, A V = O, where A came from a softmax or sigmoid."""
+        modules = self.here()
+        if modules is None:
+            return
+        if self.mha is not None and weights.ndim == 3 and weights.shape[0] == math.prod(self.mha):
+            fold = Fold((weights.shape[0],), None, self.mha[1])
+        else:
+            fold = fold_of(weights.shape[:-2], modules, self._images(modules, weights, values))
+        kept = clean if clean is not None else weights
+        folded = {"probabilities": fold.apply(self.hold(kept))}
+        if "v" in self.keep:
+            folded["v"] = fold.apply(self.hold(values))
+        if "output" in self.keep:
+            folded["output"] = fold.apply(self.hold(output))
+        self._site(
+            modules, fold, source, weights.shape, weights.shape[-1], values.shape[-1], folded,
+            moved, dropped=clean is not None, mixed=mixed,
+        )  # fmt: skip
+
+    def gate(
+        self,
+        tensor: Tensor,
+        shape: tuple[int, ...],
+        *,
+        function: str,
+        origin: str,
+        dim: int | None,
+        notes: dict[str, Any],
+    ) -> None:
+        """Record a multiplication of a tensor of `shape` by weights that are broadcast to it."""
+        modules = self.here()
+        if modules is None:
+            return
+        name = modules[0].name
+        padded = (1,) * (len(shape) - tensor.ndim) + tuple(tensor.shape)
+        broadcast = tuple(
+            i for i, (n, m) in enumerate(zip(padded, shape, strict=True)) if n == 1 and m > 1
+        )
+        self.sites.append(
+            Gate(
+                index=len(self.sites), name=name, step=self._step, call=self._count(name),
+                function=function, origin=origin, tensor=self.hold(tensor), target_shape=shape,
+                broadcast=broadcast, axes=_axes(padded, shape, dim), softmax_dim=dim,
+                module=modules[0].module, notes=notes,
+            )
+        )  # fmt: skip
+
+    def _images(self, modules: list[Running], q: Tensor, k: Tensor) -> int | None:
+        if isinstance(modules[0].module, torch.nn.MultiheadAttention):
+            return None
+        found = images_of(modules)
+        lead = q.shape[0] if q.ndim > 2 else 1
+        for entry in modules:  # sequence first: (Q, B, E)
+            for _, t in entry.tensors():
+                if t.ndim == 3 and t.shape[0] in (q.shape[-2], k.shape[-2]) and t.shape[1] == lead:
+                    return lead if t.shape[0] == found else found
+        return found
+
+    def _site(
+        self, modules: list[Running], fold: Fold, source: str, shape: torch.Size, keys: int,
+        width: int, folded: dict[str, Tensor], moved: Any, *,
+        mixed: bool = False, **extra: Any,
+    ) -> None:  # fmt: skip
+        name = modules[0].name
+        first = next(iter(folded.values()), None)
+        lead = fold.apply(torch.empty(*shape[:-2], 0, 0, device="meta")).shape[:2]
+        batch, heads = (first.shape[0], first.shape[1]) if first is not None else lead
+        if "q" not in folded and "probabilities" not in folded:
+            batch, heads = lead
+        queries = shape[-2]
+        images = batch
+        if not isinstance(modules[0].module, torch.nn.MultiheadAttention):
+            images = self._images_total(modules, batch, queries, keys)
+        windows = batch // images if images and batch > images and batch % images == 0 else 1
+        kind = kind_of(
+            modules, fold=fold, queries=queries, keys=keys, heads=heads, width=width,
+            windows=windows,
+        )  # fmt: skip
+        prefix, grid = 0, None
+        if kind in ("self", "cross") and windows == 1:
+            prefix, grid = grid_of(keys, *_picture(modules, kind, keys))
+        held = [t for t in (*folded.values(), extra.get("mask")) if t is not None]
+        self.sites.append(
+            Site(
+                index=len(self.sites), name=name, kind=kind, source=source, step=self._step,
+                call=self._count(name), batch=batch, heads=heads, queries=queries, keys=keys,
+                windows=windows if kind == "window" else 1, prefix=prefix, grid=grid,
+                images=batch // windows, mixed=mixed,
+                _versions=tuple(v for t in held if (v := _version(t)) is not None),
+                _moved=moved, **folded, **extra,
+            )
+        )  # fmt: skip
+
+    def _images_total(
+        self, modules: list[Running], batch: int, queries: int, keys: int
+    ) -> int | None:
+        found = images_of(modules)
+        if found is None or found == batch:
+            return batch
+        for entry in modules:
+            for _, t in entry.tensors():
+                if t.ndim >= 2 and t.shape[0] in (queries, keys) and t.shape[1] == batch:
+                    return batch  # sequence first
+        return found
+
+
+def _axes(weights: tuple[int, ...], shape: tuple[int, ...], dim: int | None) -> tuple[str, ...]:
+    """Name the dimensions along which the weights differ."""
+    varies = [i for i, (n, m) in enumerate(zip(weights, shape, strict=True)) if n == m and m > 1]
+    if len(varies) == sum(m > 1 for m in shape):
+        return ("element",)
+    rank = len(shape)
+    names: dict[int, str]
+    if rank == 4:
+        last = (varies in ([3], [0, 3]) and shape[3] != shape[2]) or (
+            1 in varies and 2 in varies and 3 not in varies and shape[1] == shape[2]
+        )
+        names = (
+            {1: "height", 2: "width", 3: "channel"} if last
+            else {1: "channel", 2: "height", 3: "width"}
+        )  # fmt: skip
+    elif rank == 5:
+        # (B, branch, C, H, W), or (B, C, T, H, W) where the weights differ along time alone
+        names = {1: "branch", 2: "channel", 3: "height", 4: "width"}
+        if dim not in (1, -4) and 2 in varies and 1 not in varies:
+            names = {1: "channel", 2: "time", 3: "height", 4: "width"}
+    elif rank == 3:
+        names = {1: "token", 2: "channel"}
+    elif rank == 2:
+        names = {1: "channel"}
+    else:
+        names = {i: f"dim{i}" for i in range(rank)}
+    return tuple(names.get(i, "sample") for i in varies if i != 0) or ("sample",)
+
+
+def _picture(
+    modules: list[Running], kind: str, keys: int
+) -> tuple[int | None, tuple[int, int] | None]:
+    """Return (prefix tokens, image size) as far as the running modules tell."""
+    prefix: int | None = None
+    image = None
+    for entry in modules:
+        module = entry.module
+        number = getattr(module, "num_prefix_tokens", None)
+        if prefix is None and isinstance(number, int):
+            prefix = number
+        tensors = entry.tensors()
+        words = any(not t.is_floating_point() and t.ndim == 2 for _, t in tensors)
+        for _, tensor in tensors:
+            if tensor.ndim == 4 and tensor.shape[1] <= 4 and tensor.is_floating_point() and (
+                not words or kind == "cross"
+            ):  # fmt: skip
+                image = (int(tensor.shape[2]), int(tensor.shape[3]))
+    if prefix is not None and image is not None and grid_of(keys, prefix, image)[1] is None:
+        prefix = None
+    return prefix, image
+
+
+def _autocast_dtype(q: Tensor) -> torch.dtype | None:
+    kind = q.device.type
+    with contextlib.suppress(RuntimeError):
+        if torch.is_autocast_enabled(kind):
+            return torch.get_autocast_dtype(kind)
+    return None
+
+
+def _version(tensor: Tensor) -> tuple[Tensor, int] | None:
+    if tensor.is_inference():
+        return None  # not counted there
+    return tensor, tensor._version

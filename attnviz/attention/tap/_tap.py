@@ -1,0 +1,222 @@
+"""`tap`: read every attention of a model while it runs, without changing what it computes."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import AttentionUnavailable
+from ._mode import TapMode
+from ._modules import module_names
+from ._record import Recorder
+from .site import Gate, Missed, Site
+
+_KEEP = {
+    "qk": frozenset({"q", "k"}),
+    "qkv": frozenset({"q", "k", "v"}),
+    "all": frozenset({"q", "k", "v", "output"}),
+}
+_LOOKS_LIKE = re.compile(r"attention|attn|mixer2?d?attention", re.IGNORECASE)
+
+
+class Tap:
+    """What `tap` returns; enter it with `with`, run the model, then read `sites`.
+
+    Attributes:
+        sites: every attention (`Site`) and gate (`Gate`) found, in the order of the forward pass.
+        attention: only the attentions.
+        gates: only the gates.
+        missed: what looks like attention and could not be read, and why.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | None,
+        *,
+        keep: str,
+        graph: bool,
+        copy: bool,
+        required: bool,
+        lead_in: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        if keep not in _KEEP:
+            raise ValueError(f"keep={keep!r}: expected one of {', '.join(map(repr, _KEEP))}")
+        self.model = model
+        self._required = required
+        names = None if model is None else module_names(model)
+        self._recorder = Recorder(names, _KEEP[keep], graph, copy, lead_in)
+        self._stack: contextlib.ExitStack | None = None
+
+    @property
+    def sites(self) -> tuple[Site | Gate, ...]:
+        """Every attention and gate, in the order of the forward pass."""
+        return tuple(self._recorder.sites)
+
+    @property
+    def attention(self) -> tuple[Site, ...]:
+        """The attentions, without gates."""
+        return tuple(s for s in self._recorder.sites if isinstance(s, Site))
+
+    @property
+    def gates(self) -> tuple[Gate, ...]:
+        """The gates."""
+        return tuple(s for s in self._recorder.sites if isinstance(s, Gate))
+
+    @property
+    def missed(self) -> tuple[Missed, ...]:
+        """What looks like attention and could not be read, and why."""
+        found = list(self._recorder.missed.values())
+        return (*found, *_unseen(self.model, self._recorder))
+
+    def __enter__(self) -> Tap:
+        if self._stack is not None:
+            raise RuntimeError("this tap is in use already; make another with attention.tap(model)")
+        with contextlib.ExitStack() as stack:
+            if _may_be_compiled(self.model):
+                stack.enter_context(_eager())
+            stack.callback(self._recorder.release)
+            stack.enter_context(TapMode(self._recorder))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        stack, self._stack = self._stack, None
+        if stack is not None:
+            stack.close()
+        if kind is None and self._required and not self._recorder.sites:
+            raise AttentionUnavailable(self._why_empty())
+
+    def _why_empty(self) -> str:
+        what = type(self.model).__name__ if self.model is not None else "what ran"
+        if not self._recorder.ran and not self._recorder.used:
+            return (
+                f"no attention was read from {what}: the model did not run in this thread inside "
+                "the `with` block; call it there"
+            )
+        reasons = "; ".join(map(str, self.missed))
+        return (
+            f"no attention was read from {what}: no scaled_dot_product_attention, no softmax or "
+            "sigmoid that weighs values ran. "
+            + (f"Not readable: {reasons}" if reasons else "It may have none; for convolutional "
+               "networks use a class activation map, e.g. method='gradcam'.")
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"Tap({len(self.attention)} attentions, {len(self.gates)} gates)"
+
+
+def tap(
+    model: nn.Module | None,
+    *,
+    keep: str = "all",
+    graph: bool = False,
+    copy: bool = False,
+    required: bool = True,
+) -> Tap:
+    """Read every attention and gate of a model while it runs.
+
+    The output of the model does not change: fused attention stays fused, and q, k, v are taken
+    where its kernel is called. `nn.MultiheadAttention` and `nn.Transformer*` leave their native
+    inference path while tapped (equal to the training path to the bit, to the native path within
+    1e-6). Hooks, modes, random state and other threads are not touched.
+
+    Args:
+        model: any `nn.Module`, compiled or not; None reads whatever runs in the block.
+        keep: "qk" (least memory: weights only), "qkv", or "all" (also the output, for
+            `site.error()` and gradient-weighted maps).
+        graph: keep the autograd graph on what is stored, so that weights can be
+            differentiated; by default they are detached.
+        copy: store copies, for models that overwrite tensors afterwards (static caches).
+        required: raise if nothing was found.
+
+    Returns:
+        A context manager. After the block `.sites`, `.attention`, `.gates` and `.missed` hold
+        what was found.
+
+    Raises:
+        AttentionUnavailable: at the end of the block, if nothing was found.
+        ValueError: an unknown `keep`.
+
+    Example:
+        >>> with attnviz.attention.tap(model) as tap:
+        ...     model(images)
+        >>> tap.attention[-1].weights(rows=0)  # (B, heads, 1, tokens)
+    """
+    return Tap(model, keep=keep, graph=graph, copy=copy, required=required)
+
+
+def _unseen(model: nn.Module | None, recorder: Recorder) -> Iterator[Missed]:
+    """Yield modules that ran, look like attention, and gave no site."""
+    if model is None or recorder.names is None:
+        return
+    seen = {s.name for s in recorder.sites} | {m.name for m in recorder.missed.values()}
+    for module in model.modules():
+        name = recorder.names[id(module)]
+        if isinstance(module, torch.jit.ScriptModule):
+            if module is model or name:
+                yield Missed(
+                    name or type(model).__name__,
+                    "is TorchScript, whose inside Python does not see; load the nn.Module that it "
+                    "was made from",
+                )
+                return
+            continue
+        if type(module).__name__ == "DataParallel":
+            yield Missed(name or "model", "DataParallel runs in other threads; tap .module")
+        if not _LOOKS_LIKE.search(type(module).__name__):
+            continue
+        inside = [s for s in seen if s == name or s.startswith(f"{name}.") or not name]
+        within = any(name.startswith(f"{s}.") for s in seen if s)
+        if not inside and not within and any(id(p) in recorder.used for p in module.parameters()):
+            yield Missed(
+                name,
+                f"{type(module).__name__} ran, but no softmax or sigmoid in it weighed values "
+                "(linear or kernel attention has no weights to read)",
+            )
+
+
+def _may_be_compiled(model: nn.Module | None) -> bool:
+    if "torch._dynamo" not in sys.modules:
+        return False
+    if model is None:
+        return True
+    return any(
+        hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None
+        for m in model.modules()
+    ) or hasattr(model, "_orig_mod")
+
+
+_lock = threading.Lock()
+_users = 0
+_stance: contextlib.AbstractContextManager[None] | None = None
+
+
+@contextlib.contextmanager
+def _eager() -> Iterator[None]:
+    """Run compiled modules as written. The stance is of the process, so users are counted."""
+    global _users, _stance
+    with _lock:
+        if _users == 0:
+            _stance = torch.compiler.set_stance("force_eager")
+            _stance.__enter__()
+        _users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if _users == 0 and _stance is not None:
+                _stance.__exit__(None, None, None)
+                _stance = None

@@ -1,0 +1,305 @@
+"""What the tap found: `Site`, one attention, and `Gate`, one multiplication by weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import AttentionUnavailable
+from ._fold import bias_rows, grouped, row_chunks, softmax_logits, wide
+
+Index = int | slice | Sequence[int] | Tensor | None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Site:
+    """One attention: A = softmax(scale Q Kᵀ + mask), O = A V, for a batch.
+
+    Windows (Swin) and other groups that a model folds into its batch stay folded: `batch` counts
+    images times `windows`, all windows of an image beside each other.
+
+    Attributes:
+        index: position among all sites, in the order of the forward pass.
+        name: dotted name of the module in which it ran ("" for the model itself).
+        kind: "self", "cross", "window" (local groups), "channel" (channels attend channels) or
+            "pool" (a few latent queries, or none, gather the tokens).
+        source: what was intercepted, "sdpa", "matmul" or "einsum".
+        step: which forward pass of the model inside the `with` block, from 0.
+        call: how many sites this module gave before in the same step.
+        batch, heads, queries, keys: sizes (B, H, Q, K).
+        windows: groups of tokens per image that are folded into the batch (1: none).
+        prefix: class, distillation and register tokens before the patches, among the keys.
+        grid: (rows, columns) of patches, or None where the keys are not a picture.
+        scale: factor of the logits.
+        causal: query i attends keys 0..i only.
+        mask: broadcastable to (B, H, Q, K), bool (True attends) or float (added), or None.
+        q, k, v: (B, H, Q, E), (B, G, K, E), (B, G, K, Ev), G dividing H; None if not kept.
+        output: O, (B, H, Q, Ev), or None if not kept.
+        probabilities: A itself, (B, H, Q, K), where the model wrote its softmax out. It is
+            taken before dropout.
+        dropped: attention dropout was active, so O differs from A V.
+        images: batch size of the model's input, B / windows.
+        mixed: the model did more than a softmax before V (mixed heads, renormalised, added), so
+            rows need not sum to 1.
+    """
+
+    index: int
+    name: str
+    kind: str
+    source: str
+    step: int
+    call: int
+    batch: int
+    heads: int
+    queries: int
+    keys: int
+    windows: int = 1
+    prefix: int = 0
+    grid: tuple[int, int] | None = None
+    scale: float = 1.0
+    causal: bool = False
+    mask: Tensor | None = None
+    q: Tensor | None = None
+    k: Tensor | None = None
+    v: Tensor | None = None
+    output: Tensor | None = None
+    probabilities: Tensor | None = None
+    dropped: bool = False
+    images: int = 1
+    mixed: bool = False
+    _versions: tuple[tuple[Tensor, int], ...] = ()
+    _moved: Any = None
+
+    def __repr__(self) -> str:
+        extra = f", windows={self.windows}" if self.windows > 1 else ""
+        extra += ", causal" if self.causal else ""
+        return (
+            f"Site({self.index}, {self.name!r}, {self.kind}, batch={self.batch}, "
+            f"heads={self.heads}, queries={self.queries}, keys={self.keys}{extra})"
+        )
+
+    def weights(
+        self, *, rows: Index = None, heads: Index = None, budget: int | None = None
+    ) -> Tensor:
+        """Return attention weights, computed now: (B, heads, rows, K), each >= 0.
+
+        Args:
+            rows: query rows: an index, a slice, several indices, or None for all.
+            heads: likewise for heads.
+            budget: bytes that the temporary logits may take at once (default 64 MiB); the
+                result itself is what was asked for.
+
+        Returns:
+            Float32 (float64 if the model is), differentiable with respect to q and k if the tap
+            kept the graph. A row that may attend to nothing is zero.
+
+        Raises:
+            AttentionUnavailable: q and k were not kept, or were overwritten since.
+            IndexError: a row or head that does not exist.
+        """
+        self._check()
+        row_index = _indices(rows, self.queries, "rows", self)
+        head_index = _indices(heads, self.heads, "heads", self)
+        if self.probabilities is not None:
+            return wide(_take(_take(self.probabilities, 1, head_index), 2, row_index))
+        if self.q is None or self.k is None:
+            raise AttentionUnavailable(
+                f"site {self.name!r} has no queries and keys: the tap kept {self._kept()}; "
+                "use attnviz.attention.tap(model, keep='qk')"
+            )
+        q = _take(_take(self.q, 1, head_index), 2, row_index)
+        k = grouped(self.q, self.k)
+        k = k if k.shape[1] == 1 else _take(k, 1, head_index)
+        mask = self.mask
+        if mask is not None and mask.shape[1] != 1:
+            mask = _take(mask, 1, head_index)
+        total = q.shape[2]
+        row_bytes = 4 * q.shape[0] * q.shape[1] * self.keys
+        parts = []
+        whole = isinstance(row_index, slice)
+        for chunk in row_chunks(total, row_bytes, budget):
+            where: Tensor | slice
+            where = slice(*_shift(row_index, chunk, self.queries)) if whole else row_index[chunk]
+            bias = bias_rows(mask, where, self.causal, self.keys, self.queries, q.device)
+            parts.append(softmax_logits(q[:, :, chunk], k, bias, self.scale))
+        if not parts:
+            return wide(q).new_zeros((*q.shape[:3], self.keys))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+
+    def chunks(self, *, budget: int | None = None) -> Iterator[tuple[slice, Tensor]]:
+        """Yield (rows, weights (B, H, R, K)) until every row was seen, within a memory budget."""
+        row_bytes = 4 * self.batch * self.heads * self.keys
+        for chunk in row_chunks(self.queries, row_bytes, budget):
+            yield chunk, self.weights(rows=chunk, budget=budget)
+
+    def values(self) -> Tensor:
+        """Return V, one head per query head where heads share values: (B, H or 1, K, Ev)."""
+        self._check()
+        if self.v is None:
+            raise AttentionUnavailable(
+                f"site {self.name!r} has no values: the tap kept {self._kept()}; "
+                "use attnviz.attention.tap(model)"
+            )
+        reference = self.q if self.q is not None else self.probabilities
+        assert reference is not None
+        return grouped(reference, self.v)
+
+    def error(self) -> float:
+        """Return max |A V - O|: how exactly these weights give what the model computed.
+
+        NaN where attention dropout was active, since O is then not A V.
+
+        Raises:
+            AttentionUnavailable: V or O was not kept.
+        """
+        if self.output is None:
+            raise AttentionUnavailable(
+                f"site {self.name!r} has no output: the tap kept {self._kept()}; "
+                "use attnviz.attention.tap(model)"
+            )
+        if self.dropped:
+            return float("nan")
+        worst = 0.0
+        with torch.no_grad():
+            v = wide(self.values())
+            for rows, weights in self.chunks():
+                gap = (weights @ v.to(weights.dtype) - wide(self.output[:, :, rows])).abs()
+                if gap.numel():
+                    worst = max(worst, gap.max().item())
+        return worst
+
+    def _kept(self) -> str:
+        names = [
+            n for n in ("q", "k", "v", "output", "probabilities") if getattr(self, n) is not None
+        ]
+        return ", ".join(names) or "nothing"
+
+    def _check(self) -> None:
+        for tensor, version in self._versions:
+            if tensor._version != version:
+                raise AttentionUnavailable(
+                    f"a tensor of site {self.name!r} was overwritten after the tap saw it (an "
+                    "in-place operation or a static key-value cache); use "
+                    "attnviz.attention.tap(model, copy=True)"
+                )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Gate:
+    """One multiplication by weights in [0, 1]: squeeze-and-excitation, CBAM, selective kernel.
+
+    Attributes:
+        index, name, step, call, batch: as in `Site`; the name is of the module that multiplies.
+        kind: "gate".
+        function: what made the weights: "sigmoid", "hardsigmoid" or "softmax".
+        origin: name of the module in which that function ran.
+        tensor: the weights as they were multiplied, before any expansion, e.g. (B, C, 1, 1).
+        target_shape: shape of what was multiplied, broadcast.
+        broadcast: dimensions along which one weight serves all.
+        axes: what the weights tell apart, e.g. ("channel",), ("height", "width"), ("branch",
+            "channel"), ("token",); ("element",) where each element has its own.
+        summed: dimensions over which the product was summed afterwards (attention pooling), if
+            that was seen.
+    """
+
+    index: int
+    name: str
+    step: int
+    call: int
+    function: str
+    origin: str
+    tensor: Tensor
+    target_shape: tuple[int, ...]
+    broadcast: tuple[int, ...]
+    axes: tuple[str, ...]
+    softmax_dim: int | None = None
+    module: Any = None
+    notes: dict[str, Any] = field(default_factory=dict)
+    kind: str = "gate"
+
+    @property
+    def summed(self) -> tuple[int, ...]:
+        """Dimensions over which the product was summed afterwards; () if that was not seen."""
+        return self.notes.get("summed", ())
+
+    @property
+    def batch(self) -> int:
+        """Number of samples."""
+        return self.tensor.shape[0] if self.tensor.ndim else 1
+
+    @property
+    def heads(self) -> int:
+        """1: a gate has no heads."""
+        return 1
+
+    @property
+    def queries(self) -> int:
+        """1: a gate has no queries."""
+        return 1
+
+    @property
+    def keys(self) -> int:
+        """Number of weights per sample."""
+        return self.tensor[0].numel() if self.batch else 0
+
+    def weights(self) -> Tensor:
+        """Return the weights as they were multiplied, in float32 or higher."""
+        return wide(self.tensor)
+
+    def __repr__(self) -> str:
+        return (
+            f"Gate({self.index}, {self.name!r}, {self.function} over {'+'.join(self.axes)}, "
+            f"{tuple(self.tensor.shape)} on {self.target_shape})"
+        )
+
+
+@dataclass(frozen=True)
+class Missed:
+    """Something that looks like attention and could not be read, and why.
+
+    Attributes:
+        name: dotted name of the module, or of the operation.
+        reason: what it is and what to do about it.
+    """
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+def _indices(index: Index, size: int, what: str, site: Site) -> slice | Tensor:
+    """Return a slice, or a tensor of non-negative indices, checked against the size."""
+    if index is None:
+        return slice(0, size)
+    if isinstance(index, slice):
+        start, stop, step = index.indices(size)
+        if step == 1:
+            return slice(start, max(start, stop))
+        index = list(range(start, stop, step))
+    numbers = torch.as_tensor(index).reshape(-1).tolist()
+    if numbers and isinstance(numbers[0], bool):
+        numbers = [i for i, wanted in enumerate(numbers) if wanted]
+    for number in numbers:
+        if not -size <= number < size:
+            raise IndexError(
+                f"{what}={number} of site {site.name!r}: expected -{size} to {size - 1}"
+            )
+    return torch.tensor([n % size for n in numbers], dtype=torch.long)
+
+
+def _take(tensor: Tensor, dim: int, index: slice | Tensor) -> Tensor:
+    if isinstance(index, slice):
+        if index.start == 0 and index.stop == tensor.shape[dim]:
+            return tensor
+        return tensor.narrow(dim, index.start, index.stop - index.start)
+    return tensor.index_select(dim, index.to(tensor.device))
+
+
+def _shift(base: slice, chunk: slice, size: int) -> tuple[int, int]:
+    return base.start + chunk.start, base.start + chunk.stop
