@@ -179,7 +179,8 @@ def run(request: Request, entries: Sequence[Entry]) -> list[RawMaps]:
         gradients = read.gradients(number) if wants_gradient else {}
         for entry in entries:
             for name, activation in read.spatial.items():
-                values = _apply(entry, activation, gradients.get(name), request.signed)
+                with torch.set_grad_enabled(request.create_graph):
+                    values = _apply(entry, activation, gradients.get(name), request.signed)
                 grids.setdefault((entry.name, name), []).append(values)
 
     score = _at_least_single(_rows(read.scores))
