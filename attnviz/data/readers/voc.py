@@ -14,10 +14,28 @@ from ..sample import Box, Sample
 from ._common import IMAGE_SUFFIXES, image_root, inside, number, whole_size
 
 #: the classes in the order of the numbers in SegmentationClass (1-20; 255 is void)
-VOC_CLASSES = (
-    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
-    "person pottedplant sheep sofa train tvmonitor"
-).split()
+VOC_CLASSES = [
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+]
 _MAX_XML_BYTES = 4_000_000
 
 

@@ -1,0 +1,1 @@
+"""Boat or water? A benchmark of context confusion that runs offline."""
