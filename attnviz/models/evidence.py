@@ -1,0 +1,297 @@
+"""What a layer and its model say of how activations are laid out."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+_CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d, nn.LazyConv2d)
+_FIRST_ONLY = (
+    nn.BatchNorm2d,
+    nn.InstanceNorm2d,
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool2d,
+    nn.Upsample,
+    nn.PixelShuffle,
+)
+
+#: attention that is given windows as its batch, and blocks that cut windows inside
+_WINDOWS = re.compile(
+    r"WindowAttention\w*|WindowMultiHeadAttention\w*|(Donut)?Swin(v2)?(Self)?Attention"
+)
+_PARTITION = re.compile(r"Partition(Attention|Swap)\w*")
+
+#: families whose blocks keep channels last, where widths and shapes leave it open
+_LAST_FAMILIES = ("swin",)
+_FIRST_FAMILIES = ("convnext", "resnet", "efficientnet", "maxvit", "coatnet")
+
+#: parameters that hold tokens put before (or after) the patches
+_PREFIX_TOKENS = (
+    "cls_token",
+    "class_token",
+    "class_embedding",
+    "dist_token",
+    "distillation_token",
+    "reg_token",
+    "register_tokens",
+    "reg_tokens",
+    "storage_tokens",
+)
+_SUFFIX_TOKENS = ("detection_tokens",)
+
+
+def name_of(module: nn.Module, layer: nn.Module) -> str:
+    """Return the dotted name of a layer, or an empty string where it is not a part."""
+    return next((n for n, m in module.named_modules() if m is layer), "")
+
+
+def ancestors(module: nn.Module, layer: nn.Module) -> list[nn.Module]:
+    """Return the layer's ancestors, nearest first; the whole model is the last."""
+    name = name_of(module, layer)
+    if not name:
+        return [module]
+    parts = name.split(".")
+    found = [module]
+    for part in parts[:-1]:
+        found.append(getattr(found[-1], part))
+    return found[::-1]
+
+
+def trap(module: nn.Module, layer: nn.Module, ndim: int) -> str:
+    """Return why this layer's output only looks like positions, or an empty string."""
+    chain = [layer, *ancestors(module, layer)]
+    if any(_WINDOWS.fullmatch(type(part).__name__) for part in chain[:4]) or any(
+        _PARTITION.match(type(part).__name__) for part in chain[1:5]
+    ):
+        return "it works on windows, not on the picture; choose the block that holds it"
+    within = any("attention" in type(part).__name__.lower() for part in chain[1:3])
+    if ndim == 4 and within and isinstance(layer, nn.Dropout | nn.Softmax | nn.Identity):
+        return "it holds attention weights, not an activation; choose the block around it"
+    if ndim != 3:
+        return ""
+    attention = [m for m in layer.modules() if isinstance(m, nn.MultiheadAttention)]
+    if any(not m.batch_first for m in attention):
+        return (
+            "its attention has batch_first=False, so the first dimension is the tokens; choose a "
+            "layer whose output is (B, tokens, C)"
+        )
+    hiera = next((part for part in chain if type(part).__name__ == "Hiera"), None)
+    if hiera is not None and not _after_pooling(hiera, layer):
+        return (
+            "Hiera orders its tokens by mask unit before its last stage, not row by row; choose a "
+            "block of the last stage"
+        )
+    return ""
+
+
+def _after_pooling(hiera: Any, layer: nn.Module) -> bool:
+    blocks = list(hiera.blocks)
+    ends = list(getattr(hiera, "stage_ends", []))
+    last = blocks[ends[-2] + 1 :] if len(ends) > 1 else blocks
+    return any(layer is m for b in last for m in b.modules()) or not any(
+        layer is m for b in blocks for m in b.modules()
+    )
+
+
+def own_axis(layer: nn.Module, shape: tuple[int, ...]) -> str | None:
+    """Return the layout that the layer's own type settles, for a four-dimensional output."""
+    if isinstance(layer, (*_CONVOLUTIONS, *_FIRST_ONLY)):
+        return "channels_first"
+    if isinstance(layer, nn.GroupNorm):
+        return "channels_first"
+    # subclasses named ...2d permute before and after; only the plain class normalises the last
+    if type(layer) in (nn.LayerNorm, nn.RMSNorm) or type(layer).__name__ in (
+        "LayerNormFp32",
+        "RmsNorm",
+    ):
+        return "channels_last"
+    if isinstance(layer, nn.LayerNorm) and type(layer).__name__.endswith("2d"):
+        return "channels_first"
+    if type(layer) is nn.Linear:
+        return "channels_last"
+    return None
+
+
+def widths(layer: nn.Module) -> set[int]:
+    """Return the widths that the layer's parts end in: what its output's channels can be."""
+    found: set[int] = set()
+    for part in layer.modules():
+        if isinstance(part, _CONVOLUTIONS):
+            found.add(part.out_channels)
+        elif isinstance(part, nn.Linear):
+            found.add(part.out_features)
+        elif isinstance(part, nn.modules.batchnorm._BatchNorm):
+            found.add(part.num_features)
+        elif isinstance(part, nn.LayerNorm | nn.RMSNorm) and len(part.normalized_shape) == 1:
+            found.add(part.normalized_shape[0])
+        elif isinstance(part, nn.GroupNorm):
+            found.add(part.num_channels)
+        else:
+            own = part.parameters(recurse=False)
+            found.update(p.shape[-1] for p in own if p.ndim == 1 and p.shape[0] > 1)
+    return found
+
+
+def by_aspect(shape: tuple[int, ...], input_size: tuple[int, int] | None) -> str | None:
+    """Return the layout under which alone the positions have the input's shape, or None."""
+    size = input_size or (1, 1)
+    first, last = plausible(shape[2:], size), plausible(shape[1:3], size)
+    if first == last:
+        return None
+    return "channels_first" if first else "channels_last"
+
+
+def plausible(spatial: tuple[int, ...], input_size: tuple[int, int]) -> bool:
+    """Return whether (h, w) positions can come from an (H, W) input by one stride."""
+    height, width = spatial
+    if input_size == (1, 1):
+        return height == width  # nothing known: square inputs are the rule
+    if height > input_size[0] or width > input_size[1]:
+        return False
+    # padding and rounding move either side by a position or two
+    stride = (input_size[0] / height, input_size[1] / width)
+    slack = 1 + 2 / min(height, width)
+    return max(stride) / min(stride) <= slack
+
+
+def by_family(module: nn.Module, layer: nn.Module) -> str | None:
+    """Return the layout of a known family, for shapes that leave it open (96 x 96 x 96)."""
+    for part in [layer, *ancestors(module, layer)]:
+        name = type(part).__name__.lower()
+        if name.startswith(_FIRST_FAMILIES):
+            return "channels_first"
+        if name.startswith(_LAST_FAMILIES):
+            return "channels_last"
+    return None
+
+
+# -- tokens ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TokenFacts:
+    """What a model says of its tokens: how many are no patches, and how patches tile the input."""
+
+    prefix: int | None = None
+    suffix: int = 0
+    patch: tuple[int, int] | None = None
+    grid: tuple[int, int] | None = None
+
+    def describe(self) -> str:
+        """Return the facts in words."""
+        parts = []
+        if self.prefix is not None:
+            parts.append(f"{self.prefix} prefix tokens")
+        if self.patch is not None:
+            parts.append(f"patches of {self.patch[0]} x {self.patch[1]}")
+        if self.grid is not None:
+            parts.append(f"grid {self.grid[0]} x {self.grid[1]}")
+        return ", ".join(parts) or "nothing"
+
+
+def _pair(value: Any) -> tuple[int, int] | None:
+    if isinstance(value, int) and value > 0:
+        return value, value
+    if (
+        isinstance(value, tuple | list)
+        and len(value) == 2
+        and all(isinstance(v, int) for v in value)
+    ):
+        return value[0], value[1]
+    return None
+
+
+def token_facts(module: nn.Module, layer: nn.Module) -> TokenFacts:
+    """Collect what the model around a layer says of its tokens; the nearest ancestor wins."""
+    prefix: int | None = None
+    suffix = 0
+    patch: tuple[int, int] | None = None
+    grid: tuple[int, int] | None = None
+    for part in [layer, *ancestors(module, layer)]:
+        if patch is None:
+            patch, grid = _patches(part)
+        if prefix is None:
+            prefix = _prefix(part)
+            suffix = suffix or sum(_held(part, name) for name in _SUFFIX_TOKENS)
+    return TokenFacts(prefix, suffix, patch, grid)
+
+
+def _patches(part: nn.Module) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+    for owner in _embedders(part):
+        patch = _pair(getattr(owner, "patch_size", None))
+        if patch is None:
+            continue
+        grid = _pair(getattr(owner, "grid_size", None))
+        size = _pair(getattr(owner, "img_size", None) or getattr(owner, "image_size", None))
+        if grid is None and size is not None:
+            grid = (size[0] // patch[0], size[1] // patch[1])
+        return patch, grid
+    return None, None
+
+
+def _embedders(part: nn.Module) -> Iterator[Any]:
+    for name in ("patch_embed", "patch_embeddings", "embeddings"):
+        owner = getattr(part, name, None)
+        if owner is not None:
+            inner = getattr(owner, "patch_embeddings", None)
+            yield from (o for o in (owner, inner) if o is not None)
+    config = getattr(part, "config", None)
+    if config is not None:
+        yield getattr(config, "vision_config", config)
+    yield part
+
+
+def _prefix(part: nn.Module) -> int | None:
+    stated = getattr(part, "num_prefix_tokens", None)
+    if isinstance(stated, int):
+        return stated
+    held = [_held(owner, n) for owner in (part, *part.children()) for n in _PREFIX_TOKENS]
+    return sum(held) or None
+
+
+def _held(owner: nn.Module, name: str) -> int:
+    """Return how many tokens a parameter of that name holds; 0 where there is none."""
+    tokens = owner.__dict__.get("_parameters", {}).get(name)
+    if not isinstance(tokens, Tensor):
+        return 0
+    return 1 if tokens.ndim == 1 else math.prod(tokens.shape[:-1])
+
+
+def grids(
+    count: int, facts: TokenFacts, input_size: tuple[int, int] | None
+) -> list[tuple[int, tuple[int, int], int]]:
+    """Return every (prefix, grid, suffix) that is consistent with all that is known."""
+    ends = sorted({(facts.prefix or 0, facts.suffix), (0, 0)}, reverse=True)
+    candidates: list[tuple[int, int]] = []
+    if input_size is not None:
+        for stride in _strides(facts, input_size):
+            for rounded in (math.ceil, math.floor):
+                sides = [
+                    rounded(side / step) for side, step in zip(input_size, stride, strict=True)
+                ]
+                candidates.append((sides[0], sides[1]))
+    if facts.grid is not None and (input_size is None or plausible(facts.grid, input_size)):
+        # pyramids halve the grid from stage to stage
+        candidates += [
+            (math.ceil(facts.grid[0] / 2**k), math.ceil(facts.grid[1] / 2**k)) for k in range(6)
+        ]
+    return [
+        (prefix, grid, suffix)
+        for grid in dict.fromkeys(candidates)
+        for prefix, suffix in ends
+        if prefix + grid[0] * grid[1] + suffix == count
+    ]
+
+
+def _strides(facts: TokenFacts, input_size: tuple[int, int]) -> list[tuple[int, int]]:
+    if facts.patch is not None:
+        return [(facts.patch[0] * 2**k, facts.patch[1] * 2**k) for k in range(6)]
+    # a grid of an unknown patch size still has one stride in both directions
+    return [(s, s) for s in range(1, min(input_size) + 1)] if facts.prefix is not None else []

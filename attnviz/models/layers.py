@@ -1,0 +1,103 @@
+"""Which layer to look at when none is given, and the table of all layers."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from ..capturing.modules import unwrap
+from ..errors import LayerNotFound
+from .families import static_layer
+from .probing import choose, probe
+
+_lock = threading.Lock()
+_chosen: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
+
+
+class LayerRow(NamedTuple):
+    """One row of the table of layers.
+
+    Attributes:
+        name: dotted name, as `layer=` takes it.
+        type: class name.
+        shape: of the output, without the batch; empty where the layer gives no tensor.
+        note: its layout, or why no map can be made from it; the default layer is marked.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    note: str
+
+
+def default_layer(module: nn.Module, example: Tensor | None = None) -> str:
+    """Return the layer whose map says most of the whole decision: the last one with positions.
+
+    For a network that averages its last feature map, that feature map (CAM is exact there). For a
+    network that reads a class token, the last block's first norm: behind it, patches get no
+    gradient, and a map would be zero by construction. Known families are read off the model's
+    structure; others are run once on a random image. The answer is kept as long as the model
+    lives.
+
+    Args:
+        module: the model; wrappers (compiled, DataParallel) are seen through.
+        example: an input (B, C, H, W) for a model of no known family.
+
+    Returns:
+        The layer's dotted name.
+
+    Raises:
+        LayerNotFound: no layer has positions that the output depends on.
+        ModelError: a model of no known family runs on none of the inputs tried.
+    """
+    module = unwrap(module)
+    with _lock:
+        known = _chosen.get(module)
+    if known is not None:
+        return known
+    name = static_layer(module) or choose(probe(module, example))
+    if name is None:
+        raise LayerNotFound(
+            f"{type(module).__name__} has no layer with positions (h, w) that its output depends "
+            "on, so there is nothing to draw a map from; pass layer=... if there is one. "
+            "`attnviz layers MODEL` lists all layers with their output shapes"
+        )
+    with _lock:
+        _chosen[module] = name
+    return name
+
+
+def list_layers(module: nn.Module, example: Tensor | None = None) -> list[LayerRow]:
+    """Return the table of layers in the order in which they finish, from one probing run.
+
+    Args:
+        module: the model.
+        example: an input (B, C, H, W); without one, random images of usual sizes are tried.
+
+    Raises:
+        ModelError: the model runs on none of the inputs.
+    """
+    module = unwrap(module)
+    seen = probe(module, example)
+    chosen = static_layer(module) or choose(seen)
+    return [
+        LayerRow(s.name, s.kind, s.shape[1:], ("default; " if s.name == chosen else "") + _note(s))
+        for s in seen
+    ]
+
+
+def _note(seen: object) -> str:
+    s = seen
+    if s.layout is None:
+        return "no positions" if len(s.shape) < 3 else s.why.split(": ", 1)[-1].split(";")[0]
+    if s.positions == 1:
+        return "a single position"
+    notes = [s.layout.describe()]
+    if s.calls > 1:
+        notes.append(f"runs {s.calls} times")
+    if not s.live:
+        notes.append("gradient zero by construction")
+    return ", ".join(notes)

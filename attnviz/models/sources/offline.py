@@ -1,0 +1,29 @@
+"""One clear error where weights would have to be fetched and cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ...errors import AttnvizError, ModelError
+
+
+@contextmanager
+def fetching(name: str) -> Iterator[None]:
+    """Turn any failure to fetch or read a model's files into one ModelError with what to do.
+
+    Raises:
+        ModelError: the block failed.
+    """
+    try:
+        yield
+    except AttnvizError:
+        raise
+    except Exception as error:  # each hub's client has errors of its own
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        raise ModelError(
+            f"the files of {name} cannot be fetched or read ({reason[:300]}). Without a network: "
+            "give weights you have with checkpoint=FILE (--checkpoint), use random ones with "
+            "pretrained=False, or use the embedded model (no name)"
+        ) from error

@@ -1,0 +1,192 @@
+"""Someone else's transform as preprocessing: its own tensor, and its geometry planned or measured."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import AttnvizWarning, PreprocessError
+from ..geometry import Geometry
+from .preprocess import Preprocess, check_image
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """A transform of another library, called as it is, so that the tensor is exactly its own.
+
+    Attributes:
+        fn: takes a PIL image (RGB), returns a tensor (3, h, w) or (1, 3, h, w), or a mapping with
+            `pixel_values`.
+        name: what it is, for reports.
+        plan: the sizes it resizes and crops to, where they are known. Without a plan the place
+            of its input on the photo is measured with coordinate ramps; where that fails (it is
+            no resize, crop and pad) the input is taken to show the whole photo, with a warning.
+    """
+
+    fn: Callable[[Any], Any]
+    name: str
+    plan: Preprocess | None = None
+    _measured: dict[tuple[int, int], Geometry | None] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    def __call__(self, image: np.ndarray) -> tuple[Tensor, Geometry]:
+        """Return the transform's tensor (3, h, w) and where it lies on the photo.
+
+        Args:
+            image: (H, W, 3) uint8, RGB. It is not changed.
+
+        Raises:
+            PreprocessError: the transform fails, returns something else than an image tensor, is
+                random, or returns another size than its settings say.
+        """
+        image = check_image(image)
+        tensor = self._apply(image)
+        height, width = image.shape[:2]
+        return tensor, self._geometry(height, width, (tensor.shape[1], tensor.shape[2]))
+
+    def _apply(self, image: np.ndarray) -> Tensor:
+        try:
+            output = self.fn(Image.fromarray(image))
+        except Exception as error:  # it is the user's function: say which one failed
+            raise PreprocessError(
+                f"preprocessing by {self.name} failed on a photo of {image.shape[0]} x "
+                f"{image.shape[1]} pixels: {type(error).__name__}: {error}"
+            ) from error
+        if isinstance(output, Mapping):
+            output = output.get("pixel_values")
+        if isinstance(output, list | tuple) and len(output) == 1:
+            output = output[0]
+        if isinstance(output, np.ndarray):
+            output = torch.from_numpy(output)
+        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[0] == 1:
+            output = output[0]
+        if not isinstance(output, Tensor) or output.ndim != 3 or output.shape[0] != 3:
+            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise PreprocessError(
+                f"preprocessing by {self.name} must give a tensor (3, h, w), got {got}; end it "
+                "with ToTensor or return the tensor of one image"
+            )
+        if not output.is_floating_point():
+            raise PreprocessError(
+                f"preprocessing by {self.name} gives {output.dtype} values; scale them to the "
+                "floats that the model was trained on (ToTensor, ToDtype(float32, scale=True))"
+            )
+        return output.as_subclass(Tensor).float()
+
+    def _geometry(self, height: int, width: int, size: tuple[int, int]) -> Geometry:
+        if self.plan is not None:
+            geometry = self.plan.geometry(height, width)
+            if geometry.input_size != size:
+                raise PreprocessError(
+                    f"{self.name} gave an input of {size} for a photo of {(height, width)}, but "
+                    f"its settings say {geometry.input_size} ({self.plan.describe()}); pass it "
+                    "wrapped in a function to have its geometry measured"
+                )
+            return geometry
+        if (height, width) not in self._measured:
+            if len(self._measured) > 256:
+                self._measured.clear()
+            self._measured[height, width] = measure_geometry(self._apply, height, width)
+        geometry = self._measured[height, width]
+        if geometry is None or geometry.input_size != size:
+            warnings.warn(
+                f"where the input of {self.name} lies on the photo is not known: it is taken to "
+                "show the whole photo. Pass attnviz.models.Preprocess(resize=..., crop=...) for "
+                "maps that land in their exact place",
+                AttnvizWarning,
+                stacklevel=4,
+            )
+            return Geometry((height, width), size, (0.0, 0.0, float(width), float(height)))
+        return geometry
+
+    def describe(self) -> str:
+        """Return one line for reports."""
+        if self.plan is not None:
+            return f"{self.name} ({self.plan.describe().split(': ', 1)[1]})"
+        return f"{self.name} (geometry measured)"
+
+
+def measure_geometry(
+    apply: Callable[[np.ndarray], Tensor], height: int, width: int
+) -> Geometry | None:
+    """Find where a transform's output lies on a photo, by giving it photos of coordinates.
+
+    A photo whose brightness rises with x says of each output pixel which x it shows; black and
+    white photos calibrate the transform's scaling and mark what is padding.
+
+    Args:
+        apply: (H, W, 3) uint8 -> (3, h, w) float tensor.
+        height: of the photo in pixels.
+        width: of the photo in pixels.
+
+    Returns:
+        The geometry, accurate to a fraction of an input pixel, or None where the transform is not
+        a resize, crop and pad (mirrored, rotated, not affine in brightness).
+
+    Raises:
+        PreprocessError: the transform is random: two runs on one photo differ.
+    """
+    black = apply(np.zeros((height, width, 3), np.uint8))[1].double().numpy()
+    white = apply(np.full((height, width, 3), 255, np.uint8))[1].double().numpy()
+    ramps = []
+    for axis, length in ((1, width), (0, height)):
+        values = np.rint((np.arange(length) + 0.5) / length * 255).astype(np.uint8)
+        values = values[None, :] if axis else values[:, None]
+        photo = np.ascontiguousarray(
+            np.broadcast_to(values[..., None], (height, width, 3)), dtype=np.uint8
+        )
+        first, again = apply(photo)[1].double().numpy(), apply(photo)[1].double().numpy()
+        if first.shape != again.shape or not np.array_equal(first, again):
+            raise PreprocessError(
+                "the preprocessing is random (two runs on one photo differ), so a map would "
+                "belong to no input; pass the evaluation transform"
+            )
+        ramps.append(first)
+    if not black.shape == white.shape == ramps[0].shape == ramps[1].shape:
+        return None
+    gain = white - black
+    shown = gain > 0.5 * gain.max()  # padding is the same for black and white
+    if gain.max() <= 0 or shown.sum() < 4:
+        return None
+    if not np.allclose(gain[shown], gain.max(), rtol=0.02):
+        return None
+    sides = []
+    for axis, (ramp, length) in enumerate(zip(ramps, (width, height), strict=True)):
+        place = (ramp - black) / np.where(shown, gain, 1) * length
+        side = _fit(place if axis == 0 else place.T, shown if axis == 0 else shown.T, length)
+        if side is None:
+            return None
+        sides.append(side)
+    (left, right), (top, bottom) = sides
+    return Geometry((height, width), black.shape, (left, top, right, bottom))
+
+
+def _fit(place: np.ndarray, shown: np.ndarray, length: int) -> tuple[float, float] | None:
+    """Return the photo coordinates of the first and last column's outer edges, or None."""
+    columns = shown.all(0) if shown.all(0).any() else shown.any(0)
+    index = np.flatnonzero(columns)
+    rows = np.flatnonzero(shown[:, index[0]])
+    measured = place[np.ix_(rows, index)]
+    step = length / 255
+    if np.ptp(measured, axis=0).max() > 2 * step:
+        return None  # x depends on the row: rotated or sheared
+    mean = measured.mean(0)
+    if len(index) == 1:
+        return (0.0, float(length)) if place.shape[1] == 1 else None
+    # resizing bends the ramp at the photo's own border: the filter has nothing beyond it
+    inner = (mean > 2 * step) & (mean < length - 2 * step)
+    if inner.sum() < 2:
+        inner[:] = True
+    centres = index + 0.5
+    slope, start = np.polyfit(centres[inner], mean[inner], 1)
+    if slope <= 0 or np.abs(start + slope * centres - mean)[inner].max() > 1.5 * step + slope:
+        return None
+    return float(start), float(start + slope * place.shape[1])
