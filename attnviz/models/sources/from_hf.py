@@ -10,7 +10,7 @@ from ..labels import labels_of
 from ..loaded import LoadedModel
 from ..resolving import from_hf
 from ..transforms import ImageTransform
-from .offline import fetching
+from .offline import check_hub, fetching
 
 
 def names() -> list[str]:
@@ -28,7 +28,9 @@ def build(name: str, *, pretrained: bool, num_classes: int | None) -> LoadedMode
     transformers = import_transformers()
     auto = transformers.AutoModelForImageClassification
     with fetching(f"hf:{name}"):
-        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+        local = _is_local(transformers, name)
+        options = {"trust_remote_code": False, "local_files_only": local}
+        config = transformers.AutoConfig.from_pretrained(name, **options)
         if num_classes is not None and num_classes != config.num_labels:
             if pretrained:
                 raise ModelError(
@@ -36,11 +38,12 @@ def build(name: str, *, pretrained: bool, num_classes: int | None) -> LoadedMode
                     f"{num_classes}; pass pretrained=False or a checkpoint of your own"
                 )
             config.num_labels = num_classes
+        processor = _processor(transformers, name, local)
         if not pretrained:
             module = auto.from_config(config, trust_remote_code=False).eval()
-            return LoadedModel(module, f"hf:{name}", _processor(transformers, name))
+            return LoadedModel(module, f"hf:{name}", processor)
         module, info = auto.from_pretrained(
-            name, config=config, trust_remote_code=False, output_loading_info=True
+            name, config=config, output_loading_info=True, **options
         )
     missing = sorted(info.get("missing_keys") or [])
     if missing:
@@ -49,14 +52,24 @@ def build(name: str, *, pretrained: bool, num_classes: int | None) -> LoadedMode
             f"{' and more' if len(missing) > 3 else ''}: it is not a trained image classifier, and "
             "its scores would be random; choose a checkpoint that was trained to classify"
         )
-    return LoadedModel(
-        module.eval(), f"hf:{name}", _processor(transformers, name), labels_of(module)
-    )
+    return LoadedModel(module.eval(), f"hf:{name}", processor, labels_of(module))
 
 
-def _processor(transformers: Any, name: str) -> ImageTransform | None:
+def _is_local(transformers: Any, name: str) -> bool:
+    """Return whether the files are a folder's or were fetched before; check the hub otherwise."""
     try:
-        return from_hf(transformers.AutoImageProcessor.from_pretrained(name))
+        transformers.AutoConfig.from_pretrained(name, local_files_only=True)
+    except OSError:
+        check_hub()
+        return False
+    return True
+
+
+def _processor(transformers: Any, name: str, local: bool) -> ImageTransform | None:
+    try:
+        return from_hf(
+            transformers.AutoImageProcessor.from_pretrained(name, local_files_only=local)
+        )
     except AttnvizError:
         raise
     except (OSError, ValueError, ImportError):

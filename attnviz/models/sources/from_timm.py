@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ...errors import ModelError
 from .._environment import import_timm
 from ..labels import labels_of
 from ..loaded import LoadedModel
 from ..resolving import own_preprocess
-from .offline import fetching
+from .offline import check_hub, fetching
 
 
 def names() -> list[str]:
@@ -39,5 +41,19 @@ def build(name: str, *, pretrained: bool, num_classes: int | None) -> LoadedMode
             f"num_classes={num_classes}; pass pretrained=False or a checkpoint of your own"
         )
     with fetching(f"timm:{name}"):
-        module = timm.create_model(name, pretrained=True).eval()
+        module = timm.create_model(name, pretrained=True, **_stored(cfg)).eval()
     return LoadedModel(module, f"timm:{name}", own_preprocess(module), labels_of(module))
+
+
+def _stored(cfg: Any) -> dict[str, Any]:
+    """Return what makes timm read weights that were fetched before, without asking the hub."""
+    if not cfg.hf_hub_id:
+        return {}
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in (cfg.hf_hub_filename, "model.safetensors", "pytorch_model.bin"):
+        path = name and try_to_load_from_cache(cfg.hf_hub_id, name)
+        if isinstance(path, str):
+            return {"pretrained_cfg_overlay": {"file": path}}
+    check_hub()
+    return {}

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,3 +31,21 @@ def fetching(name: str) -> Iterator[None]:
             "give weights you have with checkpoint=FILE (--checkpoint), use random ones with "
             "pretrained=False, or use the embedded model (no name)"
         ) from error
+
+
+def check_hub() -> None:
+    """Raise at once where the Hugging Face hub cannot be reached: its client retries for long.
+
+    Raises:
+        OSError: no connection.
+    """
+    from huggingface_hub import constants
+
+    if os.environ.get("HF_HUB_OFFLINE") or urllib.request.getproxies():
+        return  # the client fails at once itself, or connects another way
+    url = urllib.parse.urlsplit(constants.ENDPOINT)
+    port = url.port or (443 if url.scheme == "https" else 80)
+    try:
+        socket.create_connection((url.hostname, port), timeout=10).close()
+    except OSError as error:
+        raise OSError(f"no connection to {url.hostname}: {error}") from error
