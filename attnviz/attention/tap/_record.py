@@ -46,6 +46,7 @@ class Recorder:
         self._root: Any = None  # frame of the outermost module call
         self._step = -1
         self._calls: dict[str, int] = {}
+        self._grids: dict[Any, tuple[int, tuple[int, int] | None]] = {}
         self.mha: tuple[int, int] | None = None  # (batch, heads) inside nn.MultiheadAttention
 
     def release(self) -> None:
@@ -217,20 +218,37 @@ class Recorder:
             modules, fold=fold, queries=queries, keys=keys, heads=heads, width=width,
             windows=windows,
         )  # fmt: skip
+        picture = _picture(modules, kind)
         prefix, grid = 0, None
         if kind in ("self", "cross") and windows == 1:
-            prefix, grid = grid_of(keys, *_picture(modules, kind, keys))
+            prefix, grid = self._grid(modules, keys, picture)
         held = [t for t in (*folded.values(), extra.get("mask")) if t is not None]
         self.sites.append(
             Site(
                 index=len(self.sites), name=name, kind=kind, source=source, step=self._step,
                 call=self._count(name), batch=batch, heads=heads, queries=queries, keys=keys,
                 windows=windows if kind == "window" else 1, prefix=prefix, grid=grid,
-                images=batch // windows, mixed=mixed,
+                images=batch // windows, picture=picture, mixed=mixed,
                 _versions=tuple(v for t in held if (v := _version(t)) is not None),
                 _moved=moved, **folded, **extra,
             )
         )  # fmt: skip
+
+    def _grid(
+        self, modules: list[Running], keys: int, picture: tuple[int, int] | None
+    ) -> tuple[int, tuple[int, int] | None]:
+        """Return (prefix, grid) of the keys: by what the model states, else by its input."""
+        if picture is None:
+            return 0, None
+        known = (modules[0].name, keys, picture)
+        if known not in self._grids:
+            from ...models.evidence import grids, token_facts
+
+            facts = token_facts(modules[-1].module, modules[0].module)
+            options = [(p, g) for p, g, suffix in grids(keys, facts, picture) if not suffix]
+            found = options[0] if len(options) == 1 else grid_of(keys, facts.prefix, picture)
+            self._grids[known] = found if found[1] else grid_of(keys, None, picture)
+        return self._grids[known]
 
     def _images_total(
         self, modules: list[Running], batch: int, queries: int, keys: int
@@ -274,27 +292,22 @@ def _axes(weights: tuple[int, ...], shape: tuple[int, ...], dim: int | None) -> 
     return tuple(names.get(i, "sample") for i in varies if i != 0) or ("sample",)
 
 
-def _picture(
-    modules: list[Running], kind: str, keys: int
-) -> tuple[int | None, tuple[int, int] | None]:
-    """Return (prefix tokens, image size) as far as the running modules tell."""
-    prefix: int | None = None
-    image = None
+def _picture(modules: list[Running], kind: str) -> tuple[int, int] | None:
+    """Return the (height, width) in pixels of the input that the outermost module got."""
+    picture = None
     for entry in modules:
-        module = entry.module
-        number = getattr(module, "num_prefix_tokens", None)
-        if prefix is None and isinstance(number, int):
-            prefix = number
         tensors = entry.tensors()
+        # a model with words and a picture: only its cross-attention is known to see the picture
         words = any(not t.is_floating_point() and t.ndim == 2 for _, t in tensors)
         for _, tensor in tensors:
-            if tensor.ndim == 4 and tensor.shape[1] <= 4 and tensor.is_floating_point() and (
-                not words or kind == "cross"
-            ):  # fmt: skip
-                image = (int(tensor.shape[2]), int(tensor.shape[3]))
-    if prefix is not None and image is not None and grid_of(keys, prefix, image)[1] is None:
-        prefix = None
-    return prefix, image
+            if (
+                tensor.ndim == 4
+                and tensor.shape[1] <= 4
+                and tensor.is_floating_point()
+                and (not words or kind == "cross")
+            ):
+                picture = (int(tensor.shape[2]), int(tensor.shape[3]))
+    return picture
 
 
 def _autocast_dtype(q: Tensor) -> torch.dtype | None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import re
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from types import TracebackType
 
 import torch
 from torch import Tensor, nn
 
+from ...capturing import eager
 from ...errors import AttentionUnavailable
 from ._mode import TapMode
 from ._modules import module_names
@@ -79,8 +78,8 @@ class Tap:
         if self._stack is not None:
             raise RuntimeError("this tap is in use already; make another with attention.tap(model)")
         with contextlib.ExitStack() as stack:
-            if _may_be_compiled(self.model):
-                stack.enter_context(_eager())
+            if self.model is not None:
+                stack.enter_context(eager(self.model))
             stack.callback(self._recorder.release)
             stack.enter_context(TapMode(self._recorder))
             self._stack = stack.pop_all()
@@ -185,38 +184,3 @@ def _unseen(model: nn.Module | None, recorder: Recorder) -> Iterator[Missed]:
                 f"{type(module).__name__} ran, but no softmax or sigmoid in it weighed values "
                 "(linear or kernel attention has no weights to read)",
             )
-
-
-def _may_be_compiled(model: nn.Module | None) -> bool:
-    if "torch._dynamo" not in sys.modules:
-        return False
-    if model is None:
-        return True
-    return any(
-        hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None
-        for m in model.modules()
-    ) or hasattr(model, "_orig_mod")
-
-
-_lock = threading.Lock()
-_users = 0
-_stance: contextlib.AbstractContextManager[None] | None = None
-
-
-@contextlib.contextmanager
-def _eager() -> Iterator[None]:
-    """Run compiled modules as written. The stance is of the process, so users are counted."""
-    global _users, _stance
-    with _lock:
-        if _users == 0:
-            _stance = torch.compiler.set_stance("force_eager")
-            _stance.__enter__()
-        _users += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _users -= 1
-            if _users == 0 and _stance is not None:
-                _stance.__exit__(None, None, None)
-                _stance = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from ...errors import AttentionUnavailable
 from ._fold import bias_rows, grouped, row_chunks, softmax_logits, wide
+from ._layout import grid_of
+from ._places import Places, places_of
 
 Index = int | slice | Sequence[int] | Tensor | None
 
@@ -43,6 +46,7 @@ class Site:
             taken before dropout.
         dropped: attention dropout was active, so O differs from A V.
         images: batch size of the model's input, B / windows.
+        picture: (height, width) of the model's input in pixels, None where it is no image.
         mixed: the model did more than a softmax before V (mixed heads, renormalised, added), so
             rows need not sum to 1.
     """
@@ -70,9 +74,10 @@ class Site:
     probabilities: Tensor | None = None
     dropped: bool = False
     images: int = 1
+    picture: tuple[int, int] | None = None
     mixed: bool = False
     _versions: tuple[tuple[Tensor, int], ...] = ()
-    _moved: Any = None
+    _moved: tuple[Any, Any] = (None, None)
 
     def __repr__(self) -> str:
         extra = f", windows={self.windows}" if self.windows > 1 else ""
@@ -171,6 +176,42 @@ class Site:
                 if gap.numel():
                     worst = max(worst, gap.max().item())
         return worst
+
+    def places(self, of: str = "keys") -> Places:
+        """Return where on the feature map the tokens lie: windows put back, shift included.
+
+        Args:
+            of: "keys" or "queries".
+
+        Raises:
+            AttentionUnavailable: the tokens are no picture, or the way from the picture to the
+                windows could not be followed.
+            ValueError: `of` is neither.
+        """
+        if of not in ("keys", "queries"):
+            raise ValueError(f"of={of!r}: expected 'keys' or 'queries'")
+        tokens = self.keys if of == "keys" else self.queries
+        if self.grid is not None and self.prefix + math.prod(self.grid) == tokens:
+            position = torch.arange(tokens) - self.prefix
+            image = torch.arange(self.batch)[:, None].expand(-1, tokens)
+            position = torch.where(position < 0, -1, position).expand(self.batch, -1)
+            return Places(image, position, self.grid, self.batch)
+        moved = self._moved[0] if of == "queries" else self._moved[1]
+        if moved is None and self.queries == self.keys:
+            moved = self._moved[1] or self._moved[0]  # self-attention: queries are the keys
+        found = None
+        if moved is not None and self.kind != "channel":
+            found = places_of(moved, self.batch, tokens, self._line)
+        if found is None:
+            raise AttentionUnavailable(
+                f"site {self.name!r} ({self.kind}, {tokens} {of}): it is not known where its "
+                "tokens lie on the picture; use its weights without a picture"
+            )
+        return found
+
+    def _line(self, tokens: int) -> tuple[int, int] | None:
+        prefix, grid = grid_of(tokens, 0, self.picture)
+        return grid if not prefix else None
 
     def _kept(self) -> str:
         names = [
