@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..geometry import Geometry
+from ..render.scaling import ABSOLUTE, extremes, is_flat, normalise
 from . import pictures, regions, saving
-from .scaling import ABSOLUTE, extremes, is_flat, normalise
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -143,7 +143,7 @@ class Heatmaps:
         """
         values = self.values.detach()
         bad = ~torch.isfinite(values)
-        if self.meta.get("nan") == pictures.OUTSIDE:
+        if self.meta.get("nan") == regions.OUTSIDE:
             bad &= ~torch.isnan(values)
         rows = bad.flatten(1).any(1).nonzero().flatten().tolist()
         if rows:
@@ -284,6 +284,28 @@ class Heatmaps:
         """
         return pictures.overlay(self, index, image=image, **options)
 
+    def panel(
+        self, index: int = 0, *, image: Any = None, truth: Any = None, **options: Any
+    ) -> Image:
+        """Return photo, overlay and contours side by side, with caption and colour bar.
+
+        Args:
+            index: which map.
+            image: the photo, if none is attached. Without any, the map is drawn alone.
+            truth: ground truth on the photo, drawn dashed: a mask (H, W), or boxes (n, 4) of
+                left, top, right, bottom in pixels, right and bottom exclusive.
+            options: `mode` and `shared` as for `overlay`; `colormap`, `levels` and `side` as in
+                `attnviz.render.panel`.
+
+        Raises:
+            DataError: NaN or infinite values, or shapes that do not fit.
+        """
+        return pictures.panel(self, index, image=image, truth=truth, **options)
+
+    def grid(self, **options: Any) -> Image:
+        """Return all maps in one picture on one stated scale; see `attnviz.heatmaps.compare`."""
+        return pictures.compare(self, **options)
+
     def plot(self, ax: Axes | None = None, *, index: int = 0, **options: Any) -> Axes:
         """Draw one map over its photo with matplotlib: colour bar in raw units, and a caption.
 
@@ -324,6 +346,3 @@ class Heatmaps:
             DataError: not such a file, damaged, or of a newer version.
         """
         return cls(**saving.load(path))
-
-    def _fields(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}

@@ -1,76 +1,60 @@
-"""Heatmaps as pictures: overlay, plot and notebook display."""
+"""Heatmaps as pictures: overlay, panel, grid, plot and notebook display."""
 
 from __future__ import annotations
 
 import base64
 import html as escaping
 import io
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import DataError
-from .regions import OUTSIDE
-from .scaling import DESCRIPTIONS, RELATIVE, check_mode, limits
+from ..render.scaling import Scale, auto_mode, check_mode
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from PIL.Image import Image
 
+    from ..render.tiles import Tile
     from .core import Heatmaps
 
-__all__ = ["OUTSIDE", "caption", "html", "overlay", "plot"]
+#: said of every picture: a map shows association, it does not explain why
+MEANING = "regions associated with the score"
 
 
-def is_signed(maps: Heatmaps) -> bool:
-    """Return whether any map has negative values that are more than rounding."""
-    values = maps.values.detach().nan_to_num(nan=0.0)
-    return bool((values.amin() < -RELATIVE * values.abs().amax()).item()) if len(maps) else False
+def scale_of(maps: Heatmaps, index: int, mode: str | None, shared: bool) -> Scale:
+    """Return the scale that one map is drawn on: its own, or that of all."""
+    if mode is not None:
+        check_mode(mode)
+    shown = maps if shared else maps[index]
+    shown.check_finite()
+    return Scale.of(list(shown.values), mode or auto_mode(shown.values))
 
 
-def scaled(
-    maps: Heatmaps, mode: str | None, shared: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, str]:
-    """Return maps in [0, 1] for drawing, the raw ends of their scales, which are flat, the mode.
-
-    A signed scale has its zero at 0.5. A flat map is NaN: drawn as nothing.
-    """
-    maps.check_finite()
-    if mode is None:
-        mode = "signed" if is_signed(maps) else "minmax"
-    check_mode(mode)
-    low, high, flat = (
-        t.float().cpu().numpy() if t.is_floating_point() else t.cpu().numpy()
-        for t in limits(maps.values, mode, shared=shared)
-    )
-    values = maps.values.detach().float().cpu().numpy()
-    span = np.where(flat, 1.0, high - low).astype(np.float32)
-    out = np.clip((values - low[:, None, None]) / span[:, None, None], 0.0, 1.0)
-    out[flat] = np.nan
-    return out, low, high, flat, mode
+def raw(maps: Heatmaps, index: int) -> np.ndarray:
+    """Return one raw map as a float32 array."""
+    return maps.values[index].detach().float().cpu().numpy()
 
 
-def caption(maps: Heatmaps, index: int) -> str:
-    """Return one line: class, score, method, layer, native map size."""
-    h, w = maps.values.shape[1:]
-    parts = [f"{maps.label[index]} {float(maps.score[index]):.3g}".strip(), maps.method]
-    if maps.layer:
-        parts.append(maps.layer)
-    return " · ".join([*parts, f"{h} × {w}"])
+def facts(maps: Heatmaps, index: int) -> str:
+    """Return the method, layer and native map size in one line."""
+    h, w = maps.meta.get("map_size") or maps.values.shape[1:]
+    return " · ".join(p for p in (maps.method, maps.layer, f"map {h} × {w}") if p)
 
 
-def _photo(maps: Heatmaps, index: int, image: Any) -> np.ndarray:
+def headline(maps: Heatmaps, index: int) -> str:
+    """Return the class and its score."""
+    label = maps.label[index] or str(maps.target[index])
+    return f"{label}   score {float(maps.score[index]):.3g}"
+
+
+def photo_of(maps: Heatmaps, index: int, image: Any = None) -> np.ndarray | None:
+    """Return the photo given or attached, or None."""
     if image is not None:
-        from ..images import read_image
-
-        return read_image(image)
-    photo = maps.images[index] if maps.images is not None else None
-    if photo is None:
-        raise DataError(
-            f"map {index} has no photo attached (its input was a tensor, or it was loaded from a "
-            "file); pass image=..., or attach photos with .with_images([...])"
-        )
-    return photo
+        return maps[index].with_images([image]).images[0]
+    return maps.images[index] if maps.images is not None else None
 
 
 def overlay(
@@ -86,22 +70,154 @@ def overlay(
     from PIL import Image
 
     from ..render import overlay as draw
+    from ..render.text import stamp
 
-    values, _, _, _, mode = scaled(maps, mode, shared)
-    at = range(len(maps)) if index is None else [range(len(maps))[index]]
-    pictures = [
-        Image.fromarray(
-            draw(
-                _photo(maps, i, image),
-                values[i],
-                geometry=maps.geometry[i] if maps.geometry is not None else None,
-                signed=mode == "signed",
-                **options,
+    pictures = []
+    for i in range(len(maps)) if index is None else [range(len(maps))[index]]:
+        photo = photo_of(maps, i, image)
+        if photo is None:
+            raise DataError(
+                f"map {i} has no photo attached (its input was a tensor, or it was loaded from a "
+                "file); pass image=..., or attach photos with .with_images([...])"
             )
-        )
-        for i in at
-    ]
+        scale = scale_of(maps, i, mode, shared)
+        shown = scale.apply(raw(maps, i))
+        place = maps.geometry[i] if maps.geometry is not None else None
+        drawn = draw(photo, shown, geometry=place, signed=scale.signed, **options)
+        pictures.append(Image.fromarray(stamp(drawn) if np.isnan(shown).all() else drawn))
     return pictures[0] if len(pictures) == 1 else pictures
+
+
+def tile(maps: Heatmaps, index: int, **parts: Any) -> Tile:
+    """Return one map as a `Tile`: photo, raw map and place; `parts` are its other fields."""
+    from ..render import Tile
+
+    return Tile(
+        photo=photo_of(maps, index, parts.pop("image", None)),
+        values=raw(maps, index),
+        geometry=maps.geometry[index] if maps.geometry is not None else None,
+        **parts,
+    )
+
+
+def panel(
+    maps: Heatmaps,
+    index: int,
+    *,
+    image: Any = None,
+    truth: Any = None,
+    mode: str | None = None,
+    shared: bool = False,
+    **options: Any,
+) -> Image:
+    """See `Heatmaps.panel`."""
+    from ..render import panel as draw
+
+    index = range(len(maps))[index]
+    shown = tile(
+        maps,
+        index,
+        image=image,
+        title=headline(maps, index),
+        caption=f"{MEANING} · {facts(maps, index)}",
+        truth=None if truth is None else np.asarray(truth),
+    )
+    scale = scale_of(maps, index, mode, shared)
+    return draw(shown, units=maps.units, scale=scale, **options)
+
+
+def compare(
+    results: Heatmaps | Mapping[str, Heatmaps],
+    *,
+    columns: int | None = None,
+    originals: bool = True,
+    shared: bool | None = None,
+    mode: str | None = None,
+    title: str = "",
+    **options: Any,
+) -> Image:
+    """Return a grid of overlays: of the classes or photos in one result, or of several results.
+
+    One result: maps that follow one another on one photo (several classes) stand in a row, else
+    photos fill rows of `columns`. Several, by name (methods, layers, models): a row a photo, a
+    column a name.
+
+    Args:
+        results: `Heatmaps`, or a mapping of names to `Heatmaps` of the same photos.
+        columns: how many maps stand in a row, for one result; None: see above, at most 4.
+        originals: begin each row with the photo, where each row has one.
+        shared: one scale for all maps; None: for one result yes, for several only if method and
+            units are the same (then they can be compared), else each map has its own. The picture
+            says which.
+        mode: see `Heatmaps.normalized`; None: "signed" if any value is negative, else "minmax".
+        title: above everything; None: the facts that all maps share.
+        options: `colormap` and `side`, see `attnviz.render.grid`.
+
+    Raises:
+        DataError: nothing to draw, counts differ, or NaN or infinite values.
+    """
+    from ..render import Tile, grid
+
+    if mode is not None:
+        check_mode(mode)
+    several = isinstance(results, Mapping)
+    named = dict(results) if isinstance(results, Mapping) else {"": results}
+    sizes = {name: len(maps) for name, maps in named.items()}
+    if not sizes or len(set(sizes.values())) != 1 or 0 in sizes.values():
+        raise DataError(f"expected results of the same, not zero, number of maps, got {sizes}")
+    for maps in named.values():
+        maps.check_finite()
+    first = next(iter(named.values()))
+    if several:
+        groups = [[(name, maps, i) for name, maps in named.items()] for i in range(len(first))]
+    else:
+        groups = [[("", first, i) for i in group] for group in _rows(first, columns)]
+    one_photo = several or all(_same_photo(first, [i for _, _, i in g]) for g in groups)
+    rows = []
+    for group in groups:
+        row = [tile(maps, i, **_words(name, maps, i)) for name, maps, i in group]
+        if originals and one_photo and row[0].photo is not None:
+            row.insert(0, Tile(row[0].photo, title="photo"))
+        rows.append(row)
+    if shared is None:
+        shared = len({(m.method, m.units) for m in named.values()}) == 1
+    units = {m.units for m in named.values()}
+    same = {facts(m, 0) for m in named.values()}
+    heading = title or (f"{MEANING.capitalize()} · {same.pop()}" if len(same) == 1 else MEANING)
+    options["units"] = units.pop() if len(units) == 1 else ""
+    return grid(rows, title=heading, shared=shared, mode=mode, **options)
+
+
+def _rows(maps: Heatmaps, columns: int | None) -> list[list[int]]:
+    groups: list[list[int]] = []
+    for i in range(len(maps)):
+        if columns is None and groups and _same_photo(maps, [groups[-1][0], i]):
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    if columns is None and any(len(g) > 1 for g in groups):
+        return groups
+    step = columns or min(4, len(maps))
+    return [list(range(len(maps)))[i : i + step] for i in range(0, len(maps), step)]
+
+
+def _same_photo(maps: Heatmaps, indices: list[int]) -> bool:
+    for part in (maps.images, maps.sources):
+        if part is not None and part[indices[0]] is not None:
+            head = part[indices[0]]
+            return all(
+                part[i] is head
+                or (part is maps.sources and part[i] == head)
+                or (part is maps.images and part[i] is not None and np.array_equal(part[i], head))
+                for i in indices
+            )
+    return False
+
+
+def _words(name: str, maps: Heatmaps, index: int) -> dict[str, str]:
+    if name:
+        return {"title": name, "caption": headline(maps, index)}
+    return {"title": headline(maps, index)}
 
 
 def plot(maps: Heatmaps, ax: Axes | None, index: int, **options: Any) -> Axes:
@@ -111,45 +227,60 @@ def plot(maps: Heatmaps, ax: Axes | None, index: int, **options: Any) -> Axes:
     from matplotlib.colors import ListedColormap, Normalize
 
     from ..render.colour import DEFAULT, DEFAULT_SIGNED, table
+    from ..render.tiles import draw_map
 
-    mode, shared = options.pop("mode", None), options.pop("shared", False)
     index = range(len(maps))[index]
-    _, low, high, flat, mode = scaled(maps, mode, shared)
-    picture = overlay(maps, index, mode=mode, shared=shared, **options)
+    scale = scale_of(maps, index, options.get("mode"), options.get("shared", False))
+    if photo_of(maps, index, options.get("image")) is None:
+        picture = draw_map(tile(maps, index), scale, 448, options.get("colormap"))
+    else:
+        picture = np.asarray(overlay(maps, index, **options))
     if ax is None:
-        _, ax = plt.subplots()
-    ax.imshow(np.asarray(picture))
-    ax.set_axis_off()
-    ax.set_title(caption(maps, index), fontsize=9)
-    if flat[index]:
-        ax.text(0.5, 0.02, "no evidence", transform=ax.transAxes, ha="center", va="bottom")
+        _, ax = plt.subplots(layout="constrained")
+    ax.imshow(picture)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.set_title(f"{headline(maps, index)}\n{facts(maps, index)}", fontsize=9)
+    ax.set_xlabel(MEANING, fontsize=8)
+    if scale.is_flat(raw(maps, index)):
+        ax.set_xlabel("no evidence: the map is flat", fontsize=8)
         return ax
-    name = options.get("colormap") or (DEFAULT_SIGNED if mode == "signed" else DEFAULT)
-    scale = ScalarMappable(
-        Normalize(float(low[index]), float(high[index])), ListedColormap(table(name) / 255.0)
-    )
-    bar = ax.figure.colorbar(scale, ax=ax, fraction=0.046, pad=0.03)
-    bar.set_label(f"{maps.units or 'map value'} ({DESCRIPTIONS[mode]})", fontsize=8)
+    name = options.get("colormap") or (DEFAULT_SIGNED if scale.signed else DEFAULT)
+    colours = ScalarMappable(Normalize(scale.low, scale.high), ListedColormap(table(name) / 255.0))
+    bar = ax.figure.colorbar(colours, ax=ax, fraction=0.046, pad=0.03)
+    bar.set_label(f"{maps.units or 'map value'} ({scale.describe()})", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
     return ax
 
 
-def html(maps: Heatmaps, *, most: int = 8, side: int = 320) -> str:
+def html(maps: Heatmaps, *, most: int = 8, side: int = 300) -> str:
     """Return a row of small pictures with captions, self-contained, text escaped."""
+    from ..render.tiles import draw_overlay
+
     cells = []
     for index in range(min(most, len(maps))):
+        words = [headline(maps, index)]
         try:
-            picture = overlay(maps[index], 0)
-            picture.thumbnail((side, side))
-            buffer = io.BytesIO()
-            picture.save(buffer, "PNG")
-            data = base64.b64encode(buffer.getvalue()).decode()
-            shown = f'<img src="data:image/png;base64,{data}" alt="overlay">'
+            scale = scale_of(maps, index, None, False)
+            shown = _png(draw_overlay(tile(maps, index), scale, side))
+            words.append(f"{scale.low:.3g} to {scale.high:.3g} {maps.units}".strip())
         except DataError as error:
-            shown = escaping.escape(str(error))
-        text = escaping.escape(caption(maps, index))
+            shown = f"<p>{escaping.escape(str(error))}</p>"
+        text = "<br>".join(escaping.escape(w) for w in words)
         cells.append(
-            f'<figure style="display:inline-block;margin:4px;max-width:{side}px">{shown}'
-            f"<figcaption>{text}</figcaption></figure>"
+            f'<figure style="display:inline-block;vertical-align:top;margin:4px;'
+            f'max-width:{side}px">{shown}<figcaption>{text}</figcaption></figure>'
         )
-    more = f"<p>{len(maps) - most} more</p>" if len(maps) > most else ""
-    return f"<div>{escaping.escape(repr(maps))}<br>{''.join(cells)}{more}</div>"
+    more = f"<p>and {len(maps) - most} more</p>" if len(maps) > most else ""
+    about = facts(maps, 0) if len(maps) else "no maps"
+    head = escaping.escape(f"{MEANING} · {about}")
+    return f'<div style="font-size:0.85em"><p>{head}</p>{"".join(cells)}{more}</div>'
+
+
+def _png(picture: np.ndarray) -> str:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG", compress_level=3)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="overlay" src="data:image/png;base64,{data}">'

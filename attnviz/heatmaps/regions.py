@@ -11,7 +11,7 @@ import torch
 from ..errors import DataError
 from ..geometry import Geometry
 from ..render.place import place, place_tensor
-from .scaling import check_mode, normalise
+from ..render.scaling import check_mode, normalise
 
 if TYPE_CHECKING:
     from .core import Heatmaps

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import DataError
 from ..geometry import Geometry
 from .colour import DEFAULT, DEFAULT_SIGNED, table
-from .place import photo_weights
+from .place import Placement, device_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,23 +73,22 @@ def overlay(
         )
     lut = packed_table(colormap or (DEFAULT_SIGNED if signed else DEFAULT), signed, alpha, gamma)
     index = to_index(values, signed)
-    rows, columns, y, x = photo_weights(values.shape, geometry)
+    at = Placement.of(values.shape, geometry)
     mix = desaturation(desaturate)
-    columns_t = np.ascontiguousarray(columns.T)
 
-    out = np.empty_like(photo, order="C")
+    out = np.empty((height, width, 3), np.uint8)
     step = max(1, _STRIP // width)
-    for top in range(0, height, step):
-        strip = out[top : top + step]
-        cv2.transform(np.ascontiguousarray(photo[top : top + step]), mix, dst=strip)
-        begin, stop = max(top, y), min(top + step, y + len(rows))
-        if begin >= stop or not len(columns):
+    for start in range(0, height, step):
+        strip = out[start : start + step]
+        cv2.transform(np.ascontiguousarray(photo[start : start + step]), mix, dst=strip)
+        top, stop = max(start, at.rows.first), min(start + step, at.rows.stop)
+        if top >= stop or not len(at.columns.weights):
             continue
-        at = (rows[begin - y : stop - y] @ index @ columns_t + 0.5).astype(np.uint16)
-        packed = lut.take(at).view(np.uint8).reshape(*at.shape, 4)
+        steps = (at.strip(index, top, stop) + np.float32(0.5)).astype(np.uint16)
+        packed = lut.take(steps).view(np.uint8).reshape(*steps.shape, 4)
         keep = cv2.cvtColor(cv2.extractChannel(packed, 3), cv2.COLOR_GRAY2RGB)
         colour = cv2.cvtColor(packed, cv2.COLOR_RGBA2RGB)
-        region = out[begin:stop, x : x + len(columns)]
+        region = out[top:stop, at.columns.first : at.columns.stop]
         region[:] = cv2.add(cv2.multiply(region, keep, scale=1 / 255), colour)
     return out
 
@@ -107,7 +106,8 @@ def overlay_tensor(
 ) -> Tensor:
     """Return maps drawn over a batch of photos on their device; otherwise as `overlay`.
 
-    It agrees with `overlay` to one grey level.
+    On the CPU it is `overlay` (OpenCV, 5 to 7 times faster than torch there); elsewhere torch,
+    which agrees with it to one grey level.
 
     Args:
         photos: (B, 3, H, W) uint8 RGB.
@@ -129,29 +129,51 @@ def overlay_tensor(
         raise DataError(
             f"expected maps ({len(photos)}, h, w), one a photo, got {tuple(values.shape)}"
         )
-    device = photos.device
     height, width = photos.shape[-2:]
     geometry = geometry or Geometry.identity(height, width)
     if tuple(geometry.image_size) != (height, width):
         raise DataError(f"the geometry is of {geometry.image_size}; photos are {(height, width)}")
     name = colormap or (DEFAULT_SIGNED if signed else DEFAULT)
-    lut = torch.from_numpy(
-        packed_table(name, signed, alpha, gamma).view(np.uint8).reshape(-1, 4).copy()
-    ).to(device=device, dtype=torch.int32)
-    mix = torch.from_numpy(desaturation(desaturate)).to(device)
-    rows, columns, y, x = photo_weights(tuple(values.shape[-2:]), geometry)
+    lut = packed_table(name, signed, alpha, gamma)
+    if photos.device.type == "cpu" and values.device.type == "cpu":
+        options = {"colormap": name, "alpha": alpha, "gamma": gamma, "desaturate": desaturate}
+        pictures = [
+            overlay(p, v, geometry=geometry, signed=signed, **options)
+            for p, v in zip(
+                photos.permute(0, 2, 3, 1).numpy(), values.detach().float().numpy(), strict=True
+            )
+        ]
+        stacked = np.stack(pictures) if pictures else np.empty((0, height, width, 3), np.uint8)
+        return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
+    return blend_on_device(photos, values.detach(), geometry, signed, lut, desaturation(desaturate))
 
-    neutral = 0.5 if signed else 0.0
-    index = values.detach().float().nan_to_num(nan=neutral).clamp(0.0, 1.0) * STEPS
-    r, c = torch.tensor(rows, device=device), torch.tensor(columns, device=device)
-    at = (r @ index @ c.T + 0.5).long()
-    colour = lut[at].movedim(-1, 1)  # (B, 4, n, m)
 
-    base = torch.einsum("ij,bjhw->bihw", mix, photos.float()).round().clamp(0, 255).int()
-    region = base[..., y : y + len(rows), x : x + len(columns)]
+def blend_on_device(
+    photos: Tensor,
+    values: Tensor,
+    geometry: Geometry,
+    signed: bool,
+    lut: np.ndarray,
+    mix: np.ndarray,
+) -> Tensor:
+    """The same steps as in `overlay`, rounding included, for a batch and on its device."""
+    import torch
+
+    device = photos.device
+    at = Placement.of(tuple(values.shape[-2:]), geometry)
+    index = values.to(device, torch.float32).nan_to_num(nan=0.5 if signed else 0.0)
+    index = index.clamp(0.0, 1.0) * STEPS
+    placed = device_weights(at.rows, index) @ index @ device_weights(at.columns, index).T
+    table = torch.from_numpy(lut.view(np.uint8).reshape(-1, 4).astype(np.int32)).to(device)
+    colour = table[(placed + 0.5).long()].movedim(-1, 1)  # (B, 4, n, m)
+
+    weights = torch.from_numpy(mix).to(device)
+    base = torch.einsum("ij,bjhw->bihw", weights, photos.float()).round_().clamp_(0, 255).int()
+    rows, columns = at.rows, at.columns
+    region = base[..., rows.first : rows.stop, columns.first : columns.stop]
     kept = torch.div(region * colour[:, 3:] + 127, 255, rounding_mode="floor")
-    base[..., y : y + len(rows), x : x + len(columns)] = kept + colour[:, :3]
-    return base.clamp(0, 255).to(torch.uint8)
+    region.copy_(kept + colour[:, :3])
+    return base.clamp_(0, 255).to(torch.uint8)
 
 
 @lru_cache(maxsize=32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -13,62 +14,91 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """How the cells of a map fall on the pixels of a photo, along one axis.
+
+    Attributes:
+        weights: (n, cells) float32, read-only, rows adding up to 1: how much each cell counts at
+            each of the n covered pixels.
+        first: the first covered pixel.
+        unchanged: pixel i is cell i, so there is nothing to interpolate.
+        plain: the covered pixels span exactly the cells, more pixels than cells: what
+            `cv2.resize` computes, faster than a product with many columns.
+    """
+
+    weights: np.ndarray
+    first: int
+    unchanged: bool
+    plain: bool
+
+    @property
+    def stop(self) -> int:
+        """The pixel after the last covered one."""
+        return self.first + len(self.weights)
+
+
 @lru_cache(maxsize=64)
-def axis_weights(cells: int, pixels: int, low: float, high: float) -> tuple[np.ndarray, int]:
-    """Return how much each map cell counts at each pixel that the map covers, along one axis.
+def axis(cells: int, pixels: int, low: float, high: float) -> Axis:
+    """Return the axis of a map of `cells` spanning [low, high) of `pixels` pixels.
 
-    The map's `cells` span [low, high) of an axis of `pixels` pixels, pixel i spanning [i, i + 1).
-    Pixels are covered whose centre lies in the span. Interpolation is linear between cell centres
-    and constant beyond the outer ones (what torch calls `align_corners=False`); where several
-    cells fall on one pixel they are averaged with a triangle (`antialias=True`).
-
-    Returns:
-        weights (n, cells) of float32, read-only, each row adding up to 1; and the first pixel.
+    Pixel i spans [i, i + 1) and is covered if its centre lies in the span. Interpolation is
+    linear between cell centres and constant beyond the outer ones (torch's
+    `align_corners=False`); where several cells fall on one pixel they are averaged with a
+    triangle (`antialias=True`).
     """
     first = max(0, int(np.ceil(low - 0.5)))
-    stop = min(pixels, int(np.ceil(high - 0.5)))
-    centre = np.arange(first, max(first, stop)) + 0.5
+    stop = max(first, min(pixels, int(np.ceil(high - 0.5))))
     scale = cells / (high - low)
-    position = (centre - low) * scale - 0.5
+    position = (np.arange(first, stop) + 0.5 - low) * scale - 0.5
     distance = np.abs(np.arange(cells)[None, :] - position[:, None]) / max(1.0, scale)
     weights = np.maximum(0.0, 1.0 - distance)
     weights /= weights.sum(axis=1, keepdims=True)
     weights = weights.astype(np.float32)
     weights.setflags(write=False)
-    return weights, first
+    exact = low == first and high == stop
+    return Axis(weights, first, exact and stop - first == cells, exact and scale <= 1.0)
 
 
-def photo_weights(
-    shape: tuple[int, int], geometry: Geometry
-) -> tuple[np.ndarray, np.ndarray, int, int]:
-    """Return row weights, column weights, and the first row and column that a map covers."""
-    left, top, right, bottom = geometry.crop
-    height, width = geometry.image_size
-    rows, first_row = axis_weights(shape[0], height, top, bottom)
-    columns, first_column = axis_weights(shape[1], width, left, right)
-    return rows, columns, first_row, first_column
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """Where a map of a given shape lies on a photo."""
+
+    rows: Axis
+    columns: Axis
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], geometry: Geometry) -> Placement:
+        """Return the placement of a map (h, w) whose whole extent is the model's input."""
+        left, top, right, bottom = geometry.crop
+        height, width = geometry.image_size
+        return cls(axis(shape[0], height, top, bottom), axis(shape[1], width, left, right))
+
+    def strip(self, values: np.ndarray, top: int, stop: int) -> np.ndarray:
+        """Return a float32 map (h, w) on the photo's rows [top, stop), covered columns only."""
+        first = self.rows.first
+        if self.rows.unchanged:
+            out = values[top - first : stop - first]
+        else:
+            out = self.rows.weights[top - first : stop - first] @ values
+        if self.columns.unchanged:
+            return out
+        if self.columns.plain and values.shape[1] > 32:
+            import cv2
+
+            size = (len(self.columns.weights), stop - top)
+            return cv2.resize(out, size, interpolation=cv2.INTER_LINEAR)
+        return out @ self.columns.weights.T
 
 
 def place(values: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Return a map (h, w) on the photo, (H, W) float32, NaN where the model saw nothing."""
-    rows, columns, y, x = photo_weights(values.shape, geometry)
+    at = Placement.of(values.shape, geometry)
     out = np.full(geometry.image_size, np.nan, dtype=np.float32)
-    out[y : y + len(rows), x : x + len(columns)] = interpolate(values, rows, columns)
+    if len(at.rows.weights) and len(at.columns.weights):
+        covered = at.strip(np.asarray(values, np.float32), at.rows.first, at.rows.stop)
+        out[at.rows.first : at.rows.stop, at.columns.first : at.columns.stop] = covered
     return out
-
-
-def interpolate(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Return `rows @ values @ columns.T`, leaving out an axis that stays as it is."""
-    out = np.asarray(values, dtype=np.float32)
-    if not _is_identity(rows):
-        out = rows @ out
-    return out if _is_identity(columns) else out @ columns.T
-
-
-def _is_identity(weights: np.ndarray) -> bool:
-    # a map at the photo's own resolution: multiplying would cost O(n^3) to change nothing
-    n = weights.shape[1]
-    return weights.shape == (n, n) and np.count_nonzero(weights.diagonal() == 1.0) == n
 
 
 def place_tensor(values: Tensor, geometry: Geometry) -> Tensor:
@@ -76,14 +106,19 @@ def place_tensor(values: Tensor, geometry: Geometry) -> Tensor:
 
     NaN where the model saw nothing.
     """
+    at = Placement.of(tuple(values.shape[-2:]), geometry)
+    rows, columns = at.rows, at.columns
+    out = values.new_full((*values.shape[:-2], *geometry.image_size), float("nan"))
+    covered = device_weights(rows, values) @ values @ device_weights(columns, values).T
+    out[..., rows.first : rows.stop, columns.first : columns.stop] = covered
+    return out
+
+
+def device_weights(axis: Axis, like: Tensor) -> Tensor:
+    """Return the weights of an axis as a tensor of another one's device and type."""
     import torch
 
-    rows, columns, y, x = photo_weights(tuple(values.shape[-2:]), geometry)
-    r = torch.tensor(rows, device=values.device, dtype=values.dtype)
-    c = torch.tensor(columns, device=values.device, dtype=values.dtype)
-    out = values.new_full((*values.shape[:-2], *geometry.image_size), float("nan"))
-    out[..., y : y + len(rows), x : x + len(columns)] = r @ values @ c.T
-    return out
+    return torch.from_numpy(axis.weights.copy()).to(device=like.device, dtype=like.dtype)
 
 
 def scaled(geometry: Geometry, size: tuple[int, int]) -> Geometry:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -97,3 +100,76 @@ def normalise(
     if mode == "max":
         out = out.clamp(min=0.0)
     return torch.where(flat & ~torch.isnan(values), torch.zeros_like(out), out)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The raw values that become the ends of a colour bar, shared by the maps it is for.
+
+    Attributes:
+        low: value at the low end.
+        high: value at the high end.
+        mode: how the ends were chosen; see `normalise`.
+        flat: there is nothing to show: the maps hold no more than numerical noise.
+    """
+
+    low: float
+    high: float
+    mode: str
+    flat: bool
+
+    @classmethod
+    def of(cls, maps: Sequence[np.ndarray | Tensor], mode: str | None = None) -> Scale:
+        """Return the one scale of some raw maps (h, w), of whatever sizes.
+
+        Args:
+            maps: the maps that are to be compared; NaN is left out.
+            mode: see `normalise`; None: "signed" if any value is clearly negative, else "minmax".
+
+        Raises:
+            DataError: unknown mode, no maps, or an infinite value or nothing but NaN.
+        """
+        if not maps:
+            raise DataError("no maps to scale")
+        values = torch.cat([torch.as_tensor(m).detach().float().flatten().cpu() for m in maps])
+        if not torch.isfinite(torch.stack(extremes(values[None, None]))).all():
+            raise DataError("a map holds infinite values, or nothing but NaN; it cannot be drawn")
+        if mode is None:
+            mode = auto_mode(values[None, None])
+        low, high, flat = limits(values[None, None], mode)
+        return cls(low.item(), high.item(), mode, bool(flat.item()))
+
+    @property
+    def signed(self) -> bool:
+        """Whether zero is the centre."""
+        return self.mode == "signed"
+
+    def apply(self, values: np.ndarray) -> np.ndarray:
+        """Return a raw map in [0, 1] for drawing (zero at 0.5 if signed), float32.
+
+        A map that is flat by itself or beside the scale's range is NaN: drawn as nothing.
+        """
+        values = np.asarray(values, np.float32)
+        if self.flat or self.is_flat(values):
+            return np.full_like(values, np.nan)
+        return np.clip((values - self.low) / np.float32(self.high - self.low), 0.0, 1.0)
+
+    def is_flat(self, values: np.ndarray) -> bool:
+        """Return whether a map has no more variation than noise, seen on this scale."""
+        if self.mode == "none":
+            return False
+        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+        reach = max(abs(low), abs(high), self.high - self.low)
+        return self.flat or high - low <= max(ABSOLUTE, RELATIVE * reach)
+
+    def describe(self) -> str:
+        """Return how the ends were chosen, in words."""
+        return DESCRIPTIONS[self.mode]
+
+
+def auto_mode(values: Tensor) -> str:
+    """Return "signed" for maps whose negative values are more than rounding, else "minmax"."""
+    values = values.detach().nan_to_num(nan=0.0)
+    if not values.numel():
+        return "minmax"
+    return "signed" if bool(values.amin() < -RELATIVE * values.abs().amax()) else "minmax"

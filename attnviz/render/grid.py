@@ -1,0 +1,119 @@
+"""A grid of overlays: classes, layers, methods or photos beside one another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image
+
+from ..errors import DataError
+from .bar import bar_height, draw_bar, number, span
+from .panel import GAP, MARGIN, TEXT, TITLE
+from .scaling import Scale
+from .text import SOFT, line_height, wrap, write
+from .tiles import Tile, draw_overlay, draw_photo
+
+_NARROWEST = 120
+
+
+def grid(
+    rows: Sequence[Sequence[Tile | None]],
+    *,
+    title: str = "",
+    units: str = "",
+    shared: bool = True,
+    mode: str | None = None,
+    colormap: str | None = None,
+    side: int = 220,
+) -> Image.Image:
+    """Return tiles in rows and columns on white, each with its title above and caption below.
+
+    Below all stands a colour bar: with the range in raw units if the scale is shared, else
+    saying that each map has its own, whose range is then added to its caption.
+
+    Args:
+        rows: the tiles; a tile without a map shows its photo alone, None leaves a gap.
+        title: above everything.
+        units: of the maps' values.
+        shared: one scale for all maps, so that equal colours are equal values; else one a map.
+        mode: how a scale is chosen, see `Heatmaps.normalized`; None: "signed" if any map has
+            negative values, else "minmax".
+        colormap: one of `attnviz.render.COLORMAPS`; None: inferno, or coolwarm if signed.
+        side: the longer side of each picture in pixels.
+
+    Raises:
+        DataError: there is no map, shapes do not fit, or a map holds infinite values.
+    """
+    maps = [t.values for row in rows for t in row if t is not None and t.values is not None]
+    if not maps:
+        raise DataError("a grid needs at least one map")
+    common = Scale.of(maps, mode)  # also decides for all whether zero is the centre
+    cells = [[_cell(t, common, shared, colormap, side) for t in row] for row in rows]
+    columns = max(len(row) for row in cells)
+    across = max(_NARROWEST, *(c[0].shape[1] for row in cells for c in row if c))
+    room = columns * across + (columns - 1) * GAP
+
+    note = f"{'one scale for all maps' if shared else 'each map on its own scale'}: "
+    note += f"{common.describe()} · opacity follows the value"
+    heads = wrap(title, TITLE, room, bold=True, most=2) if title else []
+    laid = [_measure(row, across) for row in cells]
+    flat = shared and common.flat
+    height = (
+        MARGIN
+        + (line_height(TITLE) * len(heads) + 8 if heads else 0)
+        + sum(above + tall + below + GAP for above, tall, below, _, _ in laid)
+        + (line_height(TEXT) if flat else bar_height(room, TEXT, note))
+        + MARGIN
+    )
+    page = Image.new("RGB", (room + 2 * MARGIN, height), "white")
+    y = write(page, (MARGIN, MARGIN), heads, TITLE, bold=True) + (8 if heads else 0)
+    for row, (above, tall, below, tops, bottoms) in zip(cells, laid, strict=True):
+        for index, cell in enumerate(row):
+            if cell is None:
+                continue
+            x, picture = MARGIN + index * (across + GAP), cell[0]
+            lift = above - line_height(TEXT) * len(tops[index])
+            write(page, (x, y + lift), tops[index], TEXT, bold=True, centred=across)
+            left = x + (across - picture.shape[1]) // 2
+            page.paste(Image.fromarray(picture), (left, y + above + tall - len(picture)))
+            write(
+                page, (x, y + above + tall + 3), bottoms[index], TEXT, colour=SOFT, centred=across
+            )
+        y += above + tall + below + GAP
+    if flat:
+        write(page, (MARGIN, y), ["no evidence: all maps are flat"], TEXT, colour=SOFT)
+        return page
+    draw_bar(
+        page,
+        (MARGIN, y),
+        room,
+        scale=common,
+        ends=(number(common.low), number(common.high)) if shared else ("low", "high"),
+        centre=units,
+        note=note,
+        size=TEXT,
+        colormap=colormap,
+    )
+    return page
+
+
+def _cell(tile: Tile | None, common: Scale, shared: bool, colormap: str | None, side: int):
+    if tile is None:
+        return None
+    if tile.values is None:
+        return draw_photo(tile, side), tile.title, tile.caption
+    scale = common if shared else Scale.of([tile.values], common.mode)
+    caption = tile.caption
+    if not shared and not scale.flat:
+        caption = f"{caption}\n{span(scale)}".strip()
+    return draw_overlay(tile, scale, side, colormap), tile.title, caption
+
+
+def _measure(row: list, across: int):
+    """Return the heights above, of and below a row's pictures, and their wrapped texts."""
+    tops = [wrap(c[1], TEXT, across, bold=True, most=2) if c and c[1] else [] for c in row]
+    bottoms = [wrap(c[2], TEXT, across) if c and c[2] else [] for c in row]
+    high = line_height(TEXT) * max(map(len, tops), default=0)
+    low = line_height(TEXT) * max(map(len, bottoms), default=0)
+    tall = max((len(c[0]) for c in row if c), default=0)
+    return high + (3 if high else 0), tall, low + 3, tops, bottoms

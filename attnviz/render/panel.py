@@ -1,0 +1,121 @@
+"""A panel: the photo, the map over it and its contours, side by side, with all it takes to read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image
+
+from .bar import bar_height, draw_bar, number
+from .contours import LEVELS
+from .scaling import Scale
+from .text import SOFT, line_height, wrap, write
+from .tiles import Tile, draw_contours, draw_overlay, draw_photo
+
+MARGIN, GAP = 16, 12
+TITLE, TEXT = 16, 12
+#: columns are at least this wide, so that captions under narrow photos are legible
+NARROWEST = 180
+
+
+def panel(
+    tile: Tile,
+    *,
+    units: str = "",
+    scale: Scale | None = None,
+    colormap: str | None = None,
+    levels: Sequence[float] = LEVELS,
+    side: int = 360,
+) -> Image.Image:
+    """Return original, overlay and contours of one photo side by side, on white.
+
+    Above stand the tile's title and caption, below a colour bar with the range in raw units, how
+    it was chosen, and ticks at the contours' levels. A flat map says "no evidence".
+
+    Args:
+        tile: photo, raw map, geometry, title, caption and ground truth.
+        units: of the map's values.
+        scale: the range of the colours; None: that of this map.
+        colormap: one of `attnviz.render.COLORMAPS`; None: inferno, or coolwarm if signed.
+        levels: of the contours, as fractions of the scale.
+        side: the longer side of each picture in pixels.
+
+    Raises:
+        DataError: shapes do not fit, or the map holds infinite values.
+    """
+    assert tile.values is not None, "a panel needs a map"
+    scale = scale or Scale.of([tile.values])
+    percent = ", ".join(f"{100 * level:.0f}" for level in levels)
+    truth = "; dashed: ground truth" if tile.truth is not None else ""
+    columns = [
+        (draw_photo(tile, side), "photo"),
+        (draw_overlay(tile, scale, side, colormap), f"overlay{truth}"),
+        (draw_contours(tile, scale, side, tuple(levels)), f"contours at {percent} %{truth}"),
+    ]
+    if tile.photo is None:
+        columns = [(columns[1][0], "map")]
+    across = max(NARROWEST, columns[0][0].shape[1])
+    tall = max(p.shape[0] for p, _ in columns)
+    room = len(columns) * across + (len(columns) - 1) * GAP
+
+    titles = wrap(tile.title, TITLE, room, bold=True, most=2) if tile.title else []
+    captions = wrap(tile.caption, TEXT, room) if tile.caption else []
+    below = [wrap(text, TEXT, across, most=2) for _, text in columns]
+    note = _note(tile, scale)
+    low = line_height(TEXT) * max(map(len, below))
+    height = (
+        MARGIN
+        + line_height(TITLE) * len(titles)
+        + line_height(TEXT) * len(captions)
+        + (8 if titles or captions else 0)
+        + tall
+        + (4 + low + 10)
+        + (line_height(TEXT) if _flat(tile, scale) else bar_height(room, TEXT, note))
+        + MARGIN
+    )
+    page = Image.new("RGB", (room + 2 * MARGIN, height), "white")
+    y = write(page, (MARGIN, MARGIN), titles, TITLE, bold=True)
+    y = write(page, (MARGIN, y), captions, TEXT, colour=SOFT) + (8 if titles or captions else 0)
+    for index, (picture, _) in enumerate(columns):
+        x = MARGIN + index * (across + GAP)
+        page.paste(
+            Image.fromarray(picture),
+            (x + (across - picture.shape[1]) // 2, y + tall - len(picture)),
+        )
+        write(page, (x, y + tall + 4), below[index], TEXT, centred=across)
+    y += tall + 4 + low + 10
+    if _flat(tile, scale):
+        write(page, (MARGIN, y), [note], TEXT, colour=SOFT)
+        return page
+    draw_bar(
+        page,
+        (MARGIN, y),
+        room,
+        scale=scale,
+        ends=(number(scale.low), number(scale.high)),
+        centre=units,
+        note=note,
+        size=TEXT,
+        colormap=colormap,
+        ticks=() if tile.photo is None else levels,
+    )
+    return page
+
+
+def _flat(tile: Tile, scale: Scale) -> bool:
+    return scale.is_flat(tile.values)
+
+
+def _note(tile: Tile, scale: Scale) -> str:
+    if _flat(tile, scale):
+        return f"no evidence: the map is flat at {number(float(tile.values.max()))}"
+    parts = [f"scale: {scale.describe()}", "opacity follows the value"]
+    part = tile.photo is not None and tile.geometry is not None
+    if part and tuple(tile.geometry.crop) != (
+        0.0,
+        0.0,
+        float(tile.geometry.image_size[1]),
+        float(tile.geometry.image_size[0]),
+    ):
+        parts.append("thin frame: what the model saw")
+    return " · ".join(parts)
