@@ -17,7 +17,7 @@ from .geometry import Geometry
 from .heatmaps import Heatmaps
 from .images import read_image
 from .methods import METHODS, RawMaps, Request, runner
-from .models import LoadedModel, labels_of, load, resolve_preprocess
+from .models import Layout, LoadedModel, labels_of, load, resolve_preprocess
 from .registry import Entry
 
 
@@ -145,6 +145,7 @@ def explain(
     batch_size: int = 32,
     create_graph: bool = False,
     signed: bool | None = None,
+    layout: Layout | str | None = None,
     **options: Any,
 ) -> Heatmaps | dict[str, Any]:
     """Return heatmaps of the regions associated with a score.
@@ -175,6 +176,8 @@ def explain(
         create_graph: keep the graph in `values` and `score`, to train on the map. Runs the model
             in the mode it is in, as one batch.
         signed: True keeps negative values, False drops them; None does as the method's paper.
+        layout: "channels_first", "channels_last" or a `Layout`, where a layer's output cannot be
+            told apart; None finds it out.
         **options: further options of the method's family.
 
     Returns:
@@ -231,6 +234,7 @@ def explain(
             input_size=tuple(inputs_on_device.shape[-2:]),
             create_graph=create_graph,
             signed=signed,
+            layout=Layout(layout) if isinstance(layout, str) else layout,
             options=options,
         )
         batches.append((inputs, _run(request, families)))

@@ -35,6 +35,7 @@ class Request:
         target, classes, labels: as `attnviz.targets.resolve` takes them.
         layers: dotted names, or None for the default of the model.
         input_size: (H, W) of the input in pixels, None where it is no image.
+        layout: how the layer's output is laid out, None to find it out.
         create_graph: keep the graph of the maps, for training.
         signed: keep negative values; None is each method's own default.
         options: the family's own options.
@@ -48,6 +49,7 @@ class Request:
     labels: Sequence[str] | None = None
     layers: Sequence[str] | None = None
     input_size: tuple[int, int] | None = None
+    layout: Any = None
     create_graph: bool = False
     signed: bool | None = None
     options: Mapping[str, Any] = field(default_factory=dict)

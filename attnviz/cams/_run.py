@@ -129,7 +129,8 @@ def _forward(request: Request, entries: Sequence[Entry]) -> _Pass:
     modules = dict(request.model.named_modules())
     raw = cap.activations
     layouts = {
-        name: infer_layout(request.model, modules[name], tensor, request.input_size)
+        name: request.layout
+        or infer_layout(request.model, modules[name], tensor, request.input_size)
         for name, tensor in raw.items()
     }
     spatial = {name: layouts[name].to_spatial(tensor) for name, tensor in raw.items()}

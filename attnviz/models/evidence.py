@@ -116,7 +116,20 @@ def own_axis(layer: nn.Module, shape: tuple[int, ...]) -> str | None:
         return "channels_first"
     if type(layer) is nn.Linear:
         return "channels_last"
+    if _convolutions_only(layer):
+        return "channels_first"
     return None
+
+
+def _convolutions_only(layer: nn.Module) -> bool:
+    """Whether every part that has a say takes channels first, and at least one does."""
+    settling = [
+        part
+        for part in layer.modules()
+        if isinstance(part, (*_CONVOLUTIONS, *_FIRST_ONLY, nn.Linear, nn.LayerNorm, nn.RMSNorm))
+        or next(part.parameters(recurse=False), None) is not None
+    ]
+    return bool(settling) and all(isinstance(p, (*_CONVOLUTIONS, *_FIRST_ONLY)) for p in settling)
 
 
 def widths(layer: nn.Module) -> set[int]:

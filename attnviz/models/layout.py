@@ -12,8 +12,8 @@ from . import evidence
 KINDS = ("channels_first", "channels_last", "tokens")
 
 _HELP = (
-    "pass the layout yourself: attnviz.models.Layout('channels_first'), Layout('channels_last') or "
-    "Layout('tokens', prefix=1, grid=(14, 14))"
+    "pass it yourself: layout='channels_first', layout='channels_last', or "
+    "layout=attnviz.models.Layout('tokens', prefix=1, grid=(14, 14))"
 )
 
 
