@@ -1,0 +1,190 @@
+"""Is a map to be believed? Faithfulness, robustness, randomisation, localisation, complexity.
+
+Every metric is a pure function that returns per-image values with the protocol they were taken
+under (`Scores`), and a thin streaming class over it with torchmetrics' method names. Maps are any
+tensor or array (B, h, w), from any library; models are any `model(x)` -> logits. Nothing is
+changed: not the model, not the caller's arrays.
+
+`METRICS` lists them by name. `control_maps`, `bootstrap`, `compare_methods` and
+`ranking_stability` turn numbers into statements.
+"""
+
+from ._register import METRICS, NEEDS, register_metric
+from .baselines import BASELINES, baseline, blur
+from .bootstrap import Interval, bootstrap
+from .complexity import EffectiveSize, Entropy, Gini, effective_size, entropy, gini
+from .controls import CONTROLS, control_maps, relative
+from .curves import (
+    CURVES,
+    Deletion,
+    Insertion,
+    LeastRelevantFirst,
+    deletion,
+    faithfulness_curves,
+    insertion,
+    lerf,
+)
+from .drops import (
+    AverageDrop,
+    AverageGain,
+    AverageIncrease,
+    average_drop,
+    average_gain,
+    average_increase,
+)
+from .energy import Energy, energy
+from .grid_pointing import (
+    DiFull,
+    DisconnectedGrid,
+    GridPointing,
+    Grids,
+    cell_energy,
+    difull,
+    grid_pointing,
+    make_grids,
+)
+from .imputation import impute
+from .infidelity import Infidelity, infidelity
+from .iou import BoxIoU, IoU, box_iou, iou
+from .irof import IROF, irof
+from .maxbox import BoxAccuracy, MaxBoxAcc, MaxBoxAccV2, maxboxacc, maxboxacc_v2
+from .paired import Comparison, compare_methods, holm, sign_flip_test
+from .pointing import Pointing, pointing
+from .protocol import Protocol, require_alike
+from .pxap import (
+    Auroc,
+    PooledPrecision,
+    PooledPxAP,
+    PxAP,
+    area_under_roc,
+    auroc,
+    average_precision,
+    pooled_pxap,
+    pxap,
+)
+from .randomisation import (
+    ParameterRandomisation,
+    RandomLogit,
+    parameter_groups,
+    parameter_randomisation,
+    random_logit,
+    randomise_,
+    randomised,
+)
+from .ranking import RankingStability, kendall, ranking_stability
+from .road import Road, road
+from .robustness import MaxSensitivity, Stability, max_sensitivity, stability
+from .saco import SaCo, saco
+from .scores import Curve, Scores
+from .segments import superpixels
+from .sensitivity_n import (
+    FaithfulnessCorrelation,
+    SensitivityN,
+    faithfulness_correlation,
+    sensitivity_n,
+)
+from .similarity import SIMILARITIES, similarity
+from .streaming import StreamingMetric
+
+__all__ = [
+    "BASELINES",
+    "CONTROLS",
+    "CURVES",
+    "IROF",
+    "METRICS",
+    "NEEDS",
+    "SIMILARITIES",
+    "Auroc",
+    "AverageDrop",
+    "AverageGain",
+    "AverageIncrease",
+    "BoxAccuracy",
+    "BoxIoU",
+    "Comparison",
+    "Curve",
+    "Deletion",
+    "DiFull",
+    "DisconnectedGrid",
+    "EffectiveSize",
+    "Energy",
+    "Entropy",
+    "FaithfulnessCorrelation",
+    "Gini",
+    "GridPointing",
+    "Grids",
+    "Infidelity",
+    "Insertion",
+    "Interval",
+    "IoU",
+    "LeastRelevantFirst",
+    "MaxBoxAcc",
+    "MaxBoxAccV2",
+    "MaxSensitivity",
+    "ParameterRandomisation",
+    "Pointing",
+    "PooledPrecision",
+    "PooledPxAP",
+    "Protocol",
+    "PxAP",
+    "RandomLogit",
+    "RankingStability",
+    "Road",
+    "SaCo",
+    "Scores",
+    "SensitivityN",
+    "Stability",
+    "StreamingMetric",
+    "area_under_roc",
+    "auroc",
+    "average_drop",
+    "average_gain",
+    "average_increase",
+    "average_precision",
+    "baseline",
+    "blur",
+    "bootstrap",
+    "box_iou",
+    "cell_energy",
+    "compare_methods",
+    "control_maps",
+    "deletion",
+    "difull",
+    "effective_size",
+    "energy",
+    "entropy",
+    "faithfulness_correlation",
+    "faithfulness_curves",
+    "gini",
+    "grid_pointing",
+    "holm",
+    "impute",
+    "infidelity",
+    "insertion",
+    "iou",
+    "irof",
+    "kendall",
+    "lerf",
+    "make_grids",
+    "max_sensitivity",
+    "maxboxacc",
+    "maxboxacc_v2",
+    "parameter_groups",
+    "parameter_randomisation",
+    "pointing",
+    "pooled_pxap",
+    "pxap",
+    "random_logit",
+    "randomise_",
+    "randomised",
+    "ranking_stability",
+    "register_metric",
+    "relative",
+    "require_alike",
+    "road",
+    "saco",
+    "sensitivity_n",
+    "sign_flip_test",
+    "similarity",
+    "stability",
+    "superpixels",
+]

@@ -1,0 +1,48 @@
+"""What localisation metrics share: a map at the annotation's size, and who is skipped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._inputs import as_maps, as_masks, finite_reasons, is_flat, resize_maps
+
+
+def against_masks(
+    maps: Any, masks: Any, *, flat: bool = True, full: bool = True
+) -> tuple[Tensor, Tensor, list[str | None]]:
+    """Return maps (B, H, W) at the masks' size, masks (B, H, W) bool, and reasons to skip.
+
+    Args:
+        maps: (B, h, w), resized bilinearly.
+        masks: (B, H, W) ground truth.
+        flat: skip constant maps.
+        full: skip masks that cover the whole image: nothing can lie outside them.
+    """
+    values = as_maps(maps)
+    inside = as_masks(masks, len(values), values.device)
+    reasons = finite_reasons(values)
+    covered = inside.flatten(1)
+    for number, (any_, all_, constant) in enumerate(
+        zip(
+            covered.any(1).tolist(),
+            covered.all(1).tolist(),
+            is_flat(values).tolist(),
+            strict=True,
+        )
+    ):
+        if not any_:
+            reasons[number] = "empty mask"
+        elif full and all_:
+            reasons[number] = reasons[number] or "full mask"
+        elif flat and constant:
+            reasons[number] = reasons[number] or "flat map"
+    return resize_maps(values, tuple(inside.shape[-2:])), inside, reasons
+
+
+def skip(values: Tensor, reasons: list[str | None]) -> Tensor:
+    """Return values with NaN where there is a reason to skip."""
+    out = torch.tensor([r is not None for r in reasons], device=values.device)
+    return values.masked_fill(out, float("nan"))
