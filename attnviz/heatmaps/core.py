@@ -315,7 +315,7 @@ class Heatmaps:
             options: as for `overlay`.
 
         Returns:
-            The axes drawn on. The colour bar is the figure's last axes.
+            The axes drawn on. A figure made here is pyplot's, to be closed by the caller.
         """
         return pictures.plot(self, ax, index, **options)
 

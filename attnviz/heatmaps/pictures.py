@@ -6,6 +6,7 @@ import base64
 import html as escaping
 import io
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +42,8 @@ def raw(maps: Heatmaps, index: int) -> np.ndarray:
 def facts(maps: Heatmaps, index: int) -> str:
     """Return the method, layer and native map size in one line."""
     h, w = maps.meta.get("map_size") or maps.values.shape[1:]
-    return " · ".join(p for p in (maps.method, maps.layer, f"map {h} × {w}") if p)
+    size = f"map\u00a0{h}\u00a0×\u00a0{w}"  # not to be torn apart at a line's end
+    return " · ".join(part for part in (maps.method, maps.layer, size) if part)
 
 
 def headline(maps: Heatmaps, index: int) -> str:
@@ -177,13 +179,18 @@ def compare(
     for group in groups:
         row = [tile(maps, i, **_words(name, maps, i)) for name, maps, i in group]
         if originals and one_photo and row[0].photo is not None:
-            row.insert(0, Tile(row[0].photo, title="photo"))
+            words = {headline(maps, i) for _, maps, i in group}
+            once = words.pop() if several and len(words) == 1 else ""
+            if once:
+                row = [replace(t, caption="") for t in row]
+            row.insert(0, Tile(row[0].photo, title="photo", caption=once))
         rows.append(row)
     if shared is None:
         shared = len({(m.method, m.units) for m in named.values()}) == 1
     units = {m.units for m in named.values()}
     same = {facts(m, 0) for m in named.values()}
-    heading = title or (f"{MEANING.capitalize()} · {same.pop()}" if len(same) == 1 else MEANING)
+    about = f" · {same.pop()}" if len(same) == 1 else ""
+    heading = title or MEANING.capitalize() + about
     options["units"] = units.pop() if len(units) == 1 else ""
     return grid(rows, title=heading, shared=shared, mode=mode, **options)
 
@@ -247,7 +254,8 @@ def plot(maps: Heatmaps, ax: Axes | None, index: int, **options: Any) -> Axes:
         return ax
     name = options.get("colormap") or (DEFAULT_SIGNED if scale.signed else DEFAULT)
     colours = ScalarMappable(Normalize(scale.low, scale.high), ListedColormap(table(name) / 255.0))
-    bar = ax.figure.colorbar(colours, ax=ax, fraction=0.046, pad=0.03)
+    # beside the axes and as high as they are, whatever shape the photo has
+    bar = ax.figure.colorbar(colours, cax=ax.inset_axes((1.02, 0.0, 0.04, 1.0)))
     bar.set_label(f"{maps.units or 'map value'} ({scale.describe()})", fontsize=8)
     bar.ax.tick_params(labelsize=8)
     return ax

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ def resize(maps: Heatmaps, size: int | tuple[int, int] | str) -> Heatmaps:
         align_corners=False,
         antialias=shape[0] < maps.values.shape[1] or shape[1] < maps.values.shape[2],
     )[:, 0]
-    return replace(maps, values=values)
+    return replace(maps, values=values, meta=_meta(maps))
 
 
 def _on_photo(maps: Heatmaps) -> Heatmaps:
@@ -54,8 +54,13 @@ def _on_photo(maps: Heatmaps) -> Heatmaps:
         maps,
         values=values,
         geometry=tuple(Geometry.identity(height, width) for _ in rows),
-        meta={**maps.meta, "nan": OUTSIDE},
+        meta={**_meta(maps), "nan": OUTSIDE},
     )
+
+
+def _meta(maps: Heatmaps) -> dict[str, Any]:
+    """Return the maps' meta with the size they were computed at, which captions give."""
+    return {"map_size": list(maps.values.shape[1:]), **maps.meta}
 
 
 def _one(maps: Heatmaps, name: str) -> tuple[int, int]:

@@ -15,8 +15,8 @@ _THICK = 12
 
 
 def number(value: float) -> str:
-    """Return a value in three significant digits."""
-    return f"{value:.3g}"
+    """Return a value in three significant digits, with a true minus sign."""
+    return f"{value:.3g}".replace("-", "−")
 
 
 def span(scale: Scale) -> str:

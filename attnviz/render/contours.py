@@ -31,13 +31,15 @@ def contours(
 ) -> np.ndarray:
     """Return a copy of the photo with lines of equal value: white on a black halo.
 
+    The higher the level, the wider the line.
+
     Args:
         photo: (H, W, 3) uint8 RGB.
         values: (h, w) map scaled to [0, 1]; NaN is outside.
         geometry: the place of the model's input; None: the map covers the photo.
         signed: 0.5 is zero; the levels are fractions of the positive half.
         levels: where to draw, each above 0 and below 1.
-        width: of the white line in pixels; None: by the photo's size.
+        width: of the white line at level 0.5, in pixels; None: by the photo's size.
 
     Raises:
         DataError: a level out of range.
@@ -48,10 +50,12 @@ def contours(
     placed = place(values, geometry or Geometry.identity(*photo.shape[:2]))
     if signed:
         placed = 2.0 * placed - 1.0
-    paths = [path for level in levels for path in isolines(placed, level)]
     thick = width or line_width(photo.shape)
-    _draw(out, paths, BLACK, thick + max(2.0, thick))
-    _draw(out, paths, WHITE, thick)
+    lines = [(isolines(placed, level), thick * (0.6 + 0.8 * level)) for level in levels]
+    for paths, wide in lines:  # all halos first: none may cut another level's line
+        _draw(out, paths, BLACK, max(1, round(wide)) + max(2.0, thick))
+    for paths, wide in lines:
+        _draw(out, paths, WHITE, wide)
     return out
 
 
@@ -74,7 +78,7 @@ def truth_outline(
     Raises:
         DataError: truth is neither.
     """
-    thick = width or line_width(photo.shape)
+    thick = width or max(1.0, round(0.8 * line_width(photo.shape)))
     size = size or photo.shape[:2]
     stretch = np.array([photo.shape[1] / size[1], photo.shape[0] / size[0]])
     dashes = [
@@ -88,18 +92,34 @@ def truth_outline(
     return out
 
 
-def frame(photo: np.ndarray, geometry: Geometry, *, width: float | None = None) -> np.ndarray:
-    """Return a copy of the photo with a thin line round the model's crop, if it is a part."""
+def frame(photo: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Return a copy of the photo with a thin line round the model's crop, if it is a part.
+
+    The line is the photo made lighter where it is dark and darker where it is light: to be seen
+    on any photo, and never to be taken for a contour.
+    """
+    import cv2
+
+    out = np.array(photo, order="C")
+    if not is_part(geometry):
+        return out
     left, top, right, bottom = geometry.crop
     rows, columns = geometry.image_size
-    if left <= 0 and top <= 0 and right >= columns and bottom >= rows:
-        return np.array(photo, order="C")
-    thick = width or max(1.0, line_width(photo.shape) / 2)
-    lined = np.array(photo, order="C")
-    _draw(lined, [_box_path((left, top, right, bottom))], BLACK, thick + 2)
-    _draw(lined, [_box_path((left, top, right, bottom))], WHITE, thick)
-    # half as strong as a contour: this line is not about the map
-    return ((lined.astype(np.uint16) + photo) // 2).astype(np.uint8)
+    line = np.zeros((rows, columns), np.uint8)
+    first, last = (round(left), round(top)), (round(right) - 1, round(bottom) - 1)
+    cv2.rectangle(line, first, last, 1, max(1, min(rows, columns) // 400))
+    at = line > 0
+    # lighter or darker is decided by the neighbourhood, or texture would break the line up
+    around = cv2.blur(cv2.cvtColor(out, cv2.COLOR_RGB2GRAY), (31, 31))[at][:, None].astype(int)
+    out[at] = np.where(around > 128, around - 100, around + 100)
+    return out
+
+
+def is_part(geometry: Geometry) -> bool:
+    """Return whether the model saw only a part of the photo, by half a pixel or more."""
+    left, top, right, bottom = geometry.crop
+    rows, columns = geometry.image_size
+    return left >= 0.5 or top >= 0.5 or right <= columns - 0.5 or bottom <= rows - 0.5
 
 
 def isolines(values: np.ndarray, level: float) -> list[np.ndarray]:
@@ -136,7 +156,7 @@ def truth_paths(truth: np.ndarray, size: tuple[int, int]) -> list[np.ndarray]:
 
 def line_width(shape: Sequence[int]) -> float:
     """Return a line's width in pixels that looks alike on photos of any size."""
-    return max(1.0, round(min(shape[:2]) / 200))
+    return max(1.0, round(min(shape[:2]) / 120))
 
 
 def _box_path(box: Iterable[float]) -> np.ndarray:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from ..errors import DataError
 from .bar import bar_height, draw_bar, number, span
+from .contours import is_part
 from .panel import GAP, MARGIN, TEXT, TITLE
 from .scaling import Scale
 from .text import SOFT, line_height, wrap, write
@@ -44,7 +45,8 @@ def grid(
     Raises:
         DataError: there is no map, shapes do not fit, or a map holds infinite values.
     """
-    maps = [t.values for row in rows for t in row if t is not None and t.values is not None]
+    tiles = [tile for row in rows for tile in row if tile is not None]
+    maps = [tile.values for tile in tiles if tile.values is not None]
     if not maps:
         raise DataError("a grid needs at least one map")
     common = Scale.of(maps, mode)  # also decides for all whether zero is the centre
@@ -55,6 +57,10 @@ def grid(
 
     note = f"{'one scale for all maps' if shared else 'each map on its own scale'}: "
     note += f"{common.describe()} · opacity follows the value"
+    if any(
+        t is not None and t.geometry is not None and is_part(t.geometry) for r in rows for t in r
+    ):
+        note += " · thin frame: what the model saw"
     heads = wrap(title, TITLE, room, bold=True, most=2) if title else []
     laid = [_measure(row, across) for row in cells]
     flat = shared and common.flat
@@ -72,7 +78,7 @@ def grid(
             if cell is None:
                 continue
             x, picture = MARGIN + index * (across + GAP), cell[0]
-            lift = above - line_height(TEXT) * len(tops[index])
+            lift = above - 3 - line_height(TEXT) * len(tops[index])
             write(page, (x, y + lift), tops[index], TEXT, bold=True, centred=across)
             left = x + (across - picture.shape[1]) // 2
             page.paste(Image.fromarray(picture), (left, y + above + tall - len(picture)))

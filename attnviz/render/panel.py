@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from .bar import bar_height, draw_bar, number
-from .contours import LEVELS
+from .contours import LEVELS, is_part
 from .scaling import Scale
 from .text import SOFT, line_height, wrap, write
 from .tiles import Tile, draw_contours, draw_overlay, draw_photo
@@ -45,15 +45,14 @@ def panel(
     """
     assert tile.values is not None, "a panel needs a map"
     scale = scale or Scale.of([tile.values])
-    percent = ", ".join(f"{100 * level:.0f}" for level in levels)
     truth = "; dashed: ground truth" if tile.truth is not None else ""
-    columns = [
-        (draw_photo(tile, side), "photo"),
-        (draw_overlay(tile, scale, side, colormap), f"overlay{truth}"),
-        (draw_contours(tile, scale, side, tuple(levels)), f"contours at {percent} %{truth}"),
-    ]
-    if tile.photo is None:
-        columns = [(columns[1][0], "map")]
+    columns = [(draw_overlay(tile, scale, side, colormap), "map alone")]
+    if tile.photo is not None:
+        columns = [
+            (draw_photo(tile, side), "photo"),
+            (columns[0][0], f"overlay{truth}"),
+            (draw_contours(tile, scale, side, tuple(levels)), _levels(levels, scale) + truth),
+        ]
     across = max(NARROWEST, columns[0][0].shape[1])
     tall = max(p.shape[0] for p, _ in columns)
     room = len(columns) * across + (len(columns) - 1) * GAP
@@ -106,16 +105,17 @@ def _flat(tile: Tile, scale: Scale) -> bool:
     return scale.is_flat(tile.values)
 
 
+def _levels(levels: Sequence[float], scale: Scale) -> str:
+    percent = ", ".join(f"{100 * level:.0f}" for level in levels)
+    return f"contours at {percent} %{' of the positive side' if scale.signed else ''}"
+
+
 def _note(tile: Tile, scale: Scale) -> str:
     if _flat(tile, scale):
         return f"no evidence: the map is flat at {number(float(tile.values.max()))}"
-    parts = [f"scale: {scale.describe()}", "opacity follows the value"]
-    part = tile.photo is not None and tile.geometry is not None
-    if part and tuple(tile.geometry.crop) != (
-        0.0,
-        0.0,
-        float(tile.geometry.image_size[1]),
-        float(tile.geometry.image_size[0]),
-    ):
+    parts = [f"scale: {scale.describe()}"]
+    if tile.photo is not None:
+        parts.append("opacity follows the value")
+    if tile.photo is not None and tile.geometry is not None and is_part(tile.geometry):
         parts.append("thin frame: what the model saw")
     return " · ".join(parts)

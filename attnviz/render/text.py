@@ -79,7 +79,7 @@ def stamp(photo: np.ndarray, text: str = NO_EVIDENCE) -> np.ndarray:
     from PIL import Image, ImageDraw
 
     height, across = photo.shape[:2]
-    size = int(np.clip(min(height, across) / 12, 9, 96))
+    size = int(np.clip(min(height, across) / 16, 9, 96))
     while size > 7 and width(text, size) + size > across:
         size -= 1
     if width(text, size) + size > across or 2 * size > height:
