@@ -55,7 +55,8 @@ def test_reinforce_is_an_unbiased_gradient():
     for name, level in (("none", 0.0), ("mean", reward.mean().item())):
         log_prob = normal_log_prob(drawn, mean, std)[:, None]
         baseline = torch.full((count, 1), level, dtype=F64)
-        (gradient,) = torch.autograd.grad(-reinforce(log_prob, reward, baseline), mean)
+        surrogate = reinforce(log_prob, reward[:, None], baseline)
+        (gradient,) = torch.autograd.grad(-surrogate, mean)
         each = (drawn - mean.detach()) / std**2 * (reward - level)[:, None]
         error = each.std(0) / count**0.5
         assert ((gradient - expected).abs() < 4 * error).all()

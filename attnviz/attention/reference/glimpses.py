@@ -28,6 +28,8 @@ class GlimpsePath(NamedTuple):
 
     logits: Tensor
     """(B, classes), after the last glimpse."""
+    steps: Tensor
+    """(B, T, classes), after each glimpse."""
     locations: Tensor
     """(B, T, 2): the attention, normalised (x, y) of each glimpse in order."""
     log_prob: Tensor
@@ -109,17 +111,17 @@ class RecurrentAttention(nn.Module):
         """(B, 1, H, W) -> GlimpsePath. Without `explore` each location is its mean, repeatable."""
         location = image.new_zeros(image.shape[0], 2)
         state = image.new_zeros(image.shape[0], self.cell.hidden_size)
-        locations, log_probs, baselines, patches = [], [], [], []
+        locations, log_probs, baselines, patches, logits = [], [], [], [], []
         for step in range(self.glimpses):
             patch = glimpse(image, location, size=self.size, scales=self.scales)
             seen = F.relu(self.what(patch.flatten(1)) * torch.sigmoid(self.where(location)))
             state = self.cell(F.relu(self.merge(seen)), state)
             locations.append(location)
             patches.append(patch)
+            logits.append(self.head(state))
             if step == self.glimpses - 1:
                 break
-            # REINFORCE and the baseline train their own layers; the state learns from the class
-            mean = torch.tanh(self.locate(state.detach()))
+            mean = torch.tanh(self.locate(state))
             baselines.append(torch.sigmoid(self.expect(state.detach())).squeeze(1))
             location = mean
             if explore:
@@ -128,7 +130,8 @@ class RecurrentAttention(nn.Module):
             location = location.detach()
             log_probs.append(normal_log_prob(location, mean, self.std))
         return GlimpsePath(
-            self.head(state),
+            logits[-1],
+            torch.stack(logits, 1),
             torch.stack(locations, 1),
             torch.stack(log_probs, 1),
             torch.stack(baselines, 1),
@@ -141,19 +144,27 @@ def reinforce(log_prob: Tensor, reward: Tensor, baseline: Tensor) -> Tensor:
 
     Args:
         log_prob: (B, T) log probability of each choice, with a graph.
-        reward: (B,) of each image.
-        baseline: (B, T) expected reward.
+        reward: (B, T) what followed each choice.
+        baseline: (B, T) what was expected.
 
     Returns:
         A scalar: mean over images of minus the sum over t of log_prob (reward - baseline).
     """
-    advantage = (reward[:, None] - baseline).detach()
+    advantage = (reward - baseline).detach()
     return -(log_prob * advantage).sum(1).mean()
 
 
 def ram_loss(path: GlimpsePath, label: Tensor) -> Tensor:
-    """Cross-entropy for the class, REINFORCE for the places, squared error for the baseline."""
-    reward = (path.logits.argmax(1) == label).to(path.logits.dtype)
-    fit = (path.baseline - reward[:, None]).square().sum(1).mean()
+    """Cross-entropy for the class, REINFORCE for the places, squared error for the baseline.
+
+    Differs from the paper in asking for the class after every glimpse: a place is rewarded by the
+    mean of all later answers (1 if right, else 0), which credits each place by itself. The paper
+    rewards all places by the last answer.
+    """
+    wanted = label[:, None].expand(-1, path.steps.shape[1])
+    right = (path.steps.argmax(2) == wanted).to(path.steps.dtype)[:, 1:]
+    later = right.flip(1).cumsum(1).flip(1)
+    reward = later / torch.arange(later.shape[1], 0, -1, device=later.device)
+    fit = (path.baseline - reward).square().sum(1).mean()
     policy = reinforce(path.log_prob, reward, path.baseline)
-    return F.cross_entropy(path.logits, label) + fit + policy
+    return F.cross_entropy(path.steps[:, 1:].flatten(0, 1), wanted[:, 1:].flatten()) + fit + policy

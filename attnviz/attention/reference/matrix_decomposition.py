@@ -46,7 +46,7 @@ def update_dictionary(x: Tensor, dictionary: Tensor, codes: Tensor) -> Tensor:
 
 
 def factorise(x: Tensor, dictionary: Tensor, *, steps: int) -> tuple[Tensor, Tensor]:
-    """Factorise x (B, C, N) >= 0 from a first dictionary (B, C, R) -> dictionary, codes (B, N, R)."""
+    """Factorise x (B, C, N) >= 0 from a first dictionary (B, C, R): it and codes (B, N, R)."""
     codes = (x.transpose(1, 2) @ dictionary).softmax(-1)
     for _ in range(steps):
         codes = update_codes(x, dictionary, codes)

@@ -8,7 +8,8 @@ Equations, h_j the reader's annotations, s_i the writer's state::
         s_i = GRU(s_{i-1}, [y_{i-1}; s~_{i-1}]),  c_i = attend(s_i, h)
         s~_i = tanh(W_c [c_i; s_i]),              p(y_i) from s~_i
 
-An annotation is the token's embedding plus a bidirectional GRU's state, mapped to `hidden`.
+An annotation is the token's embedding beside a bidirectional GRU's state, mapped to `hidden`. The
+smaller that state, the less a neighbour's annotation tells of a token: the alignment is sharper.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Seq2Seq(nn.Module):
         half: D of local attention.
         embed: embedding size.
         hidden: state size.
+        context: size of the reader's state in each direction; None is half of hidden.
         longest: longest source (location score) and longest translation.
     """
 
@@ -61,6 +63,7 @@ class Seq2Seq(nn.Module):
         half: int = 2,
         embed: int = 32,
         hidden: int = 64,
+        context: int | None = None,
         longest: int = 32,
     ) -> None:
         super().__init__()
@@ -71,9 +74,10 @@ class Seq2Seq(nn.Module):
             )
         self.order, self.longest = order, longest
         self.read = nn.Embedding(source, embed, padding_idx=PAD)
-        self.encoder = nn.GRU(embed, hidden // 2, batch_first=True, bidirectional=True)
-        self.annotate = nn.Linear(hidden + embed, hidden)
-        self.begin = nn.Linear(hidden, hidden)
+        context = context or hidden // 2
+        self.encoder = nn.GRU(embed, context, batch_first=True, bidirectional=True)
+        self.annotate = nn.Linear(2 * context + embed, hidden)
+        self.begin = nn.Linear(2 * context, hidden)
         self.write = nn.Embedding(target, embed, padding_idx=PAD)
         self.cell = nn.GRUCell(embed + hidden, hidden)
         scorer = make_score(score, hidden, hidden, longest=longest)
