@@ -1,0 +1,46 @@
+"""Guidance: train a model on its own maps, so that it looks at what it should look at.
+
+In your own training loop, three lines:
+
+    seen = guidance.class_map(model, x, y)                     # logits and maps, one forward
+    loss = F.cross_entropy(seen.logits, y) + guidance.losses.energy(seen, masks).total
+    loss.backward()
+
+or leave the loop to `guidance.fit`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_PUBLIC = {
+    "Alive": "liveness",
+    "Annotation": "annotation",
+    "ClassMap": "class_maps",
+    "ContextClassifier": "losses.box",
+    "LOSSES": "losses",
+    "LossParts": "losses",
+    "MassGuard": "guards",
+    "Strength": "guards",
+    "annotate": "annotation",
+    "batchnorm_frozen": "batchnorm",
+    "check_alive": "liveness",
+    "class_map": "class_maps",
+    "losses": "",
+}
+
+__all__ = [*_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'attnviz.guidance' has no attribute {name!r}")
+    module = importlib.import_module(f".{_PUBLIC[name] or name}", __name__)
+    value = getattr(module, name) if _PUBLIC[name] else module
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,173 @@
+"""`class_map`: the map of a class as a part of the training graph, from the training forward."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..capturing import unwrap
+from ..errors import GuidanceError, MethodError
+from ..methods import METHODS, Request
+from ..targets import Column
+
+
+@dataclass(frozen=True, eq=False)
+class ClassMap:
+    """What one training forward gives: `logits, maps = class_map(...)`, and what losses read.
+
+    Attributes:
+        logits: (B, classes), with their graph.
+        maps: (B, h, w) of the first layer, float32 or float64, signed, with their graph.
+        layer: its dotted name.
+        by_layer: the maps of all layers asked for, in the order asked.
+        activation: (B, C, h, w), what the first layer computed.
+        model, images: what was run, and on what.
+        targets: the class explained for each image.
+        score: (B,) the explained score (a logit, for class targets).
+        exact: the maps were read off the classifier's weights (first-order gradients suffice).
+    """
+
+    logits: Tensor
+    maps: Tensor
+    layer: str
+    by_layer: Mapping[str, Tensor] = field(repr=False)
+    activation: Tensor = field(repr=False)
+    model: nn.Module = field(repr=False)
+    images: Tensor = field(repr=False)
+    targets: Column = field(repr=False)
+    score: Tensor = field(repr=False)
+    exact: bool = False
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield logits and maps, so that a training loop unpacks the two."""
+        yield self.logits
+        yield self.maps
+
+    @property
+    def classes(self) -> Tensor:
+        """The class index of each image, (B,) int64; targets that are no single class raise."""
+        indices = [target.index for target in self.targets.targets]
+        if any(i is None for i in indices):
+            raise GuidanceError(
+                "this loss needs one class index for each image; the targets given are "
+                f"{list(self.targets.labels)[:4]}: pass a tensor of class indices"
+            )
+        return torch.tensor(indices, device=self.logits.device)
+
+
+@contextlib.contextmanager
+def differentiable_attention() -> Iterator[None]:
+    """Attention by the math kernel inside the block: fused kernels have no second derivative."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+def class_map(
+    model: nn.Module,
+    x: Tensor,
+    targets: Any = None,
+    *,
+    layer: str | nn.Module | Sequence[str | nn.Module] | None = None,
+    method: str = "gradcam",
+    signed: bool = True,
+    input_gradient: bool = False,
+) -> ClassMap:
+    """Return a batch's logits and class maps from one forward, both part of the training graph.
+
+        logits, maps = guidance.class_map(model, x, y)
+        loss = F.cross_entropy(logits, y) + guidance.losses.energy(maps, masks).total
+
+    The model runs in the mode it is in, so dropout and BatchNorm are those of the user's own
+    training step. Where the logits are one linear layer on the layer's average (ResNet,
+    EfficientNet, ...), the gradient is read off the weights, and the map costs no second
+    derivative; elsewhere the gradient of the part behind the layer is differentiated twice, with
+    attention on the math kernel (no fused kernel has a second derivative). What lies before the
+    layer trains through its activation either way.
+
+    Args:
+        model: the network in training; compiled or DataParallel-wrapped models run unwrapped.
+        x: preprocessed batch (B, C, H, W).
+        targets: (B,) class indices, labels or `Target`s; one for all images; or None for each
+            image's predicted class.
+        layer: where the map is made; None is the model's default. Several give `by_layer`.
+        method: any CAM of `attnviz methods` that is a function of activation and gradient.
+        signed: keep what speaks against the class. With False the map passes a ReLU, and where
+            that cuts it there is no gradient to bring it back (a dead map).
+        input_gradient: record the graph back to the pixels, which RRR needs.
+
+    Returns:
+        `ClassMap`; it unpacks to (logits, maps).
+
+    Raises:
+        MethodError: the method is no CAM; the gradient at this layer is zero by construction.
+        GuidanceError: there is no graph to train on (`no_grad` or `inference_mode` around it).
+        LayerNotFound, TargetError, LayoutError: as `explain`.
+    """
+    from ..cams._run import _apply, _forward  # here, not above: it imports the model loaders
+
+    model = unwrap(model)
+    entry = METHODS.get(method)
+    if entry.family != "cam":
+        raise MethodError(
+            f"method {entry.name!r} is of the family {entry.family!r} and has no differentiable "
+            f"map; for training use one of {', '.join(METHODS.names('cam'))}"
+        )
+    if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
+        raise GuidanceError(
+            "class_map was called under no_grad or inference_mode, where nothing can be trained; "
+            "call it in the training step itself (for display use attnviz.explain)"
+        )
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 3 or not len(x):
+        got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise GuidanceError(f"x is a preprocessed float batch (B, C, H, W) with B > 0, got {got}")
+    if input_gradient and not x.requires_grad:
+        x = x.detach().requires_grad_(True)
+    request = Request(
+        model,
+        x,
+        len(x),
+        target=targets,
+        layers=_names(model, layer),
+        input_size=tuple(x.shape[-2:]),
+        create_graph=True,
+    )
+    with differentiable_attention():
+        read = _forward(request, [entry])
+        gradients = read.gradients(0) if entry.meta["needs_gradient"] else {}
+        # products and sums of a map underflow in half precision, so autocast ends here
+        with torch.autocast(x.device.type, enabled=False):
+            maps = {
+                name: _apply(entry, activation, gradients.get(name), signed)
+                for name, activation in read.spatial.items()
+            }
+    first = next(iter(maps))
+    from ..targets import logits_of
+
+    logits = logits_of(read.output)
+    return ClassMap(
+        logits=logits,
+        maps=maps[first],
+        layer=first,
+        by_layer=maps,
+        activation=read.spatial[first],
+        model=model,
+        images=x,
+        targets=read.columns[0],
+        score=read.scores[0],
+        exact=bool(read.heads) and len(read.heads) == len(maps),
+    )
+
+
+def _names(model: nn.Module, layer: Any) -> list[str] | None:
+    if layer is None:
+        return None
+    from ..capturing import find_layers
+
+    return list(find_layers(model, layer))
