@@ -14,7 +14,7 @@ _SHIFT = 4  # cv2 draws with 1/16 pixel
 
 
 class Pen:
-    """A canvas of `height` x `width` pixels; (0, 0) is its upper left corner, (1, 1) the lower right.
+    """A canvas of `height` x `width` pixels; (0, 0) upper left, (1, 1) lower right.
 
     Args:
         height: canvas height in pixels.
