@@ -36,7 +36,7 @@ MOVE = [
         "expand_as", "broadcast_to", "repeat", "repeat_interleave", "view_as", "reshape_as",
         "flip", "index_select", "split_with_sizes", "ravel", "adjoint",
     ),
-    Tensor.unfold,
+    Tensor.unfold, F.unfold,
     *_getters("T", "mT"),
 ]  # fmt: skip
 SAME = _named(

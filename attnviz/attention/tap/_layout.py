@@ -17,6 +17,10 @@ from torch import Tensor, nn
 from ._modules import Running
 
 _HEAD_NAMES = ("num_heads", "num_attention_heads", "n_heads", "n_head", "heads", "nhead", "groups")
+_PREFIX_TOKENS = (
+    "cls_token", "class_token", "class_embedding", "dist_token", "distillation_token",
+    "reg_token", "register_tokens", "storage_tokens",
+)  # fmt: skip
 _CROSS_ARGS = (
     "key_value_states", "encoder_hidden_states", "context", "memory", "encoder_output",
     "cross_states", "key_states", "kv", "key",
@@ -48,21 +52,33 @@ class Fold:
             lead = (1,) * (len(self.lead) - len(lead)) + lead
             tensor = tensor.reshape(lead + tail)
         if self.folded > 1:
-            first = lead[0]
-            if first == 1 and self.lead[0] != 1:
-                tensor = tensor.unsqueeze(1)
-            else:
-                tensor = tensor.reshape(first // self.folded, self.folded, *tensor.shape[1:])
-            if len(self.lead) > 1:  # (B, H, W, Q, K) -> (B, W, H, Q, K)
-                tensor = tensor.movedim(1, -3)
-            return tensor.reshape(-1, tensor.shape[-3], *tail)
+            groups = 1 if lead[0] == 1 and self.lead[0] != 1 else self.folded
+            tensor = tensor.reshape(lead[0] // groups, groups, *lead[1:], *tail)
+            tensor = tensor.movedim(1, -3)  # (B, H, W, Q, K) -> (B, W, H, Q, K)
+            return tensor.reshape(lead[0] // groups * math.prod(lead[1:]), groups, *tail)
         if not lead:
             return tensor[None, None]
         if self.axis is None:
-            return tensor.reshape(-1, 1, *tail)
+            return tensor.reshape(math.prod(lead), 1, *tail)
         if len(lead) == 1:
             return tensor[None]
-        return tensor.movedim(self.axis, -3).flatten(0, -4)
+        heads = lead[self.axis]
+        batch = math.prod(lead[: self.axis] + lead[self.axis + 1 :])
+        return tensor.movedim(self.axis, -3).reshape(batch, heads, *tail)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(batch, heads) of what `apply` returns."""
+        if not self.lead:
+            return 1, 1
+        if self.folded > 1:
+            return math.prod(self.lead) // self.folded, self.folded
+        if self.axis is None:
+            return math.prod(self.lead), 1
+        if len(self.lead) == 1:
+            return 1, self.lead[0]
+        heads = self.lead[self.axis]
+        return math.prod(self.lead[: self.axis] + self.lead[self.axis + 1 :]), heads
 
     def apply_mask(self, mask: Tensor) -> Tensor:
         """Return a mask that is broadcastable to the raw logits as one for the folded ones."""
@@ -114,18 +130,18 @@ def _heads(module: nn.Module) -> int | None:
 def images_of(modules: Sequence[Running]) -> int | None:
     """Return the batch size the model was called with, as seen from the running modules.
 
-    Walks outwards from the innermost module; a module with inputs of several batch sizes (images
-    and texts) ends the walk, since its branches have their own.
+    Walks outwards from the innermost module. A model with inputs of several batch sizes (images
+    and texts) is left out, since its branches have their own.
     """
     found = None
-    for entry in modules:
+    for i, entry in enumerate(modules):
         sizes = {t.shape[0] for _, t in entry.tensors() if t.ndim >= 2 and t.shape[0] > 0}
         if not sizes:
             continue
         if len(sizes) > 1:
-            if found is not None:
+            if found is not None and i == len(modules) - 1:
                 break
-            sizes = {max(sizes)}
+            sizes = {max(sizes) if found is None else found}
         found = next(iter(sizes))
     return found
 
@@ -209,6 +225,20 @@ def same_tensor(a: Tensor, b: Tensor) -> bool:
     return a is b or (
         a.shape == b.shape and a.stride() == b.stride() and a.data_ptr() == b.data_ptr()
     )
+
+
+def prefix_of(modules: Sequence[Running]) -> int | None:
+    """Return how many tokens before the patches the running modules state, None if none does."""
+    for entry in modules:
+        stated = getattr(entry.module, "num_prefix_tokens", None)
+        if isinstance(stated, int):
+            return stated
+        owners = [entry.module, *entry.module.children()]
+        held = [o._parameters.get(n) for o in owners for n in _PREFIX_TOKENS]
+        tokens = [t for t in held if t is not None]
+        if tokens:
+            return sum(1 if t.ndim == 1 else math.prod(t.shape[:-1]) for t in tokens)
+    return None
 
 
 def grid_of(

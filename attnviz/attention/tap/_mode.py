@@ -63,16 +63,17 @@ class TapMode(TorchFunctionMode):
 
     def fused(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record `F.scaled_dot_product_attention`."""
-        output = func(*args, **kwargs)
+        output = self.recorder.begin(func(*args, **kwargs))
         given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args,
                          strict=False))  # fmt: skip
         given.update(kwargs)
         q = given["query"]
-        return self.recorder.sdpa(
+        self.recorder.sdpa(
             q, given["key"], given["value"], output, mask=given.get("attn_mask"),
             dropout=given.get("dropout_p", 0.0), causal=given.get("is_causal", False),
             scale=given.get("scale"), moved=(self.moved.get(q), self.moved.get(given["key"])),
         )  # fmt: skip
+        return output
 
     def multihead(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run `F.multi_head_attention_forward` so that its inside is seen too.
@@ -117,7 +118,7 @@ class TapMode(TorchFunctionMode):
         if isinstance(output, Tensor):
             if output is not source:
                 pairs = tuple(kwargs.items())
-                self.moved.put(output, Moved(parent, op="move", fn=func, args=rest, kwargs=pairs))
+                self.moved.put(output, Moved(parent, (), "move", func, rest, pairs))
             if note is not None:
                 self.weighed.put(output, self._follow(note, func, source, rest, kwargs, output))
         elif isinstance(output, (tuple, list)):
@@ -177,6 +178,12 @@ class TapMode(TorchFunctionMode):
             return output
         notes = [self.weighed.get(first), self.weighed.get(second)]
         output = func(*args, **kwargs)
+        if isinstance(output, Tensor) and output is not first and func not in DIVIDE:
+            # a residual connection or a position code: tokens stay in place
+            large = first if first.shape == output.shape else second
+            places = self.moved.get(large)
+            if places is not None and large.shape == output.shape:
+                self.moved.put(output, Moved(places))
         note = notes[0] or notes[1]
         # weights plus weights (gated mixtures of two softmaxes), weights over their own sum
         both = notes[0] is not None and notes[1] is not None
@@ -207,7 +214,8 @@ class TapMode(TorchFunctionMode):
         if last or is_pointwise(weight, args, kwargs):
             op = "last" if last else "second"
             width = output.shape[-1] if last else output.shape[1]
-            self.moved.put(output, Moved(self.chain(source), op=op, width=width))
+            parent = self.chain(source)
+            self.moved.put(output, Moved(parent, op=op, width=width))
             note = self.weighed.get(source)
             if note is not None and source.shape == output.shape:
                 clean = note.clean
@@ -220,7 +228,8 @@ class TapMode(TorchFunctionMode):
         """Normalisation keeps the places; batch normalisation of weights keeps them weights."""
         output = func(*args, **kwargs)
         if args and isinstance(output, Tensor) and isinstance(args[0], Tensor):
-            self.moved.put(output, Moved(self.chain(args[0])))
+            parent = self.chain(args[0])
+            self.moved.put(output, Moved(parent))
             note = self.weighed.get(args[0])
             if note is not None and func is F.batch_norm:
                 self.weighed.put(output, _with(note, mixed=True, clean=None))
@@ -270,6 +279,7 @@ class TapMode(TorchFunctionMode):
         output = func(*args, **kwargs)
         if len(args) < 2 or not isinstance(output, Tensor):
             return output
+        self.moved.put(output, Moved(shape=tuple(output.shape), op="pairs"))
         left, right = args[0], args[1]
         if func in SWAPPED:
             left, right = right, left
@@ -284,6 +294,7 @@ class TapMode(TorchFunctionMode):
             other = self.weighed.get(values)
             if other is not None and second:
                 continue
+            output = self.recorder.begin(output)
             a, v, o, clean = weights, values, output, note.clean
             if second:
                 a, v, o = a.mT, v.mT, o.mT
@@ -300,13 +311,16 @@ class TapMode(TorchFunctionMode):
             operands = tuple(operands[0])
         if not isinstance(args[0], str) or len(operands) != 2:
             return output
+        self.moved.put(output, Moved(shape=tuple(output.shape), op="pairs"))
         for i in (0, 1):
             note = self.weighed.get(operands[i])
             if note is None or isinstance(operands[1 - i], nn.Parameter):
                 continue
-            parts = einsum_parts(args[0], i, operands[i], operands[1 - i], output)
-            if parts is None:
+            if einsum_parts(args[0], i, operands[i], operands[1 - i], output) is None:
                 continue
+            output = self.recorder.begin(output)
+            parts = einsum_parts(args[0], i, operands[i], operands[1 - i], output)
+            assert parts is not None
             a, v, o, arrange = parts
             clean = arrange(note.clean) if note.clean is not None else None
             self._confirm(a, v, o, note, clean, "einsum")
@@ -317,7 +331,7 @@ class TapMode(TorchFunctionMode):
         self, a: Tensor, v: Tensor, o: Tensor, note: Weighed, clean: Tensor | None, source: str
     ) -> None:
         self.recorder.product(
-            a, v, o, clean=clean, source=source, mixed=note.mixed,
+            a, v, o, clean=clean, source=source, mixed=note.mixed, pooled=_projected(note.source),
             moved=(None, self.moved.get(v)),
         )  # fmt: skip
 
@@ -385,6 +399,17 @@ class TapMode(TorchFunctionMode):
                 f"its attention runs in the kernel {label!r}, which hands out neither weights nor "
                 "queries and keys; choose the 'sdpa' or 'eager' implementation of the model",
             )
+
+
+def _projected(chain: Moved | None) -> bool:
+    """Say whether logits were projected from tokens, one by one, and not made of pairs."""
+    found = False
+    while chain is not None:
+        found |= chain.op in ("last", "second")
+        if chain.op == "pairs":
+            return False
+        chain = chain.parent
+    return found
 
 
 def _many(value: Any) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ._tags import Moved
@@ -147,6 +148,8 @@ def _replay(step: Moved, index: Tensor) -> Tensor:
             return step.fn(index.double(), widths, mode=mode).round().long()
         return step.fn(index, widths, value=-1)
     args = tuple(a.cpu() if isinstance(a, Tensor) else a for a in args)
+    if step.fn is F.unfold:
+        return F.unfold(index.double() + 1, *step.args, **kwargs).round().long() - 1
     if getattr(step.fn, "__name__", "") == "view":  # the indices may lie otherwise in memory
         sizes = args[0] if args and isinstance(args[0], (tuple, list)) else args
         return index.reshape(sizes or kwargs["size"])

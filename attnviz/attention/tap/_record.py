@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,9 +11,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._layout import Fold, fold_of, grid_of, images_of, kind_of
+from ._layout import Fold, fold_of, grid_of, images_of, kind_of, prefix_of
 from ._modules import Running, running
 from .site import Gate, Missed, Site
+
+
+def _guarded(method: Callable[..., None]) -> Callable[..., None]:
+    """Let no failure of the reading reach the model that is read; it is told in `missed`."""
+
+    @functools.wraps(method)
+    def call(self: Recorder, *args: Any, **kwargs: Any) -> None:
+        modules = self.here()
+        if modules is None:
+            return
+        try:
+            method(self, modules, *args, **kwargs)
+        except Exception as error:
+            reason = f"found but not understood ({type(error).__name__}: {error})"
+            self.miss(modules[0].name, reason)
+
+    return call
 
 
 class Recorder:
@@ -23,7 +41,7 @@ class Recorder:
         keep: which tensors are kept, a subset of "q", "k", "v" and "output".
         graph: keep the tensors with their autograd graph.
         copy: keep copies, so that later in-place operations do not reach them.
-        lead_in: called with each attention output; may return what the model goes on with.
+        restart: begin the autograd graph at the first attention's output, see `begin`.
     """
 
     def __init__(
@@ -32,13 +50,13 @@ class Recorder:
         keep: frozenset[str],
         graph: bool,
         copy: bool,
-        lead_in: Callable[[Tensor], Tensor] | None = None,
+        restart: bool = False,
     ) -> None:
         self.names = names
         self.keep = keep
         self.graph = graph
         self.copy = copy
-        self.lead_in = lead_in
+        self.restart = restart
         self.sites: list[Site | Gate] = []
         self.missed: dict[tuple[str, str], Missed] = {}
         self.used: set[int] = set()  # ids of parameters that took part
@@ -73,6 +91,18 @@ class Recorder:
             self._root, self._step, self._calls = root, self._step + 1, {}
         return modules
 
+    def begin(self, output: Tensor) -> Tensor:
+        """Return what the model goes on with: once, a copy of the output that begins a graph.
+
+        What ran before the first attention needs no graph, so it is run without one; gradients
+        with respect to every attention's output need nothing else.
+        """
+        if not self.restart or torch._C._current_graph_task_id() != -1:
+            return output
+        self.restart = False
+        torch.set_grad_enabled(True)  # the caller's block sets it back
+        return output.detach().requires_grad_().clone()
+
     def _count(self, name: str) -> int:
         self._calls[name] = self._calls.get(name, -1) + 1
         return self._calls[name]
@@ -92,8 +122,10 @@ class Recorder:
                 return tensor
         return tensor.clone()
 
+    @_guarded
     def sdpa(
         self,
+        modules: list[Running],
         q: Tensor,
         k: Tensor,
         v: Tensor,
@@ -104,19 +136,15 @@ class Recorder:
         causal: bool,
         scale: float | None,
         moved: Any,
-    ) -> Tensor:
-        """Record a fused attention call; returns what the model goes on with."""
-        modules = self.here()
-        if modules is None:
-            return output
+    ) -> None:
+        """Record a fused attention call."""
         if output.is_nested or q.is_nested:
             self.miss(modules[0].name, "attention over nested tensors; pad them instead")
-            return output
+            return
         fold = fold_of(q.shape[:-2], modules, self._images(modules, q, k))
         dtype = _autocast_dtype(q)
         if dtype is not None:
             q, k, v = (t.to(dtype) if t.dtype == torch.float32 else t for t in (q, k, v))
-        output = self.lead_in(output) if self.lead_in is not None else output
         parts = {"q": q, "k": k, "v": v, "output": output}
         folded = {n: fold.apply(self.hold(t)) for n, t in parts.items() if n in self.keep}
         if mask is not None:
@@ -127,10 +155,11 @@ class Recorder:
             mask=mask, causal=bool(causal), dropped=dropout > 0,
             scale=1 / math.sqrt(max(q.shape[-1], 1)) if scale is None else float(scale),
         )  # fmt: skip
-        return output
 
+    @_guarded
     def product(
         self,
+        modules: list[Running],
         weights: Tensor,
         values: Tensor,
         output: Tensor,
@@ -138,12 +167,10 @@ class Recorder:
         clean: Tensor | None,
         source: str,
         mixed: bool,
+        pooled: bool,
         moved: Any,
     ) -> None:
         """Record a written-out attention, A V = O, where A came from a softmax or sigmoid."""
-        modules = self.here()
-        if modules is None:
-            return
         if self.mha is not None and weights.ndim == 3 and weights.shape[0] == math.prod(self.mha):
             fold = Fold((weights.shape[0],), None, self.mha[1])
         else:
@@ -156,11 +183,13 @@ class Recorder:
             folded["output"] = fold.apply(self.hold(output))
         self._site(
             modules, fold, source, weights.shape, weights.shape[-1], values.shape[-1], folded,
-            moved, dropped=clean is not None, mixed=mixed,
+            moved, dropped=clean is not None, mixed=mixed, pooled=pooled,
         )  # fmt: skip
 
+    @_guarded
     def gate(
         self,
+        modules: list[Running],
         tensor: Tensor,
         shape: tuple[int, ...],
         *,
@@ -170,9 +199,6 @@ class Recorder:
         notes: dict[str, Any],
     ) -> None:
         """Record a multiplication of a tensor of `shape` by weights that are broadcast to it."""
-        modules = self.here()
-        if modules is None:
-            return
         name = modules[0].name
         padded = (1,) * (len(shape) - tensor.ndim) + tuple(tensor.shape)
         broadcast = tuple(
@@ -201,14 +227,10 @@ class Recorder:
     def _site(
         self, modules: list[Running], fold: Fold, source: str, shape: torch.Size, keys: int,
         width: int, folded: dict[str, Tensor], moved: Any, *,
-        mixed: bool = False, **extra: Any,
+        mixed: bool = False, pooled: bool = False, **extra: Any,
     ) -> None:  # fmt: skip
         name = modules[0].name
-        first = next(iter(folded.values()), None)
-        lead = fold.apply(torch.empty(*shape[:-2], 0, 0, device="meta")).shape[:2]
-        batch, heads = (first.shape[0], first.shape[1]) if first is not None else lead
-        if "q" not in folded and "probabilities" not in folded:
-            batch, heads = lead
+        batch, heads = fold.shape
         queries = shape[-2]
         images = batch
         if not isinstance(modules[0].module, torch.nn.MultiheadAttention):
@@ -218,9 +240,11 @@ class Recorder:
             modules, fold=fold, queries=queries, keys=keys, heads=heads, width=width,
             windows=windows,
         )  # fmt: skip
+        if pooled and kind in ("self", "cross"):
+            kind = "pool"
         picture = _picture(modules, kind)
         prefix, grid = 0, None
-        if kind in ("self", "cross") and windows == 1:
+        if kind in ("self", "cross", "pool") and windows == 1:
             prefix, grid = self._grid(modules, keys, picture)
         held = [t for t in (*folded.values(), extra.get("mask")) if t is not None]
         self.sites.append(
@@ -242,11 +266,7 @@ class Recorder:
             return 0, None
         known = (modules[0].name, keys, picture)
         if known not in self._grids:
-            from ...models.evidence import grids, token_facts
-
-            facts = token_facts(modules[-1].module, modules[0].module)
-            options = [(p, g) for p, g, suffix in grids(keys, facts, picture) if not suffix]
-            found = options[0] if len(options) == 1 else grid_of(keys, facts.prefix, picture)
+            found = grid_of(keys, prefix_of(modules), picture)
             self._grids[known] = found if found[1] else grid_of(keys, None, picture)
         return self._grids[known]
 

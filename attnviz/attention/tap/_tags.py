@@ -47,7 +47,8 @@ class Moved:
         parent: the step before; None at the source.
         shape: shape of the source tensor (at the source only).
         op: "move" (call `fn` on the indices), "last" / "second" (that dimension was projected
-            onto `width` channels) or "same" (values changed, places did not).
+            onto `width` channels), "same" (values changed, places did not) or "pairs" (a source
+            that is a matrix product).
     """
 
     parent: Moved | None = None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import TracebackType
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...capturing import eager
 from ...errors import AttentionUnavailable
@@ -43,14 +43,14 @@ class Tap:
         graph: bool,
         copy: bool,
         required: bool,
-        lead_in: Callable[[Tensor], Tensor] | None = None,
+        restart: bool = False,
     ) -> None:
         if keep not in _KEEP:
             raise ValueError(f"keep={keep!r}: expected one of {', '.join(map(repr, _KEEP))}")
         self.model = model
         self._required = required
         names = None if model is None else module_names(model)
-        self._recorder = Recorder(names, _KEEP[keep], graph, copy, lead_in)
+        self._recorder = Recorder(names, _KEEP[keep], graph, copy, restart)
         self._stack: contextlib.ExitStack | None = None
 
     @property

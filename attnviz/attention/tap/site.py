@@ -202,7 +202,7 @@ class Site:
         found = None
         if moved is not None and self.kind != "channel":
             found = places_of(moved, self.batch, tokens, self._line)
-        if found is None:
+        if found is None or found.images != self.images:
             raise AttentionUnavailable(
                 f"site {self.name!r} ({self.kind}, {tokens} {of}): it is not known where its "
                 "tokens lie on the picture; use its weights without a picture"
