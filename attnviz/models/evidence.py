@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d, nn.LazyConv2d)
 _FIRST_ONLY = (
@@ -33,18 +33,17 @@ _LAST_FAMILIES = ("swin",)
 _FIRST_FAMILIES = ("convnext", "resnet", "efficientnet", "maxvit", "coatnet")
 
 #: parameters that hold tokens put before (or after) the patches
-_PREFIX_TOKENS = (
-    "cls_token",
-    "class_token",
-    "class_embedding",
-    "dist_token",
-    "distillation_token",
-    "reg_token",
-    "register_tokens",
-    "reg_tokens",
-    "storage_tokens",
+_PREFIX_TOKENS = re.compile(
+    r"cls_tokens?_?\d*|class_token|class_embedding|dist_token|distillation_token|reg_token"
+    r"|register_tokens|reg_tokens|storage_tokens"
 )
-_SUFFIX_TOKENS = ("detection_tokens",)
+_SUFFIX_TOKENS = re.compile(r"detection_tokens")
+
+#: modules that cut the input into patches, as models call them
+_EMBEDDERS = ("patch_embed", "patch_embeds", "patch_embeddings", "embeddings", "stem")
+
+#: families whose stem of convolutions states no patch size
+_PATCHES = {"Levit": (16, 16), "LevitDistilled": (16, 16), "Hiera": (4, 4)}
 
 
 def name_of(module: nn.Module, layer: nn.Module) -> str:
@@ -190,121 +189,133 @@ def by_family(module: nn.Module, layer: nn.Module) -> str | None:
 
 @dataclass(frozen=True)
 class TokenFacts:
-    """What a model says of its tokens: how many are no patches, and how patches tile the input."""
+    """What a model says of its tokens.
 
-    prefix: int | None = None
+    Attributes:
+        prefixes: how many tokens may come before the patches, by what the model holds.
+        suffix: how many come after them.
+        patches: (height, width) of a patch in pixels; several where there are several scales.
+        grids: (h, w) of the patches that the model was built for.
+    """
+
+    prefixes: tuple[int, ...] = ()
     suffix: int = 0
-    patch: tuple[int, int] | None = None
-    grid: tuple[int, int] | None = None
+    patches: tuple[tuple[int, int], ...] = ()
+    grids: tuple[tuple[int, int], ...] = ()
 
     def describe(self) -> str:
         """Return the facts in words."""
         parts = []
-        if self.prefix is not None:
-            parts.append(f"{self.prefix} prefix tokens")
-        if self.patch is not None:
-            parts.append(f"patches of {self.patch[0]} x {self.patch[1]}")
-        if self.grid is not None:
-            parts.append(f"grid {self.grid[0]} x {self.grid[1]}")
+        if self.prefixes:
+            parts.append(f"{' or '.join(map(str, self.prefixes))} prefix tokens")
+        if self.patches:
+            parts.append("patches of " + " or ".join(f"{h} x {w}" for h, w in self.patches))
+        if self.grids:
+            parts.append("grid " + " or ".join(f"{h} x {w}" for h, w in self.grids))
         return ", ".join(parts) or "nothing"
 
 
 def _pair(value: Any) -> tuple[int, int] | None:
     if isinstance(value, int) and value > 0:
         return value, value
-    if (
-        isinstance(value, tuple | list)
-        and len(value) == 2
-        and all(isinstance(v, int) for v in value)
-    ):
+    if isinstance(value, tuple | list) and len(value) == 2 and all(type(v) is int for v in value):
         return value[0], value[1]
     return None
 
 
 def token_facts(module: nn.Module, layer: nn.Module) -> TokenFacts:
     """Collect what the model around a layer says of its tokens; the nearest ancestor wins."""
-    prefix: int | None = None
+    prefixes: tuple[int, ...] = ()
     suffix = 0
-    patch: tuple[int, int] | None = None
-    grid: tuple[int, int] | None = None
+    patches: list[tuple[int, int]] = []
+    grids: list[tuple[int, int]] = []
     for part in [layer, *ancestors(module, layer)]:
-        if patch is None:
-            patch, grid = _patches(part)
-        if prefix is None:
-            prefix = _prefix(part)
-            suffix = suffix or sum(_held(part, name) for name in _SUFFIX_TOKENS)
-    return TokenFacts(prefix, suffix, patch, grid)
+        if not patches:
+            patches, grids = _patches(part)
+        if not prefixes:
+            prefixes, suffix = _ends(part)
+    return TokenFacts(prefixes, suffix, tuple(patches), tuple(grids))
 
 
-def _patches(part: nn.Module) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+def _patches(part: nn.Module) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    patches: list[tuple[int, int]] = []
+    grids: list[tuple[int, int]] = []
+    if type(part).__name__ in _PATCHES:
+        return [_PATCHES[type(part).__name__]], []
     for owner in _embedders(part):
         patch = _pair(getattr(owner, "patch_size", None))
-        if patch is None:
-            continue
         grid = _pair(getattr(owner, "grid_size", None))
         size = _pair(getattr(owner, "img_size", None) or getattr(owner, "image_size", None))
-        if grid is None and size is not None:
-            grid = (size[0] // patch[0], size[1] // patch[1])
-        return patch, grid
-    return None, None
+        if patch is not None:
+            patches.append(patch)
+            if grid is None and size is not None:
+                grid = (size[0] // patch[0], size[1] // patch[1])
+        if grid is not None:
+            grids.append(grid)
+    return list(dict.fromkeys(patches)), list(dict.fromkeys(grids))
 
 
 def _embedders(part: nn.Module) -> Iterator[Any]:
-    for name in ("patch_embed", "patch_embeddings", "embeddings"):
+    for name in _EMBEDDERS:
         owner = getattr(part, name, None)
-        if owner is not None:
-            inner = getattr(owner, "patch_embeddings", None)
-            yield from (o for o in (owner, inner) if o is not None)
+        if isinstance(owner, nn.ModuleList):
+            yield from owner
+        elif owner is not None:
+            yield from (o for o in (owner, getattr(owner, "patch_embeddings", None)) if o)
     config = getattr(part, "config", None)
     if config is not None:
         yield getattr(config, "vision_config", config)
     yield part
 
 
-def _prefix(part: nn.Module) -> int | None:
+def _ends(part: nn.Module) -> tuple[tuple[int, ...], int]:
+    """Return the possible numbers of tokens before the patches, and the number behind them."""
     stated = getattr(part, "num_prefix_tokens", None)
+    owners = [part, *part.children()]
+    owners += [inner for child in owners[1:] if isinstance(child, nn.ModuleList) for inner in child]
+    after = sum(count for owner in owners for count in _held(owner, _SUFFIX_TOKENS))
     if isinstance(stated, int):
-        return stated
-    held = [_held(owner, n) for owner in (part, *part.children()) for n in _PREFIX_TOKENS]
-    return sum(held) or None
+        return (stated,), after
+    found = [count for owner in owners for count in _held(owner, _PREFIX_TOKENS)]
+    # together in front of the patches, or one for each of several branches
+    return tuple(sorted({sum(found), *found}, reverse=True)) if found else (), after
 
 
-def _held(owner: nn.Module, name: str) -> int:
-    """Return how many tokens a parameter of that name holds; 0 where there is none."""
-    tokens = owner.__dict__.get("_parameters", {}).get(name)
-    if not isinstance(tokens, Tensor):
-        return 0
-    return 1 if tokens.ndim == 1 else math.prod(tokens.shape[:-1])
+def _held(owner: nn.Module, names: re.Pattern[str]) -> list[int]:
+    """Return how many tokens each parameter with such a name holds."""
+    return [
+        1 if tokens.ndim == 1 else math.prod(tokens.shape[:-1])
+        for name, tokens in owner.named_parameters(recurse=False)
+        if names.fullmatch(name)
+    ]
 
 
 def grids(
     count: int, facts: TokenFacts, input_size: tuple[int, int] | None
 ) -> list[tuple[int, tuple[int, int], int]]:
     """Return every (prefix, grid, suffix) that is consistent with all that is known."""
-    ends = sorted({(facts.prefix or 0, facts.suffix), (0, 0)}, reverse=True)
+    ends = [(prefix, facts.suffix) for prefix in facts.prefixes]
+    ends += [(0, facts.suffix), (0, 0)]
     candidates: list[tuple[int, int]] = []
     if input_size is not None:
-        for stride in _strides(facts, input_size):
-            for rounded in (math.ceil, math.floor):
-                sides = [
-                    rounded(side / step) for side, step in zip(input_size, stride, strict=True)
-                ]
-                candidates.append((sides[0], sides[1]))
-    if facts.grid is not None and (input_size is None or plausible(facts.grid, input_size)):
         # pyramids halve the grid from stage to stage
-        candidates += [
-            (math.ceil(facts.grid[0] / 2**k), math.ceil(facts.grid[1] / 2**k)) for k in range(6)
-        ]
-    return [
+        strides = [(h * 2**k, w * 2**k) for h, w in facts.patches for k in range(6)]
+        if facts.prefixes and not facts.patches and not facts.grids:
+            # what is no patch is known, so one stride in both directions must make up the rest
+            strides = [(step, step) for step in range(1, min(input_size) + 1)]
+        for steps in strides:
+            for rounded in (math.ceil, math.floor):
+                sides = [rounded(a / b) for a, b in zip(input_size, steps, strict=True)]
+                candidates.append((sides[0], sides[1]))
+    for grid in facts.grids:
+        if input_size is None or plausible(grid, input_size):
+            candidates += [tuple(math.ceil(side / 2**k) for side in grid) for k in range(6)]
+    found = [
         (prefix, grid, suffix)
         for grid in dict.fromkeys(candidates)
-        for prefix, suffix in ends
-        if prefix + grid[0] * grid[1] + suffix == count
+        for prefix, suffix in dict.fromkeys(ends)
+        if prefix + grid[0] * grid[1] + suffix == count and min(grid) > 0
     ]
-
-
-def _strides(facts: TokenFacts, input_size: tuple[int, int]) -> list[tuple[int, int]]:
-    if facts.patch is not None:
-        return [(facts.patch[0] * 2**k, facts.patch[1] * 2**k) for k in range(6)]
-    # a grid of an unknown patch size still has one stride in both directions
-    return [(s, s) for s in range(1, min(input_size) + 1)] if facts.prefix is not None else []
+    if len({grid for _, grid, _ in found}) > 1 and input_size is not None:
+        found = [option for option in found if plausible(option[1], input_size)]
+    return found

@@ -52,6 +52,16 @@ _TIMM: dict[str, tuple[str, ...]] = {
     "InceptionResnetV2": ("conv2d_7b",),
 }
 
+_TIMM_VITS = (
+    "VisionTransformer",
+    "VisionTransformerDistilled",
+    "VisionTransformerRelPos",
+    "Beit",
+    "Eva",
+    "ConVit",
+    "NaFlexVit",
+)
+
 _FIRST_NORMS = ("norm1", "ln_1", "layernorm_before", "layer_norm1", "norm_before", "in_norm")
 
 
@@ -111,7 +121,7 @@ def _timm(module: Any) -> str | None:
     last = len(blocks) - 1
     if kind in ("Cait", "Xcit"):  # the class token joins behind these blocks
         return f"blocks.{last}"
-    if not isinstance(getattr(module, "num_prefix_tokens", None), int):
+    if kind not in _TIMM_VITS:
         return None
     pool = getattr(module, "global_pool", None)
     if pool == "token":

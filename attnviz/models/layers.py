@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..capturing.modules import unwrap
 from ..errors import LayerNotFound
 from .families import static_layer
-from .probing import choose, probe
+from .probing import Seen, choose, probe
 
 _lock = threading.Lock()
 _chosen: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
@@ -89,8 +89,7 @@ def list_layers(module: nn.Module, example: Tensor | None = None) -> list[LayerR
     ]
 
 
-def _note(seen: object) -> str:
-    s = seen
+def _note(s: Seen) -> str:
     if s.layout is None:
         return "no positions" if len(s.shape) < 3 else s.why.split(": ", 1)[-1].split(";")[0]
     if s.positions == 1:

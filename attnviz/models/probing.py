@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,8 @@ from ..errors import AttnvizError, CaptureError, LayoutError, ModelError
 from ..targets import logits_of
 from .layout import Layout, infer_layout
 
-_ATTENTION = re.compile(r"(^|\.)(attn|attention|self_attn|self_attention)\d*(\.|$)|attention", re.I)
+#: paths inside attention: queries, keys and values are no picture of the input
+_ATTENTION = re.compile(r"(^|\.)(\w+_)?(attn|attention)(_pool|_layer|_out|_in)?\d*(\.|$)", re.I)
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class Seen:
         why: why there is no layout.
         live: whether any position passes a gradient of the logits.
         positions: number of positions (h * w), 0 without a layout.
+        classes: whether these are maps of the classes already: as many channels as logits, and
+            no weights behind them.
+        depth: share of the model's layers with weights that finish before it or with it, 0 to 1.
     """
 
     name: str
@@ -44,6 +49,8 @@ class Seen:
     why: str
     live: bool
     positions: int
+    classes: bool
+    depth: float
 
 
 def probe(module: nn.Module, example: Tensor | None = None) -> list[Seen]:
@@ -63,7 +70,11 @@ def probe(module: nn.Module, example: Tensor | None = None) -> list[Seen]:
     failures: list[str] = []
     for image in [example] if example is not None else _examples(module):
         try:
-            return _probe(module, image)
+            seen = _probe(module, image)
+            if any(layer.live for layer in seen):
+                return seen
+            # a fresh network may have a head of zeros, and no gradient at all
+            return _probe(_awake(module), image)
         except (AttnvizError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # the model may raise anything on an input it does not take
@@ -75,6 +86,17 @@ def probe(module: nn.Module, example: Tensor | None = None) -> list[Seen]:
     )
 
 
+def _awake(module: nn.Module) -> nn.Module:
+    """Return a copy of the model in which weights that are zero throughout are small random."""
+    twin = copy.deepcopy(module)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, weight in twin.named_parameters():
+            if not name.endswith("bias") and not weight.any():
+                weight.copy_(0.02 * torch.randn(weight.shape, generator=generator))
+    return twin
+
+
 def _examples(module: Any) -> Iterator[Tensor]:
     weight = next((p for p in module.parameters() if p.is_floating_point()), None)
     device = weight.device if weight is not None else torch.device("cpu")
@@ -82,8 +104,12 @@ def _examples(module: Any) -> Iterator[Tensor]:
     first = next((m for m in module.modules() if isinstance(m, nn.Conv2d)), None)
     channels = first.in_channels if first is not None else 3
     generator = torch.Generator().manual_seed(0)
-    for size in dict.fromkeys([*_stated_sizes(module), (224, 224), (64, 64), (32, 32), (28, 28)]):
-        image = torch.randn(2, channels, *size, generator=generator)
+    stated = list(_stated_sizes(module))
+    # a size beyond 384 costs gigabytes, and few models insist on it
+    sizes = [size for size in stated if max(size) <= 384]
+    sizes += [(224, 224), *stated, (64, 64), (32, 32), (28, 28)]
+    for size in dict.fromkeys(sizes):
+        image = torch.randn(1, channels, *size, generator=generator)
         yield image.to(device=device, dtype=dtype)
 
 
@@ -111,6 +137,8 @@ def _probe(module: nn.Module, image: Tensor) -> list[Seen]:
     def read(part: nn.Module, inputs: Any, output: Any) -> None:
         name = names[part]
         calls[name] = calls.get(name, 0) + 1
+        if isinstance(output, Mapping) and len(output) > 1:
+            return  # of several tensors in one output, which one the head reads is open
         try:
             tensor = pick(output, name)[0]
         except CaptureError:
@@ -134,43 +162,58 @@ def _probe(module: nn.Module, image: Tensor) -> list[Seen]:
         )
     gradient = dict(zip(traced, gradients, strict=True))
     parts = dict(module.named_modules())
+    weighted = [n for n in outputs if next(parts[n].parameters(recurse=False), None) is not None]
+    done = 0
+    seen = []
+    for name, tensor in outputs.items():
+        done += name in weighted
+        layout, why = _layout(module, parts[name], tensor, image)
+        live, positions = False, 0
+        if layout is not None:
+            spatial = layout.to_spatial(tensor)
+            positions = spatial.shape[2] * spatial.shape[3]
+            slope = gradient.get(name)
+            live = slope is not None and bool(layout.to_spatial(slope).ne(0).any())
+        first = layout is None or layout.kind == "channels_first"
+        channels = tensor.shape[1 if first and tensor.ndim > 1 else -1]
+        seen.append(
+            Seen(
+                name=name,
+                kind=type(parts[name]).__name__,
+                shape=tuple(tensor.shape),
+                calls=calls[name],
+                layout=layout,
+                why=why,
+                live=live,
+                positions=positions,
+                classes=done == len(weighted) and channels == logits.shape[-1],
+                depth=done / max(len(weighted), 1),
+            )
+        )
+    return seen
+
+
+def _layout(
+    module: nn.Module, part: nn.Module, tensor: Tensor, image: Tensor
+) -> tuple[Layout | None, str]:
     size = (image.shape[-2], image.shape[-1])
-    return [
-        _describe(module, parts[name], name, tensor, gradient.get(name), calls[name], size)
-        for name, tensor in outputs.items()
-    ]
-
-
-def _describe(
-    module: nn.Module,
-    part: nn.Module,
-    name: str,
-    tensor: Tensor,
-    gradient: Tensor | None,
-    calls: int,
-    size: tuple[int, int],
-) -> Seen:
-    layout, why, live, positions = None, "", False, 0
     try:
-        layout = infer_layout(module, part, tensor, size, batch=None)
+        return infer_layout(module, part, tensor, size, batch=image.shape[0]), ""
     except LayoutError as error:
-        why = str(error)
-    if layout is not None:
-        spatial = layout.to_spatial(tensor)
-        positions = spatial.shape[2] * spatial.shape[3]
-        live = gradient is not None and bool(layout.to_spatial(gradient).ne(0).any())
-    return Seen(name, type(part).__name__, tuple(tensor.shape), calls, layout, why, live, positions)
+        return None, str(error)
 
 
-def choose(seen: list[Seen], batch: int = 0) -> str | None:
+def choose(seen: list[Seen]) -> str | None:
     """Return the last layer with positions whose gradient is not zero by construction, or None.
 
-    Parts of attention are left out: their queries, keys and values are no picture of the input.
-    Of modules that hand on one tensor the outermost is taken.
+    Parts of attention are left out, and maps of the classes, which have no channels to weigh. Of
+    modules that hand on one tensor the outermost is taken. A last layer in the first half of the
+    network (a stem, a patch embedding) says nothing of the decision: then there is no default.
     """
     usable = [
         s
         for s in seen
         if s.live and s.positions > 1 and s.calls == 1 and not _ATTENTION.search(s.name)
     ]
-    return usable[-1].name if usable else None
+    usable = [s for s in usable if not s.classes] or usable
+    return usable[-1].name if usable and usable[-1].depth > 0.5 else None

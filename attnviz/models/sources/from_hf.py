@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ...errors import AttnvizError, ModelError
@@ -26,43 +27,44 @@ def build(name: str, *, pretrained: bool, num_classes: int | None) -> LoadedMode
         ModelError: not found, no network, or a checkpoint without a trained classification head.
     """
     transformers = import_transformers()
-    auto = transformers.AutoModelForImageClassification
+    options = {"pretrained": pretrained, "num_classes": num_classes}
     with fetching(f"hf:{name}"):
-        local = _is_local(transformers, name)
-        options = {"trust_remote_code": False, "local_files_only": local}
-        config = transformers.AutoConfig.from_pretrained(name, **options)
-        if num_classes is not None and num_classes != config.num_labels:
-            if pretrained:
-                raise ModelError(
-                    f"hf:{name} has {config.num_labels} classes, asked for num_classes="
-                    f"{num_classes}; pass pretrained=False or a checkpoint of your own"
-                )
-            config.num_labels = num_classes
-        processor = _processor(transformers, name, local)
-        if not pretrained:
-            module = auto.from_config(config, trust_remote_code=False).eval()
-            return LoadedModel(module, f"hf:{name}", processor)
-        module, info = auto.from_pretrained(
-            name, config=config, output_loading_info=True, **options
-        )
-    missing = sorted(info.get("missing_keys") or [])
+        try:  # a folder's files, or what was fetched before: no network
+            module, processor, missing = _read(transformers, name, local=True, **options)
+        except OSError:
+            if Path(name).is_dir():
+                raise
+            check_hub()
+            module, processor, missing = _read(transformers, name, local=False, **options)
     if missing:
         raise ModelError(
             f"hf:{name} has no weights for {', '.join(missing[:3])}"
             f"{' and more' if len(missing) > 3 else ''}: it is not a trained image classifier, and "
             "its scores would be random; choose a checkpoint that was trained to classify"
         )
-    return LoadedModel(module.eval(), f"hf:{name}", processor, labels_of(module))
+    labels = labels_of(module) if pretrained else None
+    return LoadedModel(module.eval(), f"hf:{name}", processor, labels)
 
 
-def _is_local(transformers: Any, name: str) -> bool:
-    """Return whether the files are a folder's or were fetched before; check the hub otherwise."""
-    try:
-        transformers.AutoConfig.from_pretrained(name, local_files_only=True)
-    except OSError:
-        check_hub()
-        return False
-    return True
+def _read(
+    transformers: Any, name: str, *, local: bool, pretrained: bool, num_classes: int | None
+) -> tuple[Any, ImageTransform | None, list[str]]:
+    """Return the model, its preprocessing, and the names of the weights it has none for."""
+    auto = transformers.AutoModelForImageClassification
+    options = {"trust_remote_code": False, "local_files_only": local}
+    config = transformers.AutoConfig.from_pretrained(name, **options)
+    if num_classes is not None and num_classes != config.num_labels:
+        if pretrained:
+            raise ModelError(
+                f"hf:{name} has {config.num_labels} classes, asked for num_classes="
+                f"{num_classes}; pass pretrained=False or a checkpoint of your own"
+            )
+        config.num_labels = num_classes
+    if not pretrained:
+        module = auto.from_config(config, trust_remote_code=False)
+        return module, _processor(transformers, name, local), []
+    module, info = auto.from_pretrained(name, config=config, output_loading_info=True, **options)
+    return module, _processor(transformers, name, local), sorted(info.get("missing_keys") or [])
 
 
 def _processor(transformers: Any, name: str, local: bool) -> ImageTransform | None:
