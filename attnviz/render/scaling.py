@@ -40,7 +40,7 @@ def extremes(values: Tensor, *, shared: bool = False) -> tuple[Tensor, Tensor]:
 
     With `shared` every map gets the lowest and highest of all.
     """
-    flat = values.detach().flatten(1)
+    flat = values.flatten(1)
     empty = torch.isnan(flat)
     low = flat.masked_fill(empty, float("inf")).amin(1)
     high = flat.masked_fill(empty, float("-inf")).amax(1)
@@ -78,6 +78,8 @@ def normalise(
     values: Tensor, mode: str = "minmax", *, shared: bool = False, floor: float = ABSOLUTE
 ) -> Tensor:
     """Return maps (B, h, w) scaled to [0, 1], or to [-1, 1] for "signed"; a flat map is all 0.
+
+    Differentiable, through the ends of the scale too.
 
     * "minmax": lowest value to 0, highest to 1.
     * "max": 0 stays 0, negative values become 0, the highest becomes 1.
@@ -131,7 +133,7 @@ class Scale:
         """
         if not maps:
             raise DataError("no maps to scale")
-        values = torch.cat([torch.as_tensor(m).detach().float().flatten().cpu() for m in maps])
+        values = torch.cat([_tensor(m).float().flatten() for m in maps])
         if not torch.isfinite(torch.stack(extremes(values[None, None]))).all():
             raise DataError("a map holds infinite values, or nothing but NaN; it cannot be drawn")
         if mode is None:
@@ -165,6 +167,12 @@ class Scale:
     def describe(self) -> str:
         """Return how the ends were chosen, in words."""
         return DESCRIPTIONS[self.mode]
+
+
+def _tensor(values: np.ndarray | Tensor) -> Tensor:
+    if isinstance(values, Tensor):
+        return values.detach().cpu()
+    return torch.from_numpy(np.array(values))  # a copy: torch dislikes read-only arrays
 
 
 def auto_mode(values: Tensor) -> str:
