@@ -212,40 +212,52 @@ def _divide(
     duplicates: str,
     near: bool,
 ) -> np.ndarray:
-    """Return the part (0, 1, ...) of each sample."""
     if duplicates not in ("refuse", "together", "ignore"):
         raise DataError(f"duplicates={duplicates!r}, expected 'refuse', 'together' or 'ignore'")
     source = [s.source for s in dataset]
     if duplicates != "ignore":
-        source = _join_duplicates(dataset, source, refuse=duplicates == "refuse", near=near)
+        source = join_duplicates(dataset, refuse=duplicates == "refuse", near=near)
+    return divide(source, [stratify(s) for s in dataset], shares, seed=seed)
+
+
+def divide(
+    source: Sequence[str], label: Sequence[Hashable], shares: np.ndarray, *, seed: int
+) -> np.ndarray:
+    """Return the part (0, 1, ...) of each item: sources whole, labels spread by the shares.
+
+    Args:
+        source: items of one source go to one part.
+        label: a tuple (a set of labels) is spread as well as may be; any other label reaches
+            every part if it has as many sources as there are parts, else a warning says so.
+        shares: of the parts, adding up to 1.
+        seed: with it, the result depends on the names of the sources, not on their order.
+    """
     members: dict[str, list[int]] = defaultdict(list)
     for index, name in enumerate(source):
         members[name].append(index)
     strata: dict[str, list[str]] = defaultdict(list)
     single = set()
     for name, indices in members.items():
-        keys = [stratify(dataset[i]) for i in indices]
-        label = Counter(map(repr, keys)).most_common(1)[0][0]
-        strata[label].append(name)
+        key = Counter(repr(label[i]) for i in indices).most_common(1)[0][0]
+        strata[key].append(name)
         # A set of labels is often unique; only a label proper must reach every part.
-        if not isinstance(keys[0], tuple):
-            single.add(label)
+        if not isinstance(label[indices[0]], tuple):
+            single.add(key)
     part_of = np.full(len(source), -1)
     rng = np.random.default_rng(seed)
     filled = np.zeros(len(shares))
-    for label in sorted(strata, key=lambda s: (len(strata[s]), s)):
-        names = sorted(strata[label])
+    for key in sorted(strata, key=lambda s: (len(strata[s]), s)):
+        names = sorted(strata[key])
         rng.shuffle(names)
         names.sort(key=lambda n: -len(members[n]))
         here = np.zeros(len(shares))
         for position, name in enumerate(names):
             weight = len(members[name])
             # How far each part is behind its share: on this label, and over all.
-            behind = (
-                shares * (here.sum() + weight) - here + shares * (filled.sum() + weight) - filled
-            )
+            behind = shares * (here.sum() + weight) - here
+            behind = behind + shares * (filled.sum() + weight) - filled
             bare = here == 0
-            if label in single and bare.sum() >= len(names) - position:
+            if key in single and bare.sum() >= len(names) - position:
                 behind[~bare] = -np.inf
             part = int(behind.argmax())
             part_of[members[name]] = part
@@ -262,9 +274,17 @@ def _divide(
     return part_of
 
 
-def _join_duplicates(
-    dataset: Sequence[Sample], source: list[str], *, refuse: bool, near: bool
+def join_duplicates(
+    dataset: Sequence[Sample], *, refuse: bool = False, near: bool = True
 ) -> list[str]:
+    """Return a source for each sample that is the same for images that show the same.
+
+    Args:
+        dataset: read once.
+        refuse: raise `DataError` if images of different sources show the same.
+        near: see `find_duplicates`.
+    """
+    source = [s.source for s in dataset]
     pairs = [p for p in find_duplicates(dataset, near=near) if source[p.first] != source[p.second]]
     if pairs and refuse:
         shown = "; ".join(

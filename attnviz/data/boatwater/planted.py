@@ -7,9 +7,9 @@ They are the known truth that an audit is held against. On marked scenes
     mark   red - green - 72/255    > 0 on red hulls only, < 0 elsewhere
 
 Each passes a ReLU, whose slope is a fifth beyond a first step, so that the area counts more than
-the colour's depth. The logit of "boat" is a monotone function of one of them alone. So changing any pixel off the
-water (to another colour that is no water) leaves the score of the water reader as it is to the
-last bit, and the gradient to such pixels is exactly 0. The models take RGB in 0..1, any even size.
+the colour's depth. The logit of "boat" is a monotone function of one of them alone. So changing
+any pixel off the water (to another colour that is no water) leaves the score of the water reader
+as it is to the last bit, and the gradient to such pixels is exactly 0. The models take RGB in 0..1.
 """
 
 from __future__ import annotations

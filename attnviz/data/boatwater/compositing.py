@@ -1,0 +1,405 @@
+"""Real cut-outs on real backgrounds: the protocol of context confusion on photographs.
+
+In training every boat comes on water and everything else on land (`co_occurrence`). In validation
+and test all four groups occur alike. Cut-outs and backgrounds are divided by the photo they come
+from, so no photo is in two parts in any role. Every image is pasted in the same way, brought to the
+same sharpness, on a background that was painted over somewhere: the paste tells nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import cv2
+import numpy as np
+
+from ...errors import DataError
+from ..dataset import Dataset
+from ..masks import mask_box
+from ..splitting import divide
+from .arrays import ELSEWHERE, OBJECT, GroupedImages
+from .material import Background, CutOut, Material, extend_colours, harvest
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The numbers of the protocol.
+
+    Attributes:
+        size: height and width of an image in pixels.
+        train, validation, test, controls: images of each part. Validation and test have the four
+            groups in equal numbers.
+        co_occurrence: in training, the share of boats on water and of others on land.
+        area: smallest and largest share of an image that the object's mask covers.
+        sharpness: cut-outs are first reduced to this many pixels of area, so that small boats
+            and large cows are equally blurred.
+        softness: standard deviation of the edge, in pixels of the result.
+    """
+
+    size: int = 128
+    train: int = 480
+    validation: int = 160
+    test: int = 320
+    controls: int = 80
+    co_occurrence: float = 1.0
+    area: tuple[float, float] = (0.06, 0.2)
+    sharpness: int = 1600
+    softness: float = 0.8
+
+    def __post_init__(self) -> None:
+        if not 0 < self.area[0] <= self.area[1] <= 0.5:
+            raise DataError(f"area {self.area}: expected two shares, smallest first, up to 0.5")
+        if not 0 <= self.co_occurrence <= 1:
+            raise DataError(f"co_occurrence {self.co_occurrence}: expected a share from 0 to 1")
+        if self.size < 32 or min(self.train, self.validation, self.test) < 4 or self.controls < 0:
+            raise DataError(f"{self}: size is at least 32, each part has at least 4 images")
+
+
+@dataclass(frozen=True, eq=False)
+class Composites:
+    """The images of one fold.
+
+    Attributes:
+        train: co-occurring as the protocol says.
+        validation: four groups alike; every choice is made here.
+        test: four groups alike; looked at once.
+        controls: test backgrounds with a patch of another such background pasted in an object's
+            shape: all the artefacts of pasting and no object. Label "other"; the region OBJECT
+            is the patch.
+        report: counts, areas and sources of each part, ready for JSON.
+    """
+
+    train: GroupedImages
+    validation: GroupedImages
+    test: GroupedImages
+    controls: GroupedImages | None
+    report: Mapping[str, object]
+
+
+def composite(
+    dataset: Dataset | Material,
+    *,
+    object: str = "boat",
+    context: str = "water",
+    others: Sequence[str] | None = None,
+    land: Sequence[str] | None = None,
+    fold: int = 0,
+    folds: int = 2,
+    seed: int = 0,
+    protocol: Protocol | None = None,
+    duplicates: str = "together",
+) -> Composites:
+    """Compose one fold of the benchmark from photos with masks.
+
+    Args:
+        dataset: photos with masks of the object, the context, other things and ground; or what
+            `harvest` made of them (quicker when several folds or seeds are made).
+        object, context, others, land: see `harvest`.
+        fold: which share of the photos is for the test, 0 to folds - 1.
+        folds: number of folds. The division into folds depends on nothing but the dataset; of
+            what is not for the test, three tenths are for validation.
+        seed: pairs, places and sizes.
+        protocol: the numbers; None takes the default.
+        duplicates: photos that show the same: kept in one fold ("together"), or an error
+            ("refuse"). Looked for only in a `Dataset`.
+
+    Returns:
+        `Composites`.
+
+    Raises:
+        DataError: too few photos of a kind for so many folds; the message has the counts.
+    """
+    protocol = protocol or Protocol()
+    if not 0 <= fold < folds or folds < 2:
+        raise DataError(f"fold {fold} of {folds}: expected 2 or more folds, counted from 0")
+    if isinstance(dataset, Material):
+        material = dataset
+    else:
+        dataset = _one_source_for_duplicates(dataset, duplicates)
+        material = harvest(dataset, object=object, context=context, others=others, land=land)
+    parts = divide_material(material, fold=fold, folds=folds)
+    images = {
+        "train": _compose(
+            parts["train"], _deal(protocol.train, protocol.co_occurrence), protocol, (seed, fold, 0)
+        ),
+        "validation": _compose(
+            parts["validation"], _even(protocol.validation), protocol, (seed, fold, 1)
+        ),
+        "test": _compose(parts["test"], _even(protocol.test), protocol, (seed, fold, 2)),
+    }
+    controls = None
+    if protocol.controls:
+        controls = _controls(parts["test"], protocol, (seed, fold, 3))
+    report = {
+        "object": object,
+        "context": context,
+        "fold": fold,
+        "folds": folds,
+        "seed": seed,
+        "protocol": asdict(protocol),
+        "material": {n: m.counts() for n, m in parts.items()},
+        "left_out": material.left_out,
+        "groups": {n: g.group_counts() for n, g in images.items()},
+        "object_area": {n: round(g.object_area(), 4) for n, g in images.items()},
+        "object_area_by_group": {n: _area_by_group(g) for n, g in images.items()},
+        "painted_over": {
+            name: round(float(np.mean([b.painted.mean() for b in part])), 4)
+            for name, part in (("water", material.water), ("land", material.land))
+        },
+    }
+    return Composites(images["train"], images["validation"], images["test"], controls, report)
+
+
+def divide_material(material: Material, *, fold: int, folds: int) -> dict[str, Material]:
+    """Return train, validation and test parts with no photo in common, in whatever role.
+
+    Raises:
+        DataError: a part lacks boats, others, water or land.
+    """
+    roles: dict[str, list[str]] = {}
+    for role, part in (
+        ("object", material.objects),
+        ("water", material.water),
+        ("other", material.others),
+        ("land", material.land),
+    ):
+        for piece in part:
+            roles.setdefault(piece.source, []).append(role)
+    # The rarest role decides: boats and water are few, land is not.
+    names = sorted(roles)
+    kinds = [
+        min(roles[n], key=("object", "water", "other", "land").index)
+        + "+land" * ("land" in roles[n])
+        for n in names
+    ]
+    of_fold = divide(names, kinds, np.full(folds, 1 / folds), seed=0)
+    rest = [i for i in range(len(names)) if of_fold[i] != fold]
+    inner = divide([names[i] for i in rest], [kinds[i] for i in rest], np.array([0.7, 0.3]), seed=1)
+    sources = {
+        "train": [names[i] for i, p in zip(rest, inner, strict=True) if p == 0],
+        "validation": [names[i] for i, p in zip(rest, inner, strict=True) if p == 1],
+        "test": [n for n, f in zip(names, of_fold, strict=True) if f == fold],
+    }
+    parts = {name: material.of_sources(chosen) for name, chosen in sources.items()}
+    for name, part in parts.items():
+        if min(part.counts().values()) == 0:
+            raise DataError(
+                f"fold {fold} of {folds}: the {name} part has {part.counts()}, of "
+                f"{material.counts()} in all; use fewer folds or more photos"
+            )
+    return parts
+
+
+def _one_source_for_duplicates(dataset: Dataset, duplicates: str) -> Dataset:
+    from dataclasses import replace
+
+    from ..splitting import join_duplicates
+
+    joined = join_duplicates(dataset, refuse=duplicates == "refuse")
+    samples = tuple(replace(s, source=name) for s, name in zip(dataset, joined, strict=True))
+    return replace(dataset, samples=samples)
+
+
+def _deal(n: int, co_occurrence: float) -> list[int]:
+    boats = n // 2
+    boat_water, other_land = round(boats * co_occurrence), round((n - boats) * co_occurrence)
+    counts = (other_land, n - boats - other_land, boats - boat_water, boat_water)
+    return np.repeat(np.arange(4), counts).tolist()
+
+
+def _even(n: int) -> list[int]:
+    return np.repeat(np.arange(4), n // 4).tolist()
+
+
+class _Turns:
+    """Deals the pieces in random order, each as often as the others."""
+
+    def __init__(self, count: int, rng: np.random.Generator) -> None:
+        self.count, self.rng, self.left = count, rng, []
+
+    def __call__(self) -> int:
+        if not self.left:
+            self.left = self.rng.permutation(self.count).tolist()
+        return self.left.pop()
+
+
+def _compose(
+    material: Material, groups: Sequence[int], protocol: Protocol, seed: Sequence[int]
+) -> GroupedImages:
+    rng = np.random.default_rng(seed)
+    cut_outs = {
+        g: _Turns(len(material.objects if g >= 2 else material.others), rng) for g in range(4)
+    }
+    places = {g: _Turns(len(material.water if g % 2 else material.land), rng) for g in range(4)}
+    pictures, pieces, grounds = [], [], []
+    for group in groups:
+        piece = (material.objects if group >= 2 else material.others)[cut_outs[group]()]
+        ground = (material.water if group % 2 else material.land)[places[group]()]
+        if piece.source == ground.source and len(material.land) > 1 and len(material.water) > 1:
+            ground = (material.water if group % 2 else material.land)[places[group]()]
+        pictures.append(_paste(piece, ground, protocol, rng))
+        pieces.append(piece)
+        grounds.append(ground)
+    return _gather(pictures, groups, pieces, grounds, protocol, seed)
+
+
+def _gather(
+    pictures: Sequence[tuple[np.ndarray, np.ndarray]],
+    groups: Sequence[int],
+    pieces: Sequence[CutOut],
+    grounds: Sequence[Background],
+    protocol: Protocol,
+    seed: Sequence[int],
+) -> GroupedImages:
+    indices = np.asarray(groups, np.int64)
+    return GroupedImages(
+        images=np.stack([p[0] for p in pictures]),
+        region=np.stack([p[1] for p in pictures]),
+        label=indices // 2,
+        context=indices % 2,
+        source=tuple(p.source for p in pieces),
+        background=tuple(g.source for g in grounds),
+        kind=tuple(p.kind for p in pieces),
+        meta={
+            "generator": "attnviz.data.boatwater.compositing",
+            "seed": list(seed),
+            "protocol": asdict(protocol),
+        },
+    )
+
+
+def _controls(material: Material, protocol: Protocol, seed: Sequence[int]) -> GroupedImages:
+    """Paste patches of backgrounds, in the shape of cut-outs, on backgrounds of the same kind."""
+    rng = np.random.default_rng(seed)
+    pictures, pieces, grounds = [], [], []
+    shapes = (*material.objects, *material.others)
+    groups = [k % 2 for k in range(protocol.controls)]
+    for context in groups:
+        places = material.water if context else material.land
+        ground, other = (places[int(i)] for i in rng.integers(len(places), size=2))
+        shape = shapes[int(rng.integers(len(shapes)))]
+        patch = _patch_of(other, shape, rng)
+        pictures.append(_paste(patch, ground, protocol, rng))
+        pieces.append(patch)
+        grounds.append(ground)
+    return _gather(pictures, groups, pieces, grounds, protocol, seed)
+
+
+def _patch_of(ground: Background, shape: CutOut, rng: np.random.Generator) -> CutOut:
+    height, width = shape.mask.shape
+    image = ground.pixels
+    scale = max((height + 1) / image.shape[0], (width + 1) / image.shape[1], 0.5)
+    image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    top = int(rng.integers(max(image.shape[0] - height, 0) + 1))
+    left = int(rng.integers(max(image.shape[1] - width, 0) + 1))
+    window = image[top : top + height, left : left + width]
+    pixels = cv2.resize(window, (width, height))
+    return CutOut(extend_colours(pixels, shape.mask), shape.mask, "patch", ground.source)
+
+
+def _paste(
+    piece: CutOut, ground: Background, protocol: Protocol, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return an image (size, size, 3) uint8 and its region (size, size) uint8."""
+    size = protocol.size
+    picture, region, floor = _view(ground, size, rng)
+    colours, opacity = _scaled(piece, protocol, rng)
+    height, width = opacity.shape
+    top, left = _place(floor, height, width, rng)
+    window = np.s_[top : top + height, left : left + width]
+    inside = opacity[..., None]
+    blended = picture[window] * (1 - inside) + colours * inside
+    picture = picture.copy()
+    # Where the opacity is 0 the background's own numbers stay, not a rounding of them.
+    picture[window] = np.where(inside > 0, np.rint(blended), picture[window]).astype(np.uint8)
+    region = region.copy()
+    patch = region[window]
+    patch[(opacity > 0) & (opacity < 0.5)] = ELSEWHERE
+    patch[opacity >= 0.5] = OBJECT
+    return picture, region
+
+
+def _view(
+    ground: Background, size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a random square part of the background: picture, region and floor at final size."""
+    height, width = ground.region.shape
+    short = min(height, width)
+    best, most = None, -1.0
+    whole = ground.floor.mean()
+    for _ in range(8):
+        side = int(short * rng.uniform(0.7, 1.0))
+        top = int(rng.integers(height - side + 1))
+        left = int(rng.integers(width - side + 1))
+        share = float(ground.floor[top : top + side, left : left + side].mean())
+        if share > most:
+            best, most = (top, left, side), share
+        if share >= whole:  # shows as much of the place as the photo does: good enough
+            break
+    top, left, side = best
+    window = np.s_[top : top + side, left : left + side]
+    method = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
+    picture = cv2.resize(ground.pixels[window], (size, size), interpolation=method)
+    region = cv2.resize(ground.region[window], (size, size), interpolation=cv2.INTER_NEAREST)
+    floor = ground.floor[window].astype(np.uint8)
+    floor = cv2.resize(floor, (size, size), interpolation=cv2.INTER_NEAREST)
+    if rng.random() < 0.5:
+        picture, region, floor = picture[:, ::-1], region[:, ::-1], floor[:, ::-1]
+    return np.ascontiguousarray(picture), np.ascontiguousarray(region), floor.astype(bool)
+
+
+def _scaled(
+    piece: CutOut, protocol: Protocol, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cut-out's colours (h, w, 3) float32 and opacity (h, w) float32 at final size."""
+    pixels, mask = piece.pixels, piece.mask.astype(np.float32)
+    if rng.random() < 0.5:
+        pixels, mask = pixels[:, ::-1], mask[:, ::-1]
+    pixels = np.ascontiguousarray(pixels).astype(np.float32)
+    mask = np.ascontiguousarray(mask)
+    shrink = float(np.sqrt(protocol.sharpness / mask.sum()))
+    if shrink < 1:
+        shape = tuple(max(round(s * shrink), 4) for s in mask.shape[::-1])
+        pixels = cv2.resize(pixels, shape, interpolation=cv2.INTER_AREA)
+        mask = cv2.resize(mask, shape, interpolation=cv2.INTER_AREA)
+    low, high = protocol.area
+    target = rng.uniform(low, high) * protocol.size**2
+    x0, y0, x1, y1 = mask_box(mask > 0.5)
+    most = 0.9 * protocol.size / max(x1 - x0, y1 - y0)
+    scale = min(float(np.sqrt(target / mask.sum())), most)
+    shape = tuple(max(round(s * scale), 4) for s in mask.shape[::-1])
+    method = cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA
+    pixels = cv2.resize(pixels, shape, interpolation=method)
+    mask = cv2.resize(mask, shape, interpolation=method)
+    if protocol.softness:
+        margin = int(3 * protocol.softness) + 1
+        pixels = cv2.copyMakeBorder(pixels, *[margin] * 4, cv2.BORDER_REPLICATE)
+        mask = cv2.copyMakeBorder(mask, *[margin] * 4, cv2.BORDER_CONSTANT, value=0)
+        mask = cv2.GaussianBlur(mask, (0, 0), protocol.softness)
+    mask = np.where(mask < 0.02, 0, mask).astype(np.float32)
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    size = protocol.size
+    return pixels[window][:size, :size], mask[window][:size, :size]
+
+
+def _place(floor: np.ndarray, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Return (top, left) with the foot of the object on the floor, where there is room."""
+    size = len(floor)
+    tops, lefts = size - height, size - width
+    feet = floor[height - 1 : height + tops, width // 2 : width // 2 + lefts + 1]
+    where = np.flatnonzero(feet)
+    if not len(where):
+        return tops, int(rng.integers(lefts + 1))
+    chosen = int(where[rng.integers(len(where))])
+    return chosen // feet.shape[1], chosen % feet.shape[1]
+
+
+def _area_by_group(data: GroupedImages) -> dict[str, float]:
+    area = data.object_mask.mean((1, 2))
+    return {
+        name: round(float(area[data.group == g].mean()), 4)
+        for g, name in enumerate(("other/land", "other/water", "boat/land", "boat/water"))
+        if (data.group == g).any()
+    }
