@@ -23,6 +23,7 @@ _PUBLIC: dict[str, str] = {
     "Probability": "attnviz.targets",
     "RegionTarget": "attnviz.targets",
     "capture": "attnviz.capturing",
+    "compare": "attnviz.heatmaps",
     "explain": "attnviz.explaining",
     "find_images": "attnviz.images",
     "load": "attnviz.models",

@@ -74,6 +74,8 @@ def overlay(
     from ..render import overlay as draw
     from ..render.text import stamp
 
+    if index is None:
+        maps.check_finite()
     pictures = []
     for i in range(len(maps)) if index is None else [range(len(maps))[index]]:
         photo = photo_of(maps, i, image)

@@ -201,4 +201,5 @@ def write_files(contents: Mapping[Path, bytes], *, force: bool) -> None:
 
 
 def _beside(path: Path, kind: str) -> Path:
-    return path.with_name(f".{path.name}.{kind}-{os.getpid()}-{os.urandom(4).hex()}")
+    # not the file's own name with an ending: that may be too long for the file system
+    return path.with_name(f".attnviz-{os.urandom(8).hex()}.{kind}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from ..errors import DataError
-from .bar import bar_height, draw_bar, number, span
+from .bar import NARROWEST_BAR, Bar, number, span
 from .contours import is_part
 from .panel import GAP, MARGIN, TEXT, TITLE
 from .scaling import Scale
@@ -53,7 +53,7 @@ def grid(
     cells = [[_cell(t, common, shared, colormap, side) for t in row] for row in rows]
     columns = max(len(row) for row in cells)
     across = max(_NARROWEST, *(c[0].shape[1] for row in cells for c in row if c))
-    room = columns * across + (columns - 1) * GAP
+    room = max(NARROWEST_BAR, columns * across + (columns - 1) * GAP)
 
     note = f"{'one scale for all maps' if shared else 'each map on its own scale'}: "
     note += f"{common.describe()} · opacity follows the value"
@@ -61,6 +61,8 @@ def grid(
         t is not None and t.geometry is not None and is_part(t.geometry) for r in rows for t in r
     ):
         note += " · thin frame: what the model saw"
+    ends = (number(common.low), number(common.high)) if shared else ("low", "high")
+    bar = Bar(scale=common, ends=ends, centre=units, note=note, colormap=colormap)
     heads = wrap(title, TITLE, room, bold=True, most=2) if title else []
     laid = [_measure(row, across) for row in cells]
     flat = shared and common.flat
@@ -68,7 +70,7 @@ def grid(
         MARGIN
         + (line_height(TITLE) * len(heads) + 8 if heads else 0)
         + sum(above + tall + below + GAP for above, tall, below, _, _ in laid)
-        + (line_height(TEXT) if flat else bar_height(room, TEXT, note))
+        + (line_height(TEXT) if flat else bar.height(room, TEXT))
         + MARGIN
     )
     page = Image.new("RGB", (room + 2 * MARGIN, height), "white")
@@ -88,18 +90,8 @@ def grid(
         y += above + tall + below + GAP
     if flat:
         write(page, (MARGIN, y), ["no evidence: all maps are flat"], TEXT, colour=SOFT)
-        return page
-    draw_bar(
-        page,
-        (MARGIN, y),
-        room,
-        scale=common,
-        ends=(number(common.low), number(common.high)) if shared else ("low", "high"),
-        centre=units,
-        note=note,
-        size=TEXT,
-        colormap=colormap,
-    )
+    else:
+        bar.draw(page, (MARGIN, y), room, TEXT)
     return page
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image
 
-from .bar import bar_height, draw_bar, number
+from ..errors import DataError
+from .bar import NARROWEST_BAR, Bar, number
 from .contours import LEVELS, is_part
 from .scaling import Scale
 from .text import SOFT, line_height, wrap, write
@@ -41,9 +43,10 @@ def panel(
         side: the longer side of each picture in pixels.
 
     Raises:
-        DataError: shapes do not fit, or the map holds infinite values.
+        DataError: there is no map, shapes do not fit, or the map holds infinite values.
     """
-    assert tile.values is not None, "a panel needs a map"
+    if tile.values is None:
+        raise DataError("a panel needs a map: tile.values is None")
     scale = scale or Scale.of([tile.values])
     truth = "; dashed: ground truth" if tile.truth is not None else ""
     columns = [(draw_overlay(tile, scale, side, colormap), "map alone")]
@@ -55,12 +58,19 @@ def panel(
         ]
     across = max(NARROWEST, columns[0][0].shape[1])
     tall = max(p.shape[0] for p, _ in columns)
-    room = len(columns) * across + (len(columns) - 1) * GAP
+    room = max(NARROWEST_BAR, len(columns) * across + (len(columns) - 1) * GAP)
 
     titles = wrap(tile.title, TITLE, room, bold=True, most=2) if tile.title else []
     captions = wrap(tile.caption, TEXT, room) if tile.caption else []
     below = [wrap(text, TEXT, across, most=2) for _, text in columns]
-    note = _note(tile, scale)
+    bar = Bar(
+        scale=scale,
+        ends=(number(scale.low), number(scale.high)),
+        centre=units,
+        note=_note(tile, scale),
+        colormap=colormap,
+        ticks=() if tile.photo is None else levels,
+    )
     low = line_height(TEXT) * max(map(len, below))
     height = (
         MARGIN
@@ -69,7 +79,7 @@ def panel(
         + (8 if titles or captions else 0)
         + tall
         + (4 + low + 10)
-        + (line_height(TEXT) if _flat(tile, scale) else bar_height(room, TEXT, note))
+        + (line_height(TEXT) if _flat(tile, scale) else bar.height(room, TEXT))
         + MARGIN
     )
     page = Image.new("RGB", (room + 2 * MARGIN, height), "white")
@@ -84,20 +94,9 @@ def panel(
         write(page, (x, y + tall + 4), below[index], TEXT, centred=across)
     y += tall + 4 + low + 10
     if _flat(tile, scale):
-        write(page, (MARGIN, y), [note], TEXT, colour=SOFT)
-        return page
-    draw_bar(
-        page,
-        (MARGIN, y),
-        room,
-        scale=scale,
-        ends=(number(scale.low), number(scale.high)),
-        centre=units,
-        note=note,
-        size=TEXT,
-        colormap=colormap,
-        ticks=() if tile.photo is None else levels,
-    )
+        write(page, (MARGIN, y), [bar.note], TEXT, colour=SOFT)
+    else:
+        bar.draw(page, (MARGIN, y), room, TEXT)
     return page
 
 
@@ -112,7 +111,7 @@ def _levels(levels: Sequence[float], scale: Scale) -> str:
 
 def _note(tile: Tile, scale: Scale) -> str:
     if _flat(tile, scale):
-        return f"no evidence: the map is flat at {number(float(tile.values.max()))}"
+        return f"no evidence: the map is flat at {number(float(np.nanmax(tile.values)))}"
     parts = [f"scale: {scale.describe()}"]
     if tile.photo is not None:
         parts.append("opacity follows the value")
