@@ -50,7 +50,7 @@ class LazyGroup(TyperGroup):
         if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
             known = self.list_commands(ctx)
             ctx.fail(
-                f"command {args[0]!r} is not known{did_you_mean(args[0], known)} "
+                f"command {args[0]!r} is not known{did_you_mean(args[0], known) or '.'} "
                 f"Known: {', '.join(known)}"
             )
         return super().resolve_command(ctx, args)

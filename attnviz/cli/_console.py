@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from .. import __version__
@@ -31,18 +31,56 @@ def print_table(header: list[str], rows: list[list[str]]) -> None:
         print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
 
 
+class Progress:
+    """How far a command is, without a bar: lines only."""
+
+    def step(self) -> None:
+        """Count one item as done."""
+
+    def result(self, line: str) -> None:
+        """Print a line of results to stdout."""
+        print(line, flush=True)
+
+    def note(self, line: str) -> None:
+        """Print a line about what happened to stderr."""
+        print(line, file=sys.stderr, flush=True)
+
+
+class _Bar(Progress):
+    """The same with a bar on the terminal; lines that go to the terminal stand above it."""
+
+    def __init__(self, shown: Any, what: str, total: int) -> None:
+        self._shown = shown
+        self._task = shown.add_task(what, total=total)
+        self._stdout_too = sys.stdout.isatty()
+
+    def step(self) -> None:
+        self._shown.advance(self._task)
+
+    def result(self, line: str) -> None:
+        if self._stdout_too:
+            self.note(line)
+        else:
+            super().result(line)
+
+    def note(self, line: str) -> None:
+        # whole lines, so that paths can be copied
+        self._shown.console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
 @contextlib.contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """Show a bar with rate and time left on stderr if it is a terminal; gives the step function."""
+def progress(what: str, total: int) -> Iterator[Progress]:
+    """Show a bar with rate and time left on stderr if it is a terminal."""
     if total < 2 or not sys.stderr.isatty():
-        yield lambda: None
+        yield Progress()
         return
     from rich import progress as bar
     from rich.console import Console
+    from rich.text import Text
 
     class Rate(bar.ProgressColumn):
-        def render(self, task: bar.Task) -> str:
-            return f"{task.finished_speed or task.speed or 0:.1f}/s"
+        def render(self, task: bar.Task) -> Text:
+            return Text(f"{task.finished_speed or task.speed or 0:.1f}/s")
 
     columns = (
         bar.TextColumn("{task.description}"),
@@ -51,9 +89,5 @@ def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
         Rate(),
         bar.TimeRemainingColumn(),
     )
-    # results printed meanwhile go above the bar, but only if they go to the same terminal
-    with bar.Progress(
-        *columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty()
-    ) as shown:
-        task = shown.add_task(what, total=total)
-        yield lambda: shown.advance(task)
+    with bar.Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as shown:
+        yield _Bar(shown, what, total)

@@ -27,19 +27,31 @@ def paths_given(arguments: Sequence[str]) -> list[str]:
     return given
 
 
-def gather(arguments: Sequence[str]) -> tuple[list[Path], list[tuple[str, ImageError]]]:
+def gather(
+    arguments: Sequence[str], *, leave_out: Path | None = None
+) -> tuple[list[Path], list[tuple[str, ImageError]]]:
     """Return the photos named by files, folders, patterns and `-`, each once, in the order given.
 
-    The second list holds the arguments that name no photo, each with the reason.
+    Args:
+        arguments: what the command line names.
+        leave_out: a folder whose files are taken only if named outright: that of the results, so
+            that a second run over a folder does not explain the first run's pictures.
+
+    Returns:
+        The photos, and the arguments that name none, each with the reason.
     """
     from ..images import find_images  # brings numpy, which `--help` does without
 
     photos: dict[str, Path] = {}
     failed: list[tuple[str, ImageError]] = []
+    results = os.path.join(os.path.realpath(leave_out), "") if leave_out is not None else None
     for argument in paths_given(arguments):
         try:
             for photo in find_images([argument]):
-                photos.setdefault(os.path.realpath(photo), photo)
+                real = os.path.realpath(photo)
+                if results and real.startswith(results) and not os.path.isfile(argument):
+                    continue
+                photos.setdefault(real, photo)
         except ImageError as error:
             failed.append((argument, error))
     return list(photos.values()), failed

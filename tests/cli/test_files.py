@@ -2,67 +2,32 @@
 
 from __future__ import annotations
 
-import os
+import io
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from attnviz.cli._files import refuse_existing, whole_file
+from attnviz.cli._files import PICTURE_FORMATS, picture_bytes, refuse_existing, write_file
 from attnviz.errors import DataError, OutputExists
 
 
-def test_the_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
-    goal = tmp_path / "deep" / "picture.png"
-    with whole_file(goal) as temporary:
-        temporary.write_bytes(b"half")
-        assert not goal.exists()
-        assert temporary.suffix == ".png"  # writers choose the format by it
-        temporary.write_bytes(b"whole")
-    assert goal.read_bytes() == b"whole"
-    assert [p.name for p in goal.parent.iterdir()] == ["picture.png"]
-
-
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_nothing_is_left_after_an_exception(tmp_path: Path, error: type[BaseException]) -> None:
-    with pytest.raises(error), whole_file(tmp_path / "picture.png") as temporary:
-        temporary.write_bytes(b"half")
-        raise error
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_what_is_there_stays_unless_forced(tmp_path: Path) -> None:
-    goal = tmp_path / "picture.png"
-    goal.write_bytes(b"mine")
-    with pytest.raises(OutputExists, match="--force"), whole_file(goal) as temporary:
-        temporary.write_bytes(b"new")
+    goal = tmp_path / "deep" / "picture.png"
+    write_file(goal, b"mine")
+    with pytest.raises(OutputExists, match="--force"):
+        write_file(goal, b"new")
     assert goal.read_bytes() == b"mine"
-    with whole_file(goal, force=True) as temporary:
-        temporary.write_bytes(b"new")
+    write_file(goal, b"new", force=True)
     assert goal.read_bytes() == b"new"
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_a_failed_forced_write_keeps_the_old_file(tmp_path: Path) -> None:
-    goal = tmp_path / "picture.png"
-    goal.write_bytes(b"old")
-    with pytest.raises(ValueError, match="x"), whole_file(goal, force=True) as temporary:
-        temporary.write_bytes(b"half")
-        raise ValueError("x")
-    assert goal.read_bytes() == b"old"
-
-
-def test_permissions_are_those_of_an_ordinary_file(tmp_path: Path) -> None:
-    (tmp_path / "ordinary").touch()
-    with whole_file(tmp_path / "picture.png") as temporary:
-        temporary.touch()
-    modes = [os.stat(tmp_path / n).st_mode & 0o777 for n in ("ordinary", "picture.png")]
-    assert modes[0] == modes[1]
+    assert [p.name for p in goal.parent.iterdir()] == ["picture.png"]
 
 
 def test_a_file_in_the_way_of_the_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
-    with pytest.raises(DataError, match="--out"), whole_file(tmp_path / "out" / "p.png"):
-        pass
+    with pytest.raises(DataError, match="--out"):
+        write_file(tmp_path / "out" / "p.png", b"")
 
 
 def test_existing_results_are_counted(tmp_path: Path) -> None:
@@ -72,3 +37,13 @@ def test_existing_results_are_counted(tmp_path: Path) -> None:
     paths[2].touch()
     with pytest.raises(OutputExists, match=r"2 of 3 .*1\.png"):
         refuse_existing(paths)
+
+
+@pytest.mark.parametrize(("suffix", "error"), [("jpg", 12), ("png", 0), ("webp", 12)])
+def test_pictures_come_back_as_they_were(suffix: str, error: int) -> None:
+    assert suffix in PICTURE_FORMATS
+    y, x = np.mgrid[:64, :64]
+    pixels = np.stack([x * 4, y * 4, (x + y) * 2], -1).astype(np.uint8)
+    data = picture_bytes(Image.fromarray(pixels), f".{suffix}")
+    back = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    assert np.abs(back.astype(int) - pixels).max() <= error

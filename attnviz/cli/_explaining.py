@@ -1,0 +1,254 @@
+"""Explain many photos and write the pictures: what `attnviz explain` and `demo` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor
+
+from ..errors import AttnvizError, ImageError, MethodError
+from ..explaining import explain
+from ..geometry import Geometry
+from ..heatmaps import Heatmaps
+from ..images import read_image
+from ..methods import METHODS
+from ..models import LoadedModel, labels_of, read_labels, resolve_preprocess
+from ..targets import Contrast, logits_of
+from ._files import picture_bytes, write_file
+from ._pipeline import Failed, stream
+
+READERS = 4
+
+
+@dataclass(frozen=True)
+class Job:
+    """A photo, and the files that its pictures go to: for each method, for each target."""
+
+    photo: Path
+    pictures: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was found out about one photo, by one method, for one target."""
+
+    photo: Path
+    picture: Path
+    method: str
+    layer: str
+    target: Any
+    label: str
+    score: float
+    units: str
+    map_size: tuple[int, int]
+    flat: bool
+    geometry: Geometry
+    predicted: dict[str, Any] | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {
+            "photo": str(self.photo),
+            "picture": str(self.picture.absolute()),
+            "method": self.method,
+            "layer": self.layer,
+            "target": {"class": self.target, "label": self.label, "score": self.score},
+            "predicted": self.predicted,
+            "units": self.units,
+            "map_size": list(self.map_size),
+            "no_evidence": self.flat,
+            **self.geometry.as_dict(),
+        }
+
+    def line(self) -> str:
+        """Return one line for a reader: photo, what was explained, and where the picture is."""
+        what = f"{self.label} {self.score:.4g}"
+        if self.predicted is not None and self.predicted["index"] == self.target:
+            what = f"{self.label} {self.predicted['probability']:.1%}"
+        flat = ", no evidence (the map is flat)" if self.flat else ""
+        return f"{self.photo}: {what}, {self.method} at {self.layer}{flat} -> {self.picture}"
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A photo that is read and prepared as the model's input."""
+
+    photo: Path
+    image: np.ndarray
+    tensor: Tensor
+    geometry: Geometry
+
+    @classmethod
+    def read(cls, photo: Path, prepare: Callable[..., tuple[Tensor, Geometry]]) -> Ready:
+        """Read and prepare a photo."""
+        image = read_image(photo)
+        return cls(photo, image, *prepare(image))
+
+    @property
+    def bytes(self) -> int:
+        """What it holds in memory."""
+        return self.image.nbytes + self.tensor.nbytes
+
+    def attach(self, maps: Heatmaps) -> Heatmaps:
+        """Return a single map with its photo, and its place on it."""
+        source = (str(self.photo),)
+        return replace(maps, geometry=(self.geometry,), images=(self.image,), sources=source)
+
+
+#: a single map, and what the model sees on its photo
+Seen = tuple[Heatmaps, "dict[str, Any] | None"]
+
+
+def methods_named(names: Sequence[str]) -> list[str]:
+    """Return the canonical names of methods, each once; an unknown one is a usage error."""
+    words = [word.strip() for name in names for word in name.split(",")]
+    try:
+        return list(dict.fromkeys(METHODS.get(word).name for word in words))
+    except MethodError as error:
+        raise typer.BadParameter(f"{error} (`attnviz methods` describes them)") from error
+
+
+def targets_named(targets: Sequence[str], versus: str | None) -> list[Any]:
+    """Return what to explain; with `versus` each target is held against that class."""
+    if versus is None:
+        return list(targets)
+    if not targets:
+        raise typer.BadParameter("--versus compares with a class: say --target too")
+    return [Contrast(t, versus) for t in targets]
+
+
+def explain_photos(
+    loaded: LoadedModel,
+    jobs: Sequence[Job],
+    *,
+    methods: Sequence[str],
+    targets: Sequence[Any] = (),
+    layer: str | None = None,
+    preprocess: str | None = None,
+    labels: str | None = None,
+    panel: bool = False,
+    batch_size: int = 32,
+    force: bool = False,
+) -> Iterator[tuple[Record, ...] | Failed[Job]]:
+    """Yield the records of every photo in order, its pictures written; or why it failed."""
+    prepare = resolve_preprocess(preprocess, loaded.module, loaded)
+    names = read_labels(labels) if labels else labels_of(loaded.module, loaded)
+
+    def compute(jobs: list[Job], ready: list[Ready]) -> list[list[Seen]]:
+        return explain_batch(
+            loaded, ready, methods=methods, targets=targets, layer=layer, labels=names
+        )
+
+    def write(job: Job, made: list[Seen]) -> tuple[Record, ...]:
+        for path, (maps, _) in zip(job.pictures, made, strict=True):
+            picture = maps.panel(0) if panel else maps.overlay(0)
+            write_file(path, picture_bytes(picture, path.suffix), force=force)
+        return tuple(
+            _record(job.photo, path, *seen) for path, seen in zip(job.pictures, made, strict=True)
+        )
+
+    return stream(
+        jobs, read=lambda job: Ready.read(job.photo, prepare), compute=compute, write=write,
+        size=lambda r: r.bytes, skip=(ImageError,), batch_size=batch_size, workers=READERS,
+    )  # fmt: skip
+
+
+def explain_batch(
+    loaded: LoadedModel,
+    ready: Sequence[Ready],
+    *,
+    methods: Sequence[str],
+    targets: Sequence[Any] = (),
+    layer: str | None = None,
+    labels: Sequence[str] | None = None,
+) -> list[list[Seen]]:
+    """Return for each photo its maps, method by method and in them target by target."""
+    made: list[list[Seen]] = [[] for _ in ready]
+    # one batch, unless the preprocessing gives inputs of several shapes
+    for shape in dict.fromkeys(r.tensor.shape for r in ready):
+        rows = [i for i, r in enumerate(ready) if r.tensor.shape == shape]
+        inputs = _place(torch.stack([ready[i].tensor for i in rows]), loaded.module)
+        with _logits_seen(loaded.module, inputs) as seen:
+            maps = explain(
+                loaded, inputs, method=list(methods), layer=layer, labels=labels,
+                target=targets[0] if len(targets) == 1 else None,
+                classes=list(targets) if len(targets) > 1 else None,
+                batch_size=len(rows),
+            )  # fmt: skip
+        predicted = _predicted(seen, len(rows), labels)
+        each = max(len(targets), 1)
+        for some in [m.to("cpu") for m in maps.values()]:
+            for n, i in enumerate(rows):
+                made[i] += [
+                    (ready[i].attach(some[n * each + k]), predicted[n]) for k in range(each)
+                ]
+    return made
+
+
+def _place(batch: Tensor, module: torch.nn.Module) -> Tensor:
+    for parameter in module.parameters():
+        if parameter.is_floating_point():
+            return batch.to(parameter.device, parameter.dtype)
+    return batch
+
+
+@contextmanager
+def _logits_seen(module: torch.nn.Module, inputs: Tensor) -> Iterator[list[Tensor]]:
+    """Keep the logits of the first forward pass of `inputs` in the block: what the model sees.
+
+    Other passes (to find a layer, of changed inputs) are left out.
+    """
+    seen: list[Tensor] = []
+
+    def keep(_: Any, arguments: tuple[Any, ...], output: Any) -> None:
+        given = arguments[0] if arguments else None
+        same = isinstance(given, Tensor) and given.data_ptr() == inputs.data_ptr()
+        if seen or not same or given.shape != inputs.shape:
+            return
+        with suppress(AttnvizError):
+            logits = logits_of(output).detach()
+            if logits.ndim == 2:
+                seen.append(logits.float().cpu())
+
+    handle = module.register_forward_hook(keep)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def _predicted(
+    seen: list[Tensor], count: int, labels: Sequence[str] | None
+) -> list[dict[str, Any] | None]:
+    if not seen:  # no classifier
+        return [None] * count
+    probability, index = seen[0].softmax(1).max(1)
+    return [
+        {"index": i, "label": labels[i] if labels else f"class {i}", "probability": p}
+        for i, p in zip(index.tolist(), probability.tolist(), strict=True)
+    ]
+
+
+def _record(photo: Path, path: Path, maps: Heatmaps, predicted: Any) -> Record:
+    assert maps.geometry is not None  # `attach` has put it there
+    return Record(
+        photo=photo,
+        picture=path,
+        method=maps.method,
+        layer=maps.layer,
+        target=maps.target[0],
+        label=maps.label[0],
+        score=float(maps.score[0]),
+        units=maps.units,
+        map_size=(maps.values.shape[1], maps.values.shape[2]),
+        flat=maps.flat[0],
+        geometry=maps.geometry[0],
+        predicted=predicted,
+    )

@@ -1,0 +1,63 @@
+"""`attnviz demo`: the main job on a real photo, with real weights and no download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEMO_SCHEMA = 1
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the picture.")] = Path("attnviz-out"),
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the GPU if there is one.")
+    ] = None,
+) -> None:
+    """Explain a photo that comes with matplotlib, by the model that comes with attnviz.
+
+    EfficientNet-Lite0 with its ImageNet weights looks at Grace Hopper; nothing is fetched.
+    """
+    from ._console import print_json
+    from ._explaining import Ready, explain_batch
+    from ._files import picture_bytes
+    from ._models import load_model
+    from ._sample import sample_photo
+
+    photo = sample_photo()
+    loaded = load_model(None, None, device)
+    ready = Ready.read(photo, loaded.preprocess)
+    (((maps, predicted),),) = explain_batch(
+        loaded, [ready], methods=["gradcam"], labels=loaded.labels
+    )
+    goal = out / f"{photo.stem}.{maps.method}.panel.png"
+    path = _keep(goal, picture_bytes(maps.panel(0), goal.suffix)).absolute()
+    if as_json:
+        print_json(
+            "demo", DEMO_SCHEMA, model=loaded.name, photo=str(photo), picture=str(path),
+            method=maps.method, layer=maps.layer, map_size=list(maps.values.shape[1:]),
+            predicted=predicted, score=float(maps.score[0]), units=maps.units,
+        )  # fmt: skip
+        return
+    height, width = maps.values.shape[1:]
+    print(f"photo    {photo} (Grace Hopper, US Navy, public domain)")
+    print(f"model    {loaded.name}")
+    print(f"it saw   {predicted['label']}, {predicted['probability']:.1%}")
+    print(f"the map  {maps.method} at {maps.layer}, {height} x {width}")
+    print(f"picture  {path}")
+
+
+def _keep(goal: Path, data: bytes) -> Path:
+    """Write the picture under its name, or under the next free one if another file has it."""
+    from ._files import write_file
+
+    path, number = goal, 2
+    while path.exists():
+        if path.is_file() and path.read_bytes() == data:
+            return path  # an earlier demo's, the same to the byte
+        path, number = goal.with_name(f"{goal.stem}-{number}{goal.suffix}"), number + 1
+    write_file(path, data)
+    return path

@@ -1,0 +1,138 @@
+"""`attnviz explain`: heatmaps of photos, as pictures and as a list or JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ._app import FAILURE, say
+
+EXPLAIN_SCHEMA = 1
+
+
+def explain(
+    photos: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PHOTO...", help="Files, folders, patterns, or - for paths on stdin."
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="torchvision:NAME, timm:NAME, hf:NAME or package.module:factory; "
+            "the embedded EfficientNet-Lite0 if left out.",
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Weights for that model, .safetensors or .pth (tensors only)."),
+    ] = None,
+    method: Annotated[
+        list[str], typer.Option(help="A name of `attnviz methods`, or several with commas.")
+    ] = ["gradcam"],  # noqa: B006  (typer copies it)
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Class index or label; the predicted class if left out. "
+            "Several give several maps from one forward pass."
+        ),
+    ] = None,
+    versus: Annotated[
+        str | None,
+        typer.Option(help="Explain the target rather than this class: the difference of logits."),
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="A name of `attnviz layers`; chosen if left out.")
+    ] = None,
+    preprocess: Annotated[
+        str | None,
+        typer.Option(help="imagenet, imagenet-inception or clip; the model's own if left out."),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help="Class names, a text file of one a line, JSON, or imagenet."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("attnviz-out"),
+    panel: Annotated[
+        bool, typer.Option("--panel", help="Original, overlay and contours in one figure.")
+    ] = False,
+    picture_format: Annotated[str, typer.Option("--format", help="jpg, png or webp.")] = "jpg",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON document on stdout instead of lines.")
+    ] = False,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the GPU if there is one.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Photos a forward pass.")] = 32,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite pictures.")] = False,
+) -> None:
+    """Show the regions of photos that are associated with a class score.
+
+    An unreadable photo is reported and skipped, and the exit code is then 1.
+    """
+    from ._console import print_json, progress
+    from ._explaining import Job, explain_photos, methods_named, targets_named
+    from ._files import PICTURE_FORMATS, refuse_existing
+    from ._models import load_model
+    from ._photos import gather, result_stems, slug
+    from ._pipeline import Failed
+
+    if picture_format not in PICTURE_FORMATS:
+        raise typer.BadParameter(
+            f"--format {picture_format!r} is not one of {', '.join(PICTURE_FORMATS)}"
+        )
+    methods = methods_named(method)
+    targets = targets_named(target or [], versus)
+    found, unreadable = gather(photos, leave_out=out)
+    names = [slug(t) for t in target or []]
+    if len(set(names)) < len(names):
+        names = [f"{i + 1}-{name}" for i, name in enumerate(names)]
+    jobs = [
+        Job(
+            photo,
+            tuple(
+                out / ".".join([stem, m, *([t] if len(names) > 1 else []), *kind, picture_format])
+                for m in methods
+                for t in (names if len(names) > 1 else [""])
+            ),
+        )
+        for kind in [["panel"] if panel else []]
+        for photo, stem in zip(found, result_stems(found), strict=True)
+    ]
+    if not force:
+        refuse_existing([path for job in jobs for path in job.pictures])
+    failures = [{"photo": name, "error": str(error)} for name, error in unreadable]
+    for failure in failures:
+        say(f"error: {failure['error']}")
+    if not jobs:
+        if not failures:
+            say(f"error: no photos, apart from results in {str(out)!r}")
+        raise typer.Exit(FAILURE)
+    loaded = load_model(model, checkpoint, device)
+
+    results = []
+    with progress("explaining", len(jobs)) as bar:
+        for outcome in explain_photos(
+            loaded, jobs, methods=methods, targets=targets, layer=layer, preprocess=preprocess,
+            labels=labels, panel=panel, batch_size=batch_size, force=force,
+        ):  # fmt: skip
+            bar.step()
+            if isinstance(outcome, Failed):
+                failures.append({"photo": str(outcome.item.photo), "error": str(outcome.error)})
+                bar.note(f"error: {outcome.error}")
+                continue
+            if as_json:
+                results += [record.as_dict() for record in outcome]
+            else:
+                for record in outcome:
+                    bar.result(record.line())
+    if as_json:
+        print_json("explain", EXPLAIN_SCHEMA, model=loaded.name, results=results, failed=failures)
+    if failures:
+        say(f"{len(failures)} of {len(jobs) + len(unreadable)} photos failed; the rest is written")
+        raise typer.Exit(FAILURE)

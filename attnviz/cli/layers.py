@@ -1,0 +1,53 @@
+"""`attnviz layers`: the layers of a model that a map can be made at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+LAYERS_SCHEMA = 1
+
+
+def layers(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="torchvision:NAME, timm:NAME, hf:NAME or package.module:factory; "
+            "the embedded EfficientNet-Lite0 if left out.",
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Weights for that model, .safetensors or .pth (tensors only)."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """List a model's layers with their output shapes; the default one is marked.
+
+    The architecture alone is built: no weights are fetched.
+    """
+    from ..models import list_layers, load
+    from ._console import print_json, print_table
+
+    loaded = load(model, checkpoint=checkpoint, pretrained=False)
+    rows = list_layers(loaded.module)
+    if as_json:
+        described = [
+            {
+                "name": row.name,
+                "type": row.type,
+                "shape": list(row.shape),
+                "note": row.note.removeprefix("default; "),
+                "default": row.note.startswith("default"),
+            }
+            for row in rows
+        ]
+        print_json("layers", LAYERS_SCHEMA, model=loaded.name, layers=described)
+        return
+    print_table(
+        ["layer", "type", "output", "note"],
+        [[r.name, r.type, " x ".join(map(str, r.shape)), r.note] for r in rows],
+    )

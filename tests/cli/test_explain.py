@@ -1,0 +1,396 @@
+"""`attnviz explain`: right results, nothing lost, nothing overwritten, every error one line."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import attnviz
+from attnviz.cli import _explaining
+
+from .conftest import TINY, Done
+
+Run = Callable[..., Done]
+
+
+def test_json_says_what_the_library_says(run: Run, photos: Path) -> None:
+    done = run("explain", photos, *TINY, "--method", "gradcam,hirescam", "--json")
+    assert done.code == 0, done.err
+    report = done.json
+    assert (report["schema"], report["schema_version"]) == ("attnviz.explain", 1)
+    assert report["attnviz"] == attnviz.__version__
+    assert report["failed"] == []
+    rows = report["results"]
+    assert [(Path(r["photo"]).stem, r["method"]) for r in rows] == [
+        (colour, method)
+        for colour in ("blue", "green", "red")
+        for method in ("gradcam", "hirescam")
+    ]
+    model = attnviz.load("tests.cli.tiny:colours")
+    paths = sorted(photos.iterdir())
+    for method in ("gradcam", "hirescam"):
+        expected = attnviz.explain(model, paths, method=method, preprocess="imagenet")
+        got = [r for r in rows if r["method"] == method]
+        for i, row in enumerate(got):
+            assert row["target"]["class"] == expected.target[i]
+            assert row["target"]["score"] == pytest.approx(expected.score[i].item(), rel=1e-5)
+            assert row["predicted"]["index"] == expected.target[i]
+            assert row["layer"] == expected.layer
+            assert row["units"] == expected.units
+            assert row["map_size"] == list(expected.values.shape[1:])
+            assert row["image_size"] == [30, 40]
+            assert row["crop"] == pytest.approx(expected.geometry[i].crop)
+            with Image.open(row["picture"]) as picture:
+                assert picture.size == (40, 30)  # the photo's own resolution
+
+
+def test_prediction_and_probability_are_right(run: Run, photos: Path) -> None:
+    (photos / "labels.txt").write_text("the red\nthe green\nthe blue\n")
+    done = run("explain", photos, *TINY, "--labels", photos / "labels.txt", "--json")
+    seen = {Path(r["photo"]).stem: r["predicted"] for r in done.json["results"]}
+    assert {k: v["label"] for k, v in seen.items()} == {
+        "red": "the red", "green": "the green", "blue": "the blue",
+    }  # fmt: skip
+    model = attnviz.load("tests.cli.tiny:colours")
+    prepare = attnviz.models.resolve_preprocess("imagenet")
+    tensor, _ = prepare(attnviz.read_image(photos / "red.png"))
+    expected = model.module(tensor[None]).softmax(1)[0, 0].item()
+    assert seen["red"]["probability"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_picture_is_the_overlay_of_the_map(run: Run, photos: Path) -> None:
+    done = run("explain", photos / "red.png", *TINY, "--format", "png", "--json")
+    (row,) = done.json["results"]
+    maps = attnviz.explain("tests.cli.tiny:colours", photos / "red.png", preprocess="imagenet")
+    expected = np.asarray(maps.overlay(0))
+    assert np.array_equal(np.asarray(Image.open(row["picture"])), expected)
+
+
+def test_several_targets_and_a_contrast(run: Run, photos: Path) -> None:
+    done = run("explain", photos / "red.png", *TINY, "--target", "0", "--target", "2", "--json")
+    rows = done.json["results"]
+    assert [r["target"]["class"] for r in rows] == [0, 2]
+    assert [Path(r["picture"]).name for r in rows] == ["red.gradcam.0.jpg", "red.gradcam.2.jpg"]
+    scores = [r["target"]["score"] for r in rows]
+    done = run("explain", photos / "red.png", *TINY, "--target", "0", "--versus", "2", "--json",
+               "--out", "other")  # fmt: skip
+    (row,) = done.json["results"]
+    assert row["target"]["class"] == "0 - 2"
+    assert row["target"]["score"] == pytest.approx(scores[0] - scores[1], rel=1e-5)
+
+
+def test_results_do_not_depend_on_the_batch_size(run: Run, photos: Path) -> None:
+    for i in range(7):
+        shutil.copy(photos / "red.png", photos / f"copy{i}.png")
+    rows = [
+        run("explain", photos, *TINY, "--json", "--batch-size", n, "--out", f"o{n}").json["results"]
+        for n in (1, 3, 32)
+    ]
+    keep = [[(r["photo"], r["target"], r["predicted"]) for r in some] for some in rows]
+    assert len(keep[0]) == 10
+    for other in keep[1:]:
+        for (photo, target, seen), (photo2, target2, seen2) in zip(keep[0], other, strict=True):
+            assert (photo, target["class"]) == (photo2, target2["class"])
+            assert target["score"] == pytest.approx(target2["score"], rel=1e-5)
+            assert seen["probability"] == pytest.approx(seen2["probability"], rel=1e-5)
+
+
+def test_results_are_lines_on_stdout(run: Run, photos: Path) -> None:
+    done = run("explain", photos, *TINY)
+    assert done.code == 0
+    assert done.err == ""
+    lines = done.out.splitlines()
+    assert len(lines) == 3
+    assert all("class" in line and line.endswith(".gradcam.jpg") for line in lines)
+
+
+def test_panel(run: Run, photos: Path) -> None:
+    done = run("explain", photos / "red.png", *TINY, "--panel")
+    assert done.code == 0, done.err
+    with Image.open("attnviz-out/red.gradcam.panel.jpg") as picture:
+        assert picture.width > 3 * 40  # three pictures beside one another
+
+
+def test_one_bad_photo_costs_only_itself(run: Run, photos: Path) -> None:
+    good = (photos / "green.png").read_bytes()
+    (photos / "cut.png").write_bytes(good[: len(good) // 2])
+    (photos / "empty.jpg").touch()
+    done = run("explain", photos, photos / "gone.jpg", *TINY, "--json", "--batch-size", 2)
+    assert done.code == 1
+    assert [Path(r["photo"]).name for r in done.json["results"]] == [
+        "blue.png", "green.png", "red.png",
+    ]  # fmt: skip
+    failed = {Path(f["photo"]).name: f["error"] for f in done.json["failed"]}
+    assert sorted(failed) == ["cut.png", "empty.jpg", "gone.jpg"]
+    assert "0 bytes" in failed["empty.jpg"]
+    assert len([line for line in done.err.splitlines() if line.startswith("error: ")]) == 3
+    assert "3 of 6 photos failed" in done.err
+    assert sorted(os.listdir("attnviz-out")) == [
+        "blue.gradcam.jpg", "green.gradcam.jpg", "red.gradcam.jpg",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: Image.fromarray(np.full((9, 7), 40000, np.uint16)).save(p / "x.png"),
+        lambda p: Image.new("CMYK", (9, 7), (0, 255, 255, 0)).save(p / "x.jpg"),
+        lambda p: Image.new("P", (9, 7), 3).save(p / "x.png"),
+        lambda p: Image.new("L", (9, 7), 3).save(p / "x.png"),
+        lambda p: Image.new("RGBA", (9, 7), (255, 0, 0, 9)).save(p / "x.png"),
+        lambda p: Image.new("RGB", (1, 1), (255, 0, 0)).save(p / "x.png"),
+        lambda p: Image.new("RGB", (3000, 2), (255, 0, 0)).save(p / "x.png"),
+    ],
+    ids=["16-bit", "cmyk", "palette", "grey", "alpha", "1x1", "long"],
+)
+def test_unusual_photos_are_explained(run: Run, tmp_path: Path, make: Any) -> None:
+    make(tmp_path)
+    (photo,) = tmp_path.glob("x.*")
+    done = run("explain", photo, *TINY, "--json")
+    assert done.code == 0, done.err
+    (row,) = done.json["results"]
+    with Image.open(photo) as original, Image.open(row["picture"]) as picture:
+        assert picture.size == original.size
+
+
+def test_a_turned_photo_is_shown_upright(run: Run, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 30), (255, 0, 0)).save(tmp_path / "x.jpg", exif=exif)
+    (row,) = run("explain", tmp_path / "x.jpg", *TINY, "--json").json["results"]
+    with Image.open(row["picture"]) as picture:
+        assert picture.size == (30, 40)
+
+
+def test_a_decompression_bomb_is_refused(run: Run, tmp_path: Path) -> None:
+    Image.new("1", (30_000, 30_000)).save(tmp_path / "bomb.png")
+    done = run("explain", tmp_path / "bomb.png", *TINY)
+    assert done.code == 1
+    assert "900 million pixels" in done.err
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "says"),
+    [
+        (["--model", "resnet999x"], 1, "resnet999x"),
+        (["--model", "tests.cli.tiny:nothing"], 1, "nothing"),
+        (["--model", "tests.cli.tiny:broken"], 1, "a bug in the factory"),
+        (["--model", "tests.cli.tiny:colours"], 1, "preprocess"),
+        (["--model", "tests.cli.tiny:nan", "--preprocess", "imagenet"], 1, "NaN"),
+        (["--model", "tests.cli.tiny:flat", "--preprocess", "imagenet"], 1, "no layer"),
+        ([*TINY, "--target", "3"], 1, "0 to 2"),
+        ([*TINY, "--target", "cat"], 1, "labels"),
+        ([*TINY, "--layer", "feature"], 1, "did you mean 'features'"),
+        ([*TINY, "--checkpoint", "none.safetensors"], 1, "none.safetensors"),
+        ([*TINY, "--labels", "none.txt"], 1, "none.txt"),
+        ([*TINY, "--device", "nonsense"], 1, "nonsense"),
+        ([*TINY, "--method", "gradcma"], 2, "did you mean 'gradcam'"),
+        ([*TINY, "--versus", "1"], 2, "--target"),
+        ([*TINY, "--format", "gif"], 2, "jpg"),
+        ([*TINY, "--batch-size", "0"], 2, "batch-size"),
+        ([*TINY, "--nonsense"], 2, "--nonsense"),
+    ],
+)
+def test_errors_are_one_line_and_leave_nothing(
+    run: Run, photos: Path, options: list[str], code: int, says: str
+) -> None:
+    done = run("explain", photos, *options)
+    assert done.code == code, done.err
+    first = done.err.splitlines()[0]
+    assert first.startswith("error: ")
+    assert says in first
+    assert done.out == ""
+    assert not Path("attnviz-out").exists() or os.listdir("attnviz-out") == []
+
+
+@pytest.mark.parametrize("name", ["gone.jpg", "empty-folder", "*.nothing"])
+def test_no_photo_is_an_error(run: Run, tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty-folder").mkdir()
+    done = run("explain", tmp_path / name, *TINY)
+    assert done.code == 1
+    assert done.err.startswith("error: no ")
+
+
+def test_nothing_is_overwritten_without_force(run: Run, photos: Path) -> None:
+    out = Path("attnviz-out")
+    out.mkdir()
+    mine = out / "green.gradcam.jpg"
+    mine.write_bytes(b"mine")
+    done = run("explain", photos, *TINY)
+    assert done.code == 1
+    assert "1 of 3 output files exist" in done.err
+    assert "--force" in done.err
+    assert mine.read_bytes() == b"mine"
+    assert os.listdir(out) == [mine.name]  # refused before anything was done
+    assert run("explain", photos, *TINY, "--force").code == 0
+    assert mine.read_bytes() != b"mine"
+    assert len(os.listdir(out)) == 3
+
+
+def test_a_second_run_over_a_folder_leaves_its_results_alone(run: Run, photos: Path) -> None:
+    out = photos / "out"
+    assert run("explain", photos, *TINY, "--out", out).code == 0
+    assert run("explain", photos, *TINY, "--out", out, "--force").code == 0
+    assert len(os.listdir(out)) == 3
+
+
+def test_photos_of_one_name_get_results_of_their_own(run: Run, tmp_path: Path) -> None:
+    for folder, colour in (("paris", (255, 0, 0)), ("rome", (0, 0, 255))):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (8, 8), colour).save(tmp_path / folder / "beach.png")
+    done = run("explain", tmp_path / "*" / "*.png", *TINY, "--json")
+    names = {Path(r["picture"]).name: r["predicted"]["index"] for r in done.json["results"]}
+    assert names == {"paris-beach.gradcam.jpg": 0, "rome-beach.gradcam.jpg": 2}
+
+
+def test_paths_come_from_stdin(run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{photos / 'red.png'}\n{photos / 'blue.png'}\n"))
+    done = run("explain", "-", *TINY, "--json")
+    assert [Path(r["photo"]).name for r in done.json["results"]] == ["red.png", "blue.png"]
+
+
+def test_a_full_disk_leaves_no_half_file(
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+    calls = []
+
+    def fsync(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    done = run("explain", photos, *TINY)
+    assert done.code == 1
+    assert "No space left on device" in done.err
+    written = os.listdir("attnviz-out")
+    assert all(name.endswith(".gradcam.jpg") and not name.startswith(".") for name in written)
+    for name in written:
+        Image.open(Path("attnviz-out") / name).load()
+
+
+def test_unexpected_errors_are_one_line_with_a_hint(
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("by\nzero")
+
+    monkeypatch.setattr(_explaining, "explain", fail)
+    done = run("explain", photos, *TINY)
+    assert done.code == 1
+    assert "error: unexpected ZeroDivisionError: by zero" in done.err
+    assert "--debug" in done.err
+    from attnviz.cli import main
+
+    assert main(["explain", str(photos), *TINY, "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_model_is_left_without_hooks(photos: Path) -> None:
+    loaded = attnviz.load("tests.cli.tiny:colours")
+    jobs = [_explaining.Job(photos / "red.png", (photos / "out.jpg",))]
+    (record,) = _explaining.explain_photos(loaded, jobs, methods=["gradcam"], preprocess="imagenet")
+    assert record[0].predicted["index"] == 0
+    assert not loaded.module._forward_hooks
+    assert all(not m._forward_hooks for m in loaded.module.modules())
+    assert all(p.grad is None for p in loaded.module.parameters())
+
+
+def _start(args: list[Any], **options: Any) -> subprocess.Popen[str]:
+    repo = Path(__file__).resolve().parents[2]
+    env = {**os.environ, "PYTHONPATH": str(repo), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "attnviz", *map(str, args)],
+        env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_exits_130_and_leaves_whole_files_only(tmp_path: Path, photos: Path) -> None:
+    for i in range(40):
+        shutil.copy(photos / "red.png", photos / f"copy{i}.png")
+    slow = ["--model", "tests.cli.tiny:slow", "--preprocess", "imagenet", "--batch-size", 1]
+    process = _start(["explain", photos, *slow, "--out", tmp_path / "out"])
+    assert process.stdout is not None
+    process.stdout.readline()  # one is done
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    written = list((tmp_path / "out").iterdir())
+    assert 0 < len(written) < 43
+    for path in written:
+        assert not path.name.startswith(".")
+        Image.open(path).load()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
+def test_a_closed_pipe_is_quiet(tmp_path: Path, photos: Path) -> None:
+    process = _start(["explain", photos, *TINY, "--out", tmp_path / "out"])
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    err = process.stderr.read()
+    assert process.wait(timeout=60) == 1
+    assert err == ""
+
+
+@pytest.mark.slow
+def test_ten_thousand_photos_do_not_pile_up(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is held does not grow with the number of photos: decoded photos alive at one time."""
+    import gc
+    import weakref
+
+    alive: set[int] = set()
+    most = 0
+    real = _explaining.read_image
+
+    def read(path: Path) -> np.ndarray:
+        nonlocal most
+        array = real(path)
+        alive.add(id(array))
+        weakref.finalize(array, alive.discard, id(array))
+        most = max(most, len(alive))
+        return array
+
+    monkeypatch.setattr(_explaining, "read_image", read)
+    monkeypatch.setattr(_explaining, "write_file", lambda *_, **__: None)
+    loaded = attnviz.load("tests.cli.tiny:colours")
+    small = attnviz.models.Preprocess(resize=(32, 32), crop=None)
+    monkeypatch.setattr(_explaining, "resolve_preprocess", lambda *_: small)
+    jobs = [_explaining.Job(photos / "red.png", (tmp_path / f"{i}.jpg",)) for i in range(10_000)]
+    start = time.process_time()
+    done = sum(1 for _ in _explaining.explain_photos(loaded, jobs, methods=["gradcam"]))
+    gc.collect()
+    assert done == 10_000
+    assert most <= 5 * 32
+    assert len(alive) == 0
+    assert time.process_time() - start < 280
+
+
+def test_checkpoint_weights_are_used(run: Run, photos: Path) -> None:
+    from safetensors.torch import save_file
+
+    state = attnviz.load("tests.cli.tiny:colours").module.state_dict()
+    state["fc.bias"] = torch.tensor([0.0, 50.0, 0.0])
+    save_file(state, photos / "w.safetensors")
+    done = run("explain", photos, *TINY, "--checkpoint", photos / "w.safetensors", "--json")
+    assert done.code == 0, done.err
+    assert [r["predicted"]["index"] for r in done.json["results"]] == [1, 1, 1]

@@ -1,0 +1,56 @@
+"""Small models for the command line's tests, named `tests.cli.tiny:FACTORY` there."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor, nn
+
+
+class Colours(nn.Module):
+    """Tells red, green and blue: logit c is the mean of colour c minus that of the other two.
+
+    Its last feature map holds the colours themselves, averaged over 16 x 16 pixels.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blur = nn.AvgPool2d(16)
+        self.features = nn.Conv2d(3, 3, 1)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(3, 3)
+        with torch.no_grad():
+            self.features.weight.copy_(torch.eye(3)[:, :, None, None])
+            self.features.bias.zero_()
+            self.fc.weight.copy_(2 * torch.eye(3) - torch.ones(3, 3))
+            self.fc.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.pool(self.features(self.blur(x))).flatten(1))
+
+
+def colours() -> Colours:
+    return Colours()
+
+
+def nan() -> Colours:
+    model = Colours()
+    with torch.no_grad():
+        model.fc.weight[0, 0] = float("nan")
+    return model
+
+
+def flat() -> nn.Module:
+    """A model without spatial layers."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 224 * 224, 2))
+
+
+def slow() -> Colours:
+    model = Colours()
+    model.register_forward_hook(lambda *_: time.sleep(0.3))
+    return model
+
+
+def broken() -> nn.Module:
+    raise RuntimeError("a bug in the factory")
