@@ -35,10 +35,13 @@ MOVE = [
         "unbind", "chunk", "split", "tensor_split", "hsplit", "select", "narrow", "expand",
         "expand_as", "broadcast_to", "repeat", "repeat_interleave", "view_as", "reshape_as",
         "flip", "index_select", "split_with_sizes", "ravel", "adjoint",
+        "gather", "take_along_dim",
     ),
     Tensor.unfold, F.unfold,
     *_getters("T", "mT"),
 ]  # fmt: skip
+#: functions that repeat values without making new ones
+EXPAND = set(_named("expand", "expand_as", "broadcast_to", "repeat"))
 SAME = _named(
     "to", "float", "half", "bfloat16", "double", "type", "type_as", "contiguous", "clone",
     "detach", "nan_to_num", "neg", "cpu", "cuda", "masked_fill",
@@ -49,6 +52,7 @@ MULTIPLY = _named("mul", "multiply", "__mul__", "__rmul__", "mul_", "multiply_")
 SWAPPED = set(_named("__rmatmul__"))
 MATMUL = [*_named("matmul", "bmm", "mm", "__matmul__"), *SWAPPED]
 SUM = _named("sum")
+JOIN = _named("cat", "concat", "concatenate")
 DROPOUT = [
     F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.feature_alpha_dropout, F.alpha_dropout,
     torch.dropout, torch.dropout_, torch.feature_dropout,
@@ -82,6 +86,7 @@ TABLE: dict[str, Iterable[Any]] = {
     "matmul": MATMUL,
     "einsum": [torch.einsum],
     "sum": SUM,
+    "join": JOIN,
     "drop": DROPOUT,
     "project": PROJECT,
     "normalise": NORMALISE,

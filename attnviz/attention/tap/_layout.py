@@ -220,6 +220,11 @@ def _is_cross(inner: Running, label: str, queries: int, keys: int) -> bool:
     return any(keys in (t.shape[0], t.shape[1]) for t in others)
 
 
+def is_place_argument(name: str) -> bool:
+    """Say whether an argument of that name is a mask or a position code."""
+    return bool(_PLACE_ARGS.search(name))
+
+
 def same_tensor(a: Tensor, b: Tensor) -> bool:
     """Say whether two tensors are one and the same memory, seen the same way."""
     return a is b or (

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from ._einsum import einsum_parts
 from ._functions import (
     DIVIDE,
+    EXPAND,
     FUNCTIONS,
     IN_PLACE,
     KERNELS,
@@ -64,6 +65,7 @@ class TapMode(TorchFunctionMode):
     def fused(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record `F.scaled_dot_product_attention`."""
         output = self.recorder.begin(func(*args, **kwargs))
+        self.moved.put(output, Moved(shape=tuple(output.shape), op="pairs"))
         given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args,
                          strict=False))  # fmt: skip
         given.update(kwargs)
@@ -71,7 +73,8 @@ class TapMode(TorchFunctionMode):
         self.recorder.sdpa(
             q, given["key"], given["value"], output, mask=given.get("attn_mask"),
             dropout=given.get("dropout_p", 0.0), causal=given.get("is_causal", False),
-            scale=given.get("scale"), moved=(self.moved.get(q), self.moved.get(given["key"])),
+            scale=given.get("scale"),
+            moved=(self.moved.get(q), self.moved.get(given["value"])),  # rotary codes end that of k
         )  # fmt: skip
         return output
 
@@ -138,12 +141,27 @@ class TapMode(TorchFunctionMode):
             clean = func(clean, *rest, **kwargs)
             clean = clean if pick is None else clean[pick]
         compact = note.compact
-        if compact is None and output.numel() > source.numel():
+        if compact is None and func in EXPAND and output.numel() > source.numel():
             compact = source  # expanded: a gate is as large as before
         dim = _dim_after(func, note.dim, source, output)
         return Weighed(
             note.function, note.origin, note.source, note.given, dim, clean, compact, note.mixed
         )
+
+    def join(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Concatenation: a class token before the patches. The largest part is followed."""
+        output = func(*args, **kwargs)
+        parts = args[0] if args else kwargs.get("tensors", ())
+        dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
+        if isinstance(output, Tensor) and isinstance(dim, int) and output.ndim:
+            dim %= output.ndim
+            sizes = [p.shape[dim] if p.ndim == output.ndim else 0 for p in parts]
+            largest = max(range(len(parts)), key=lambda i: sizes[i])
+            places = self.moved.get(parts[largest])
+            if places is not None:
+                where = (dim, sum(sizes[:largest]), output.shape[dim])
+                self.moved.put(output, Moved(places, op="cat", args=where))
+        return output
 
     def same(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A cast, a copy or arithmetic with a plain number: places stay, values nearly."""
@@ -180,10 +198,10 @@ class TapMode(TorchFunctionMode):
         output = func(*args, **kwargs)
         if isinstance(output, Tensor) and output is not first and func not in DIVIDE:
             # a residual connection or a position code: tokens stay in place
-            large = first if first.shape == output.shape else second
-            places = self.moved.get(large)
-            if places is not None and large.shape == output.shape:
-                self.moved.put(output, Moved(places))
+            known = [self.moved.get(t) for t in (first, second) if t.shape == output.shape]
+            chains = [c for c in known if c is not None]
+            if chains:  # the residual stream has the longer history
+                self.moved.put(output, Moved(max(chains, key=lambda c: (not c.paired, c.depth))))
         note = notes[0] or notes[1]
         # weights plus weights (gated mixtures of two softmaxes), weights over their own sum
         both = notes[0] is not None and notes[1] is not None
@@ -297,7 +315,9 @@ class TapMode(TorchFunctionMode):
             output = self.recorder.begin(output)
             a, v, o, clean = weights, values, output, note.clean
             if second:
-                a, v, o = a.mT, v.mT, o.mT
+                a, o = a.mT, o.mT
+                with self:  # so that its places are followed
+                    v = v.mT
                 clean = clean.mT if clean is not None else None
             self._confirm(a, v, o, note, clean, "matmul")
             break
@@ -319,7 +339,8 @@ class TapMode(TorchFunctionMode):
             if einsum_parts(args[0], i, operands[i], operands[1 - i], output) is None:
                 continue
             output = self.recorder.begin(output)
-            parts = einsum_parts(args[0], i, operands[i], operands[1 - i], output)
+            with self:  # so that the places of the values are followed
+                parts = einsum_parts(args[0], i, operands[i], operands[1 - i], output)
             assert parts is not None
             a, v, o, arrange = parts
             clean = arrange(note.clean) if note.clean is not None else None
@@ -356,7 +377,8 @@ class TapMode(TorchFunctionMode):
         tensor = gate
         if found:
             tensor = note.clean if note.clean is not None else gate
-            tensor = note.compact if note.compact is not None else tensor
+            if note.compact is not None and note.compact.ndim == gate.ndim:
+                tensor = note.compact
             tensor = tensor.clone() if func in IN_PLACE and i == 0 else tensor
         output = func(*args, **kwargs)
         if not found or not isinstance(output, Tensor):

@@ -8,6 +8,7 @@ came from, for any way of cutting windows.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._layout import Fold
 from ._tags import Moved
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Places:
     """Positions of tokens.
 
@@ -33,6 +35,9 @@ class Places:
     position: Tensor
     grid: tuple[int, int]
     images: int
+
+    def __repr__(self) -> str:
+        return f"Places({self.images} images, {self.grid[0]} x {self.grid[1]})"
 
     def scatter(self, values: Tensor, *, reduce: str = "sum") -> Tensor:
         """Put values of tokens on the picture: (B, ..., T) -> (images, ..., rows, columns).
@@ -61,18 +66,80 @@ class Places:
         return out.reshape(self.images, *middle, rows, columns)
 
 
-def places_of(moved: Moved, batch: int, tokens: int, picture: Any = None) -> Places | None:
-    """Return the places of a tensor (batch x heads, tokens, channels) with that history.
+def places_of(
+    moved: Moved,
+    fold: Fold,
+    tokens: int,
+    line: Callable[[int], tuple[int, tuple[int, int] | None]],
+    picture: tuple[int, int] | None,
+) -> Places | None:
+    """Return the places of the tokens of a raw tensor (*lead, tokens, channels).
 
     Args:
-        moved: the history; its end has tokens in the second dimension from the end.
-        batch: windows, B.
+        moved: its history.
+        fold: how its leading dimensions become batch and heads.
         tokens: T.
-        picture: function from a number of tokens to (rows, columns), for sources that are lists
-            of tokens.
+        line: function from a number of tokens to (prefix, (rows, columns) or None), for histories
+            that begin with a list of tokens.
+        picture: (height, width) of the model's input, against which a grid is checked.
 
     Returns:
-        None if the history does not lead to one source position for each token.
+        None if the history does not lead to one position on a picture for each token.
+    """
+    try:
+        index, shape, seen = _replay_all(moved)
+        index = fold.apply(index)
+    except (RuntimeError, IndexError, TypeError, ValueError):
+        return None
+    if index.shape[0] != fold.shape[0] or index.shape[2] != tokens or index.shape[3] == 0:
+        return None
+    where = index[:, 0, :, 0]  # heads and channels of one token lie on one position
+    inside = where >= 0
+    axes = _unravel(where.clamp(min=0), shape)
+    prefix, grid = 0, None
+    if len(shape) == 3:
+        if seen is not None:
+            grid, row = seen, axes[1]
+            row = row if seen[0] * seen[1] == shape[1] else axes[2]
+        else:
+            prefix, grid = line(shape[1])
+            row = axes[1]
+        if grid is None:
+            return None
+        position = row - prefix
+    else:
+        found = _spatial(shape, axes, picture)
+        if found is None:
+            return None
+        rows, columns = found
+        grid = (shape[rows], shape[columns])
+        position = axes[rows] * shape[columns] + axes[columns]
+    position = torch.where(inside & (position >= 0), position, -1)
+    # a token of padding belongs to the image of the window that it is in
+    image = torch.where(inside, axes[0], axes[0].masked_fill(~inside, 0).amax(1, keepdim=True))
+    return Places(image, position, grid, shape[0])
+
+
+def history(moved: Moved) -> tuple[Any, ...]:
+    """Return a key that is equal for histories that put tokens in the same places."""
+    key: list[Any] = []
+    step: Moved | None = moved
+    while step is not None:
+        if step.op != "same" or step.parent is None:
+            # tensors among the arguments live as long as the history, so their ids stay theirs
+            args = tuple(id(a) if isinstance(a, Tensor) else repr(a) for a in step.args)
+            named = tuple((k, id(a) if isinstance(a, Tensor) else repr(a)) for k, a in step.kwargs)
+            key.append((step.op, id(step.fn), args, named, step.pick, step.width, step.shape))
+        step = step.parent
+    return tuple(key)
+
+
+def _replay_all(
+    moved: Moved,
+) -> tuple[Tensor, tuple[int, ...], tuple[int, int] | None]:
+    """Return the running numbers after all steps, the shape they count, and a grid seen on the way.
+
+    The grid is that of a list of tokens (B, T, C) that was reshaped to (B, rows, columns, C).
     """
     steps: list[Moved] = []
     step: Moved | None = moved
@@ -80,54 +147,57 @@ def places_of(moved: Moved, batch: int, tokens: int, picture: Any = None) -> Pla
         steps.append(step)
         step = step.parent
     shape = steps[-1].shape
-    if len(shape) < 3 or math.prod(shape) == 0:
+    index = _count(shape)
+    seen: tuple[int, int] | None = None
+    for step in reversed(steps[:-1]):
+        if step.op == "move":
+            before = index.shape
+            index = _replay(step, index)
+            if len(shape) == 3 and seen is None and index.ndim == 4 and before == shape:
+                b, first, second, third = index.shape
+                if (b, first * second, third) == shape:
+                    seen = (first, second)
+                elif (b, first, second * third) == shape:
+                    seen = (second, third)
+        elif step.op == "cat":
+            dim, offset, total = step.args
+            size = list(index.shape)
+            size[dim] = total
+            larger = index.new_full(size, -1)
+            larger.narrow(dim, offset, index.shape[dim]).copy_(index)
+            index = larger
+        elif step.op in ("last", "second"):
+            dim = index.ndim - 1 if step.op == "last" else 1
+            size = list(index.shape)
+            size[dim] = step.width
+            if _mixes_positions(index, shape, dim):  # patches merge: places start again here
+                shape, seen = tuple(size), None
+                index = _count(shape)
+            else:
+                index = index.narrow(dim, 0, 1).expand(size)
+    return index, shape, seen
+
+
+def _count(shape: tuple[int, ...]) -> Tensor:
+    if len(shape) not in (3, 4) or math.prod(shape) == 0:
+        raise ValueError("no picture and no list of tokens")
+    return torch.arange(math.prod(shape)).reshape(shape)
+
+
+def _spatial(
+    shape: tuple[int, ...], axes: list[Tensor], picture: tuple[int, int] | None
+) -> tuple[int, int] | None:
+    """Return which dimensions of a source (B, ., ., .) are rows and columns, None if unknown."""
+    if picture is None:
         return None
-    index = torch.arange(math.prod(shape)).reshape(shape)
-    try:
-        for step in reversed(steps[:-1]):
-            if step.op == "move":
-                index = _replay(step, index)
-            elif step.op in ("last", "second"):
-                dim = index.ndim - 1 if step.op == "last" else 1
-                size = list(index.shape)
-                size[dim] = step.width
-                if _mixes_positions(index, shape, dim):  # patches merge: places start again here
-                    shape = tuple(size)
-                    index = torch.arange(math.prod(shape)).reshape(shape)
-                else:
-                    index = index.narrow(dim, 0, 1).expand(size)
-        if index.shape[-2] != tokens or index.numel() % (batch * tokens):
-            return None
-    except (RuntimeError, IndexError, TypeError, ValueError):
-        return None
-    # heads and channels of one token lie on one position
-    lines = index.reshape(batch, -1, tokens, index.shape[-1]) if index.ndim >= 3 else None
-    if lines is None:
-        return None
-    where = lines[:, 0, :, 0]
-    axes = _unravel(where.clamp(min=0), shape)
-    image = axes[0]
-    if len(shape) == 3:
-        grid = (1, shape[1]) if picture is None else picture(shape[1])
-        position, count = axes[1], shape[1]
-        if grid is None or math.prod(grid) != count:
-            return None
-    elif len(shape) == 4:
-        channels_last = bool((axes[3] == axes[3][..., :1]).all()) and len(axes[1].unique()) >= 1
-        varies = [len(a.unique()) > 1 for a in axes]
-        if varies[3] and not varies[1]:
-            channels_last = False
-        elif varies[1] and not varies[3]:
-            channels_last = True
-        rows, columns = (1, 2) if channels_last else (2, 3)
-        grid = (shape[rows], shape[columns])
-        position = axes[rows] * shape[columns] + axes[columns]
-    else:
-        return None
-    position = torch.where(where >= 0, position, torch.full_like(position, -1))
-    if not bool((where >= 0).all()):  # a window of padding alone belongs to the image it is in
-        image = torch.where(where >= 0, image, image.amax(1, keepdim=True))
-    return Places(image, position, grid, shape[0])
+    first, last = (bool((axes[i] != axes[i].flatten()[0]).any()) for i in (1, 3))
+    options = [o for o, wrong in (((2, 3), first), ((1, 2), last)) if not wrong]
+    for rows, columns in options:
+        steps = picture[0] / shape[rows], picture[1] / shape[columns]
+        # one stride in both directions, up to padding of the last window
+        if min(steps) >= 0.99 and max(steps) / min(steps) < 1.35:
+            return rows, columns
+    return None
 
 
 def _mixes_positions(index: Tensor, shape: tuple[int, ...], dim: int) -> bool:

@@ -6,14 +6,15 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._layout import Fold, fold_of, grid_of, images_of, kind_of, prefix_of
+from ._layout import Fold, fold_of, images_of, is_place_argument, kind_of, prefix_of
 from ._modules import Running, running
-from .site import Gate, Missed, Site
+from .site import Gate, Layout, Missed, Site
 
 
 def _guarded(method: Callable[..., None]) -> Callable[..., None]:
@@ -64,7 +65,7 @@ class Recorder:
         self._root: Any = None  # frame of the outermost module call
         self._step = -1
         self._calls: dict[str, int] = {}
-        self._grids: dict[Any, tuple[int, tuple[int, int] | None]] = {}
+        self._places: dict[Any, Any] = {}  # histories that were replayed already
         self.mha: tuple[int, int] | None = None  # (batch, heads) inside nn.MultiheadAttention
 
     def release(self) -> None:
@@ -200,6 +201,8 @@ class Recorder:
     ) -> None:
         """Record a multiplication of a tensor of `shape` by weights that are broadcast to it."""
         name = modules[0].name
+        if tensor.ndim > len(shape):
+            raise ValueError(f"weights {tuple(tensor.shape)} for a tensor {shape}")
         padded = (1,) * (len(shape) - tensor.ndim) + tuple(tensor.shape)
         broadcast = tuple(
             i for i, (n, m) in enumerate(zip(padded, shape, strict=True)) if n == 1 and m > 1
@@ -242,33 +245,34 @@ class Recorder:
         )  # fmt: skip
         if pooled and kind in ("self", "cross"):
             kind = "pool"
-        picture = _picture(modules, kind)
-        prefix, grid = 0, None
-        if kind in ("self", "cross", "pool") and windows == 1:
-            prefix, grid = self._grid(modules, keys, picture)
+        if kind == "cross":
+            self._not_a_picture(name, queries)
         held = [t for t in (*folded.values(), extra.get("mask")) if t is not None]
         self.sites.append(
             Site(
                 index=len(self.sites), name=name, kind=kind, source=source, step=self._step,
                 call=self._count(name), batch=batch, heads=heads, queries=queries, keys=keys,
-                windows=windows if kind == "window" else 1, prefix=prefix, grid=grid,
-                images=batch // windows, picture=picture, mixed=mixed,
+                windows=windows if kind == "window" else 1, images=batch // windows,
+                picture=_picture(modules, kind, (queries, keys)), mixed=mixed,
                 _versions=tuple(v for t in held if (v := _version(t)) is not None),
-                _moved=moved, **folded, **extra,
+                _layout=Layout(fold, moved, prefix_of(modules), self._places), **folded, **extra,
             )
         )  # fmt: skip
 
-    def _grid(
-        self, modules: list[Running], keys: int, picture: tuple[int, int] | None
-    ) -> tuple[int, tuple[int, int] | None]:
-        """Return (prefix, grid) of the keys: by what the model states, else by its input."""
-        if picture is None:
-            return 0, None
-        known = (modules[0].name, keys, picture)
-        if known not in self._grids:
-            found = grid_of(keys, prefix_of(modules), picture)
-            self._grids[known] = found if found[1] else grid_of(keys, None, picture)
-        return self._grids[known]
+    def _not_a_picture(self, name: str, queries: int) -> None:
+        """Take the picture from self-attention among the queries of a cross-attention.
+
+        A decoder's object queries or words may be as many as a grid has patches.
+        """
+        for i, site in enumerate(self.sites):
+            if (
+                isinstance(site, Site)
+                and site.kind == "self"
+                and site.step == self._step
+                and site.keys == queries
+                and _same_block(site.name, name)
+            ):
+                self.sites[i] = replace(site, picture=None)
 
     def _images_total(
         self, modules: list[Running], batch: int, queries: int, keys: int
@@ -312,22 +316,34 @@ def _axes(weights: tuple[int, ...], shape: tuple[int, ...], dim: int | None) -> 
     return tuple(names.get(i, "sample") for i in varies if i != 0) or ("sample",)
 
 
-def _picture(modules: list[Running], kind: str) -> tuple[int, int] | None:
+def _picture(modules: list[Running], kind: str, pairs: tuple[int, int]) -> tuple[int, int] | None:
     """Return the (height, width) in pixels of the input that the outermost module got."""
     picture = None
     for entry in modules:
         tensors = entry.tensors()
         # a model with words and a picture: only its cross-attention is known to see the picture
         words = any(not t.is_floating_point() and t.ndim == 2 for _, t in tensors)
-        for _, tensor in tensors:
+        for name, tensor in tensors:
             if (
                 tensor.ndim == 4
                 and tensor.shape[1] <= 4
                 and tensor.is_floating_point()
                 and (not words or kind == "cross")
+                and (entry is modules[-1] or tuple(tensor.shape[2:]) != pairs)
+                and not is_place_argument(name)
             ):
                 picture = (int(tensor.shape[2]), int(tensor.shape[3]))
     return picture
+
+
+def _same_block(first: str, second: str) -> bool:
+    """Say whether two modules are parts of one numbered block, at most three levels down."""
+    a, b = first.split("."), second.split(".")
+    shared = 0
+    while shared < min(len(a), len(b)) and a[shared] == b[shared]:
+        shared += 1
+    block = shared > 0 and any(p.isdigit() for p in a[:shared])
+    return block and max(len(a), len(b)) - shared <= 3
 
 
 def _autocast_dtype(q: Tensor) -> torch.dtype | None:

@@ -48,7 +48,9 @@ class Moved:
         shape: shape of the source tensor (at the source only).
         op: "move" (call `fn` on the indices), "last" / "second" (that dimension was projected
             onto `width` channels), "same" (values changed, places did not) or "pairs" (a source
-            that is a matrix product).
+            that is a matrix product) or "cat" (joined to others, args = (dimension, offset, size)).
+        depth: number of steps.
+        paired: the source is a matrix product.
     """
 
     parent: Moved | None = None
@@ -59,6 +61,15 @@ class Moved:
     kwargs: tuple[tuple[str, Any], ...] = ()
     pick: int | None = None
     width: int = 0
+    depth: int = 0
+    paired: bool = False
+
+    def __post_init__(self) -> None:
+        if self.parent is not None:
+            object.__setattr__(self, "depth", self.parent.depth + 1)
+            object.__setattr__(self, "paired", self.parent.paired)
+        elif self.op == "pairs":
+            object.__setattr__(self, "paired", True)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

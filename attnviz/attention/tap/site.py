@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,10 +12,20 @@ from torch import Tensor
 
 from ...errors import AttentionUnavailable
 from ._fold import bias_rows, grouped, row_chunks, softmax_logits, wide
-from ._layout import grid_of
-from ._places import Places, places_of
+from ._layout import Fold, grid_of
+from ._places import Places, history, places_of
 
 Index = int | slice | Sequence[int] | Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """What a site knows of its tokens' way from the picture."""
+
+    fold: Fold
+    moved: tuple[Any, Any]
+    prefix: int | None
+    memo: dict[Any, Places | None]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -35,8 +45,6 @@ class Site:
         call: how many sites this module gave before in the same step.
         batch, heads, queries, keys: sizes (B, H, Q, K).
         windows: groups of tokens per image that are folded into the batch (1: none).
-        prefix: class, distillation and register tokens before the patches, among the keys.
-        grid: (rows, columns) of patches, or None where the keys are not a picture.
         scale: factor of the logits.
         causal: query i attends keys 0..i only.
         mask: broadcastable to (B, H, Q, K), bool (True attends) or float (added), or None.
@@ -62,8 +70,6 @@ class Site:
     queries: int
     keys: int
     windows: int = 1
-    prefix: int = 0
-    grid: tuple[int, int] | None = None
     scale: float = 1.0
     causal: bool = False
     mask: Tensor | None = None
@@ -77,7 +83,7 @@ class Site:
     picture: tuple[int, int] | None = None
     mixed: bool = False
     _versions: tuple[tuple[Tensor, int], ...] = ()
-    _moved: tuple[Any, Any] = (None, None)
+    _layout: Layout | None = None
 
     def __repr__(self) -> str:
         extra = f", windows={self.windows}" if self.windows > 1 else ""
@@ -177,6 +183,16 @@ class Site:
                     worst = max(worst, gap.max().item())
         return worst
 
+    @property
+    def prefix(self) -> int:
+        """Class, distillation and register tokens before the patches, among the keys."""
+        return self._picture_of("keys")[0]
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """(rows, columns) of the patches that the keys are, row by row; None if they are not."""
+        return self._picture_of("keys")[1]
+
     def places(self, of: str = "keys") -> Places:
         """Return where on the feature map the tokens lie: windows put back, shift included.
 
@@ -188,30 +204,68 @@ class Site:
                 windows could not be followed.
             ValueError: `of` is neither.
         """
-        if of not in ("keys", "queries"):
-            raise ValueError(f"of={of!r}: expected 'keys' or 'queries'")
-        tokens = self.keys if of == "keys" else self.queries
-        if self.grid is not None and self.prefix + math.prod(self.grid) == tokens:
-            position = torch.arange(tokens) - self.prefix
-            image = torch.arange(self.batch)[:, None].expand(-1, tokens)
-            position = torch.where(position < 0, -1, position).expand(self.batch, -1)
-            return Places(image, position, self.grid, self.batch)
-        moved = self._moved[0] if of == "queries" else self._moved[1]
-        if moved is None and self.queries == self.keys:
-            moved = self._moved[1] or self._moved[0]  # self-attention: queries are the keys
-        found = None
-        if moved is not None and self.kind != "channel":
-            found = places_of(moved, self.batch, tokens, self._line)
-        if found is None or found.images != self.images:
+        found = self._places(of)
+        if found is None:
             raise AttentionUnavailable(
-                f"site {self.name!r} ({self.kind}, {tokens} {of}): it is not known where its "
-                "tokens lie on the picture; use its weights without a picture"
+                f"site {self.name!r} ({self.kind}, {getattr(self, of)} {of}): it is not known "
+                "where its tokens lie on the picture; use its weights without a picture"
             )
         return found
 
-    def _line(self, tokens: int) -> tuple[int, int] | None:
-        prefix, grid = grid_of(tokens, 0, self.picture)
-        return grid if not prefix else None
+    def _picture_of(self, of: str) -> tuple[int, tuple[int, int] | None]:
+        """Return (prefix, grid) if the tokens are the patches of a picture in order."""
+        found = None if self.windows > 1 else self._places(of)
+        if found is None:
+            return 0, None
+        patches = math.prod(found.grid)
+        prefix = getattr(self, of) - patches
+        if prefix < 0 or not torch.equal(found.position[:1, prefix:], torch.arange(patches)[None]):
+            return 0, None
+        return prefix, found.grid
+
+    def _places(self, of: str) -> Places | None:
+        if of not in ("keys", "queries"):
+            raise ValueError(f"of={of!r}: expected 'keys' or 'queries'")
+        tokens = getattr(self, of)
+        layout = self._layout
+        if layout is None or self.picture is None or self.kind == "channel":
+            return None
+        moved = layout.moved[0 if of == "queries" else 1]
+        if self.queries == self.keys and (moved is None or self.kind != "cross"):
+            moved = layout.moved[1] or layout.moved[0]  # queries are the keys
+        known = (None if moved is None else history(moved), layout.fold, tokens, self.picture)
+        if known not in layout.memo:
+            found = None
+            if moved is not None:
+                found = places_of(moved, layout.fold, tokens, self._line, self.picture)
+                found = None if found is None else self._of_images(found)
+            elif self.windows == 1:
+                found = self._by_count(tokens)
+            layout.memo[known] = found
+        return layout.memo[known]
+
+    def _of_images(self, found: Places) -> Places | None:
+        """Return places whose first dimension counts images; it may count their heads too."""
+        if found.images == self.images:
+            return found
+        heads, rest = divmod(found.images, self.images)
+        if self.windows > 1 or rest or heads != self.heads or bool((found.image % heads).any()):
+            return None
+        return replace(found, image=found.image // heads, images=self.images)
+
+    def _by_count(self, tokens: int) -> Places | None:
+        """Return the places of tokens whose number alone tells that they are a picture."""
+        prefix, grid = self._line(tokens)
+        if grid is None:
+            return None
+        position = (torch.arange(tokens) - prefix).clamp(min=-1).expand(self.batch, -1)
+        image = torch.arange(self.batch)[:, None].expand(-1, tokens)
+        return Places(image, position, grid, self.batch)
+
+    def _line(self, tokens: int) -> tuple[int, tuple[int, int] | None]:
+        stated = self._layout.prefix if self._layout is not None else None
+        prefix, grid = grid_of(tokens, stated, self.picture)
+        return (prefix, grid) if grid else grid_of(tokens, None, self.picture)
 
     def _kept(self) -> str:
         names = [
