@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import DataError
-from ..render.scaling import Scale, auto_mode, check_mode
+from ..render.scaling import Scale, check_mode
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,11 +27,11 @@ MEANING = "regions associated with the score"
 
 def scale_of(maps: Heatmaps, index: int, mode: str | None, shared: bool) -> Scale:
     """Return the scale that one map is drawn on: its own, or that of all."""
-    if mode is not None:
-        check_mode(mode)
-    shown = maps if shared else maps[index]
-    shown.check_finite()
-    return Scale.of(list(shown.values), mode or auto_mode(shown.values))
+    rows = range(len(maps)) if shared else [index]
+    values = [raw(maps, i) for i in rows]
+    if not all(np.isfinite(v).all() for v in values):
+        maps[list(rows)].check_finite()  # raises, but for NaN outside the crop
+    return Scale.of(values, mode)
 
 
 def raw(maps: Heatmaps, index: int) -> np.ndarray:
@@ -74,8 +74,8 @@ def overlay(
     from ..render import overlay as draw
     from ..render.text import stamp
 
-    if index is None:
-        maps.check_finite()
+    if index is None and len(maps) > 1:
+        maps.check_finite()  # before the first is drawn
     pictures = []
     for i in range(len(maps)) if index is None else [range(len(maps))[index]]:
         photo = photo_of(maps, i, image)

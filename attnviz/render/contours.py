@@ -185,8 +185,14 @@ def _draw(
 
     # OpenCV puts pixel (0, 0) at its centre; its coordinates are 16-bit after the shift
     scale = 1 << _SHIFT
-    points = [np.rint((p - 0.5) * scale).astype(np.int32)[:, None] for p in paths if len(p) > 1]
-    if points:
-        cv2.polylines(
-            out, points, False, colour, max(1, round(width)), lineType=cv2.LINE_AA, shift=_SHIFT
-        )
+    for closed in (False, True):
+        points = []
+        for path in paths:
+            if len(path) < 2 or np.array_equal(path[0], path[-1]) != closed:
+                continue
+            # an isoline has a point at every pixel's edge, and each costs a wide line a cap
+            path = (path[: -1 if closed else None] - 0.5).astype(np.float32)
+            path = cv2.approxPolyDP(path, 0.2, closed)
+            points.append(np.rint(path * scale).astype(np.int32))
+        if points:
+            cv2.polylines(out, points, closed, colour, max(1, round(width)), cv2.LINE_AA, _SHIFT)

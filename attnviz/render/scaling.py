@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -133,13 +134,23 @@ class Scale:
         """
         if not maps:
             raise DataError("no maps to scale")
-        values = torch.cat([_tensor(m).float().flatten() for m in maps])
-        if not torch.isfinite(torch.stack(extremes(values[None, None]))).all():
+        arrays = [m.detach().cpu().numpy() if isinstance(m, Tensor) else m for m in maps]
+        low = float(np.fmin.reduce([np.fmin.reduce(a, axis=None) for a in arrays]))
+        high = float(np.fmax.reduce([np.fmax.reduce(a, axis=None) for a in arrays]))
+        if not (math.isfinite(low) and math.isfinite(high)):
             raise DataError("a map holds infinite values, or nothing but NaN; it cannot be drawn")
-        if mode is None:
-            mode = auto_mode(values[None, None])
-        low, high, flat = limits(values[None, None], mode)
-        return cls(low.item(), high.item(), mode, bool(flat.item()))
+        reach = max(abs(low), abs(high))
+        mode = mode or ("signed" if low < -RELATIVE * reach else "minmax")
+        check_mode(mode)
+        flat = high - low <= max(ABSOLUTE, RELATIVE * reach)
+        # the same ends as `limits` gives, in plain numbers: this runs once a picture
+        if mode == "none":
+            return cls(0.0, 1.0, mode, False)
+        if mode == "max":
+            return cls(0.0, high, mode, flat or high <= ABSOLUTE)
+        if mode == "signed":
+            return cls(-reach, reach, mode, flat or reach <= ABSOLUTE)
+        return cls(low, high, mode, flat)
 
     @property
     def signed(self) -> bool:
@@ -160,24 +171,10 @@ class Scale:
         """Return whether a map has no more variation than noise, seen on this scale."""
         if self.mode == "none":
             return False
-        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+        low, high = (float(end.reduce(values, axis=None)) for end in (np.fmin, np.fmax))
         reach = max(abs(low), abs(high), self.high - self.low)
         return self.flat or high - low <= max(ABSOLUTE, RELATIVE * reach)
 
     def describe(self) -> str:
         """Return how the ends were chosen, in words."""
         return DESCRIPTIONS[self.mode]
-
-
-def _tensor(values: np.ndarray | Tensor) -> Tensor:
-    if isinstance(values, Tensor):
-        return values.detach().cpu()
-    return torch.from_numpy(np.array(values))  # a copy: torch dislikes read-only arrays
-
-
-def auto_mode(values: Tensor) -> str:
-    """Return "signed" for maps whose negative values are more than rounding, else "minmax"."""
-    values = values.detach().nan_to_num(nan=0.0)
-    if not values.numel():
-        return "minmax"
-    return "signed" if bool(values.amin() < -RELATIVE * values.abs().amax()) else "minmax"

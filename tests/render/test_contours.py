@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
@@ -58,6 +59,14 @@ def test_contours_are_white_on_black_at_their_place():
     assert changed.min() > 140
     assert changed.max() < 160
     assert (GREY == 90).all()
+
+
+def test_a_closed_contour_has_no_gap():
+    y, x = np.mgrid[:200, :300]
+    for shape in (np.hypot(x - 150, y - 100), np.abs(x - 150) + np.abs(y - 100)):
+        drawn = contours(GREY, np.maximum(0, 1 - shape / 100), levels=(0.5,))
+        outside = cv2.floodFill((drawn != 90).any(-1).astype(np.uint8), None, (0, 0), 1)[1]
+        assert not outside[100, 150]  # the flood did not leak in
 
 
 def test_signed_contours_are_of_the_positive_half():
