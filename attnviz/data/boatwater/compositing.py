@@ -166,16 +166,18 @@ def divide_material(material: Material, *, fold: int, folds: int) -> dict[str, M
     ):
         for piece in part:
             roles.setdefault(piece.source, []).append(role)
-    # The rarest role decides: boats and water are few, land is not.
+    order = ("object", "water", "other", "land")
     names = sorted(roles)
-    kinds = [
-        min(roles[n], key=("object", "water", "other", "land").index)
-        + "+land" * ("land" in roles[n])
-        for n in names
-    ]
-    of_fold = divide(names, kinds, np.full(folds, 1 / folds), seed=0)
+    kinds = ["+".join(sorted(set(roles[n]), key=order.index)) for n in names]
+    of_fold = divide(names, kinds, np.full(folds, 1 / folds), seed=0, warn=False)
     rest = [i for i in range(len(names)) if of_fold[i] != fold]
-    inner = divide([names[i] for i in rest], [kinds[i] for i in rest], np.array([0.7, 0.3]), seed=1)
+    inner = divide(
+        [names[i] for i in rest],
+        [kinds[i] for i in rest],
+        np.array([0.7, 0.3]),
+        seed=1,
+        warn=False,
+    )
     sources = {
         "train": [names[i] for i, p in zip(rest, inner, strict=True) if p == 0],
         "validation": [names[i] for i, p in zip(rest, inner, strict=True) if p == 1],

@@ -4,7 +4,7 @@ Everything is drawn by code from a seed. The object, the place, their layout and
 random streams of their own, so the same seed gives the same object on water and on land, and the
 same place with and without it: the exact counterfactual.
 
-Two rules hold for every pixel, so that a linear unit can tell what is what (`planted` builds on
+Two rules hold for every pixel, so that a linear unit can tell what is what (`planting` builds on
 them); colours are RGB in 0..255:
 
 * blue - red >= `WATER_MIN` on water, and <= `WATER_MAX_ELSEWHERE` everywhere else;
@@ -130,7 +130,7 @@ def generate(
         boats: share of images with a boat.
         groups: the group of each image instead (names or indices of `GROUPS`); then `n`,
             `co_occurrence` and `boats` are not used.
-        marked: boats have red hulls and nothing else is that red (see `planted`).
+        marked: boats have red hulls and nothing else is that red (see `planting`).
         plain: also keep each scene without its object.
 
     Returns:

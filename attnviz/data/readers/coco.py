@@ -73,7 +73,8 @@ def read_coco(root: Path, *, images: Path | None = None, faults: str = "raise") 
             f"{file}: {len(lost)} image ids of annotations are not in 'images', the first "
             f"{lost[0]!r}; do both lists belong to the same split?"
         )
-    base = image_root(file, images, "images", file.stem.removeprefix("instances_"))
+    split = file.stem.removeprefix("instances_")
+    base = image_root(file, images, "images", split, f"../{split}", "../images")
     entries = [
         partial(_sample, base, item, of_image, categories, file) for item in document["images"]
     ]
