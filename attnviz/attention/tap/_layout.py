@@ -232,13 +232,13 @@ def same_tensor(a: Tensor, b: Tensor) -> bool:
     )
 
 
-def prefix_of(modules: Sequence[Running]) -> int | None:
-    """Return how many tokens before the patches the running modules state, None if none does."""
-    for entry in modules:
-        stated = getattr(entry.module, "num_prefix_tokens", None)
+def prefix_of(modules: Sequence[nn.Module]) -> int | None:
+    """Return how many tokens before the patches these modules state, None if none does."""
+    for module in modules:
+        stated = getattr(module, "num_prefix_tokens", None)
         if isinstance(stated, int):
             return stated
-        owners = [entry.module, *entry.module.children()]
+        owners = [module, *module.children()]
         held = [o._parameters.get(n) for o in owners for n in _PREFIX_TOKENS]
         tokens = [t for t in held if t is not None]
         if tokens:

@@ -201,7 +201,7 @@ class TapMode(TorchFunctionMode):
             known = [self.moved.get(t) for t in (first, second) if t.shape == output.shape]
             chains = [c for c in known if c is not None]
             if chains:  # the residual stream has the longer history
-                self.moved.put(output, Moved(max(chains, key=lambda c: (not c.paired, c.depth))))
+                self.moved.put(output, Moved(max(chains, key=lambda c: (c.real, c.depth))))
         note = notes[0] or notes[1]
         # weights plus weights (gated mixtures of two softmaxes), weights over their own sum
         both = notes[0] is not None and notes[1] is not None

@@ -40,20 +40,25 @@ def module_names(model: nn.Module | None) -> dict[int, str]:
     if model is None:
         return {}
     names: dict[int, str] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        parts = [p for p in name.split(".") if p]
-        while parts and parts[0] in ("_orig_mod", "module") and _is_wrapper(model, parts[0]):
-            parts.pop(0)
-            break
-        names.setdefault(id(module), ".".join(p for p in parts if p != "_orig_mod"))
+    # by hand: named_modules() takes as long as a small model
+    stack = [("", model)]
+    while stack:
+        prefix, module = stack.pop()
+        if id(module) in names:
+            continue
+        names[id(module)] = prefix
+        for child, part in reversed(module._modules.items()):
+            if part is None:
+                continue
+            skipped = _is_wrapper(module, child)
+            stack.append((prefix if skipped else f"{prefix}.{child}" if prefix else child, part))
     return names
 
 
-def _is_wrapper(model: nn.Module, child: str) -> bool:
-    """Say whether `model` only wraps another module under the name `child`."""
-    return child == "_orig_mod" or type(model).__name__ in (
-        "DataParallel",
-        "DistributedDataParallel",
+def _is_wrapper(module: nn.Module, child: str) -> bool:
+    """Say whether a module only wraps another one under the name `child`."""
+    return child == "_orig_mod" or (
+        child == "module" and type(module).__name__ in ("DataParallel", "DistributedDataParallel")
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._layout import Fold, fold_of, images_of, is_place_argument, kind_of, prefix_of
+from ._layout import Fold, fold_of, images_of, is_place_argument, kind_of
 from ._modules import Running, running
 from .site import Gate, Layout, Missed, Site
 
@@ -247,6 +247,7 @@ class Recorder:
             kind = "pool"
         if kind == "cross":
             self._not_a_picture(name, queries)
+        layout = Layout(fold, moved, tuple(m.module for m in modules), self._places)
         held = [t for t in (*folded.values(), extra.get("mask")) if t is not None]
         self.sites.append(
             Site(
@@ -255,7 +256,7 @@ class Recorder:
                 windows=windows if kind == "window" else 1, images=batch // windows,
                 picture=_picture(modules, kind, (queries, keys)), mixed=mixed,
                 _versions=tuple(v for t in held if (v := _version(t)) is not None),
-                _layout=Layout(fold, moved, prefix_of(modules), self._places), **folded, **extra,
+                _layout=layout, **folded, **extra,
             )
         )  # fmt: skip
 

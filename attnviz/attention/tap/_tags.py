@@ -50,7 +50,7 @@ class Moved:
             onto `width` channels), "same" (values changed, places did not) or "pairs" (a source
             that is a matrix product) or "cat" (joined to others, args = (dimension, offset, size)).
         depth: number of steps.
-        paired: the source is a matrix product.
+        real: the source may be a picture or a list of tokens (it is no matrix product).
     """
 
     parent: Moved | None = None
@@ -62,14 +62,15 @@ class Moved:
     pick: int | None = None
     width: int = 0
     depth: int = 0
-    paired: bool = False
+    real: bool = True
 
     def __post_init__(self) -> None:
         if self.parent is not None:
             object.__setattr__(self, "depth", self.parent.depth + 1)
-            object.__setattr__(self, "paired", self.parent.paired)
-        elif self.op == "pairs":
-            object.__setattr__(self, "paired", True)
+            if not self.parent.real:
+                object.__setattr__(self, "real", False)
+        elif self.op == "pairs" or len(self.shape) not in (3, 4):
+            object.__setattr__(self, "real", False)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import AttentionUnavailable
 from ._fold import bias_rows, grouped, row_chunks, softmax_logits, wide
-from ._layout import Fold, grid_of
+from ._layout import Fold, grid_of, prefix_of
 from ._places import Places, history, places_of
 
 Index = int | slice | Sequence[int] | Tensor | None
@@ -24,7 +24,7 @@ class Layout:
 
     fold: Fold
     moved: tuple[Any, Any]
-    prefix: int | None
+    modules: tuple[nn.Module, ...]
     memo: dict[Any, Places | None]
 
 
@@ -263,7 +263,7 @@ class Site:
         return Places(image, position, grid, self.batch)
 
     def _line(self, tokens: int) -> tuple[int, tuple[int, int] | None]:
-        stated = self._layout.prefix if self._layout is not None else None
+        stated = prefix_of(self._layout.modules) if self._layout is not None else None
         prefix, grid = grid_of(tokens, stated, self.picture)
         return (prefix, grid) if grid else grid_of(tokens, None, self.picture)
 
