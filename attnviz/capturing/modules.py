@@ -80,8 +80,9 @@ def find_layers(
 
 
 def _is_compiled(model: nn.Module) -> bool:
+    # looked up in the dictionaries: hasattr on modules takes as long as a small model's forward
     return any(
-        hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None
+        "_orig_mod" in m._modules or m.__dict__.get("_compiled_call_impl") is not None
         for m in model.modules()
     )
 
