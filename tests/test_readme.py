@@ -1,0 +1,115 @@
+"""What a newcomer pastes from the README runs, and its tables and pictures are in step."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from attnviz.cli import main
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+
+
+COMMANDS = [
+    line
+    for block in blocks("bash")
+    for line in block.splitlines()
+    if line.startswith("attnviz ") and "downloads" not in line
+]
+
+
+@pytest.fixture
+def newcomer(tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the photos that the README speaks of."""
+    shutil.copy(photo, tmp_path / "photo.jpg")
+    (tmp_path / "photos").mkdir()
+    shutil.copy(photo, tmp_path / "photos" / "one.jpg")
+    (tmp_path / "more").mkdir()
+    from PIL import Image
+
+    Image.open(photo).save(tmp_path / "more" / "two.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("line", COMMANDS, ids=lambda line: line.partition("#")[0].strip())
+def test_commands_run(newcomer: Path, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    if ">" in words:
+        words = words[: words.index(">")]
+    assert main(words) == 0, capsys.readouterr().err
+    assert capsys.readouterr().out
+    if words[0] == "explain":
+        out = words[words.index("--out") + 1] if "--out" in words else "attnviz-out"
+        assert any((newcomer / out).iterdir())
+
+
+def test_python_runs(newcomer: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, object] = {}
+    snippets = blocks("python")
+    assert len(snippets) >= 2
+    for snippet in snippets:
+        exec(compile(ast.parse(snippet), "README.md", "exec"), names)
+    assert "military uniform" in capsys.readouterr().out
+    assert (newcomer / "overlay.png").is_file()
+    assert names["cap"].gradients is not None  # type: ignore[attr-defined]
+
+
+def test_the_table_of_methods_is_in_step(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods", "--markdown"]) == 0
+    table = capsys.readouterr().out.strip()
+    found = re.search(r"<!-- methods: .*? -->\n(.*?)<!-- /methods -->", README, re.S)
+    assert found is not None
+    assert found[1].strip() == table, (
+        "put the output of `attnviz methods --markdown` between the README's methods marks"
+    )
+
+
+def test_pictures_are_there_and_small(repo: Path) -> None:
+    named = re.findall(r"!\[.+?\]\((.+?)\)", README)
+    assert len(named) == 3
+    for path in named:
+        assert 0 < (repo / path).stat().st_size < 300_000, path
+
+
+@pytest.mark.slow
+def test_pictures_are_made_by_the_command(repo: Path, tmp_path: Path) -> None:
+    """Here and there differ by rounding at most: other versions, threads and processors."""
+    pytest.importorskip("skimage", reason="the photo of the coffee comes with scikit-image")
+    pytest.importorskip("sklearn", reason="the photo of the palace comes with scikit-learn")
+    import runpy
+
+    import numpy as np
+    from PIL import Image
+
+    names = runpy.run_path(str(repo / "assets" / "make_pictures.py"))
+    names["main"](tmp_path)
+    for made in tmp_path.iterdir():
+        new = np.asarray(Image.open(made)).astype(float)
+        kept = np.asarray(Image.open(repo / "assets" / made.name)).astype(float)
+        assert new.shape == kept.shape, f"{made.name}: run python assets/make_pictures.py"
+        difference = np.abs(new - kept).mean()
+        assert difference < 1, f"{made.name}: run python assets/make_pictures.py ({difference})"
+
+
+def test_what_ci_runs_is_what_the_readme_says(repo: Path) -> None:
+    script = (repo / ".ci" / "run").read_text()
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    assert "uv run pytest" in lines
+    assert "\nuv run pytest\n" in script
+    assert "pip install uv && uv run attnviz demo" in lines
+    assert "\nuv run attnviz demo\n" in script
+
+
+def test_exact_versions_name_no_host(repo: Path) -> None:
+    for line in (repo / ".ci" / "constraints.txt").read_text().splitlines():
+        assert re.fullmatch(r"[a-z0-9-]+==[0-9a-z.+]+( ; .+)?", line), line
