@@ -145,7 +145,7 @@ def overlay_tensor(
         ]
         stacked = np.stack(pictures) if pictures else np.empty((0, height, width, 3), np.uint8)
         return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
-    return blend_on_device(photos, values.detach(), geometry, signed, lut, desaturation(desaturate))
+    return blend_on_device(photos, values.detach(), geometry, signed, lut, desaturate)
 
 
 def blend_on_device(
@@ -154,7 +154,7 @@ def blend_on_device(
     geometry: Geometry,
     signed: bool,
     lut: np.ndarray,
-    mix: np.ndarray,
+    desaturate: float,
 ) -> Tensor:
     """The same steps as in `overlay`, rounding included, for a batch and on its device."""
     import torch
@@ -164,15 +164,18 @@ def blend_on_device(
     index = values.to(device, torch.float32).nan_to_num(nan=0.5 if signed else 0.0)
     index = index.clamp(0.0, 1.0) * STEPS
     placed = device_weights(at.rows, index) @ index @ device_weights(at.columns, index).T
-    table = torch.from_numpy(lut.view(np.uint8).reshape(-1, 4).astype(np.int32)).to(device)
-    colour = table[(placed + 0.5).long()].movedim(-1, 1)  # (B, 4, n, m)
+    packed = torch.from_numpy(lut.view(np.int32).copy()).to(device).take((placed + 0.5).long())
+    keep = (packed >> 24) & 255
 
-    weights = torch.from_numpy(mix).to(device)
-    base = torch.einsum("ij,bjhw->bihw", weights, photos.float()).round_().clamp_(0, 255).int()
+    base = photos.float()
+    luma = torch.einsum("i,bihw->bhw", torch.tensor(_LUMA, device=device).float(), base)
+    base = torch.lerp(base, luma[:, None], desaturate).round_().int()
     rows, columns = at.rows, at.columns
     region = base[..., rows.first : rows.stop, columns.first : columns.stop]
-    kept = torch.div(region * colour[:, 3:] + 127, 255, rounding_mode="floor")
-    region.copy_(kept + colour[:, :3])
+    for channel in range(3):
+        product = region[:, channel] * keep + 128
+        kept = (product + (product >> 8)) >> 8  # product / 255, rounded: exact up to 255 * 255
+        region[:, channel] = kept + ((packed >> (8 * channel)) & 255)
     return base.clamp_(0, 255).to(torch.uint8)
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from attnviz.errors import DataError
 from attnviz.geometry import Geometry
 from attnviz.render import overlay, overlay_tensor
-from attnviz.render.overlay import blend_on_device, desaturation, packed_table
+from attnviz.render.overlay import blend_on_device, packed_table
 
 LUMA = np.array([0.299, 0.587, 0.114])
 
@@ -139,7 +139,7 @@ def test_the_device_path_agrees_to_one_grey_level(signed, cells):
         geometry,
         signed,
         packed_table(name, signed, 0.75, 0.7),
-        desaturation(0.7),
+        0.7,
     )
     for image, value, theirs in zip(images, values.numpy(), on_device, strict=True):
         ours = overlay(image, value, geometry=geometry, signed=signed)
