@@ -133,7 +133,10 @@ def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
-    return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    shrinks = size[0] < maps.shape[-2] or size[1] < maps.shape[-1]
+    return F.interpolate(
+        maps[:, None], size=size, mode="bilinear", align_corners=False, antialias=shrinks
+    )[:, 0]
 
 
 def is_flat(maps: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import MetricError
@@ -25,6 +25,9 @@ def register_metric(
     higher_is_better: bool | None,
     paper: str = "",
     aliases: tuple[str, ...] = (),
+    forwards: Callable[[Mapping[str, Any]], int] = lambda options: 0,
+    explanations: Callable[[Mapping[str, Any]], int] = lambda options: 0,
+    imputations: Callable[[Mapping[str, Any]], int] = lambda options: 0,
     **meta: Any,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a metric's function; its first docstring line is its summary in tables.
@@ -36,6 +39,9 @@ def register_metric(
         higher_is_better: None where neither end is better.
         paper: the source.
         aliases: further names.
+        forwards: images that pass through the model, for each image and map, given the options.
+        explanations: maps that are made anew, for each image.
+        imputations: images that are imputed, for each image and map.
         **meta: anything a table may want to know of it.
     """
     unknown = set(needs) - set(NEEDS)
@@ -48,5 +54,8 @@ def register_metric(
         aliases=aliases,
         needs=needs,
         higher_is_better=higher_is_better,
+        forwards=forwards,
+        explanations=explanations,
+        imputations=imputations,
         **meta,
     )

@@ -6,7 +6,7 @@ cells first: at k removed that is insertion at n - k. So two runs serve three cu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -155,12 +155,22 @@ def _both_runs(
     return both
 
 
+def _curve_forwards(options: Mapping[str, Any]) -> int:
+    return options.get("steps", 32) + 1
+
+
+def _curve_imputations(options: Mapping[str, Any]) -> int:
+    return options.get("steps", 32) if options.get("baseline") == "imputed" else 0
+
+
 @register_metric(
     "deletion",
     family="faithfulness",
     needs=("model",),
     higher_is_better=False,
     paper="arXiv:1806.07421",
+    forwards=_curve_forwards,
+    imputations=_curve_imputations,
 )
 def deletion(model: Any, x: Tensor, maps: Any, target: Any = None, **options: Any) -> Curve:
     """Deletion: the score while the most relevant cells are removed first; a small area is good.
@@ -181,6 +191,8 @@ def deletion(model: Any, x: Tensor, maps: Any, target: Any = None, **options: An
     needs=("model",),
     higher_is_better=True,
     paper="arXiv:1806.07421",
+    forwards=_curve_forwards,
+    imputations=_curve_imputations,
 )
 def insertion(model: Any, x: Tensor, maps: Any, target: Any = None, **options: Any) -> Curve:
     """Insertion: the score while the most relevant cells are shown first; a large area is good.
@@ -203,6 +215,8 @@ def insertion(model: Any, x: Tensor, maps: Any, target: Any = None, **options: A
     higher_is_better=True,
     paper="doi:10.1109/TNNLS.2016.2599820",
     aliases=("least_relevant_first",),
+    forwards=_curve_forwards,
+    imputations=_curve_imputations,
 )
 def lerf(model: Any, x: Tensor, maps: Any, target: Any = None, **options: Any) -> Curve:
     """Least-relevant-first deletion: the score while what does not matter goes; large is good.

@@ -104,6 +104,7 @@ def _drops(name: str, short: str, better: bool, value: Callable, args: tuple, op
     needs=("model",),
     higher_is_better=False,
     paper="arXiv:1710.11063",
+    forwards=lambda o: 2,
 )
 def average_drop(model: Any, x: Tensor, maps: Any, target: Any = None, **options: Any) -> Scores:
     """Average drop: share of the score lost when only what the map shows is kept; low is good.
@@ -128,6 +129,7 @@ def average_drop(model: Any, x: Tensor, maps: Any, target: Any = None, **options
     needs=("model",),
     higher_is_better=True,
     paper="arXiv:1710.11063",
+    forwards=lambda o: 2,
 )
 def average_increase(
     model: Any, x: Tensor, maps: Any, target: Any = None, **options: Any
@@ -152,6 +154,7 @@ def average_increase(
     needs=("model",),
     higher_is_better=True,
     paper="arXiv:2301.07002",
+    forwards=lambda o: 2,
 )
 def average_gain(model: Any, x: Tensor, maps: Any, target: Any = None, **options: Any) -> Scores:
     """Average gain: share of the missing probability won when only what the map shows is kept.

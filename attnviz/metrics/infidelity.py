@@ -27,6 +27,7 @@ PERTURBATIONS = ("squares", "noise")
     needs=("model",),
     higher_is_better=False,
     paper="arXiv:1901.09392",
+    forwards=lambda o: 1 + o.get("samples", 50),
 )
 def infidelity(
     model: Callable[[Tensor], Any],

@@ -26,6 +26,7 @@ from .substrates import cell_values, ranks
     needs=("model",),
     higher_is_better=True,
     paper="arXiv:2003.08747",
+    forwards=lambda o: 1 + o.get("segments", 64),
 )
 def irof(
     model: Callable[[Tensor], Any],

@@ -7,7 +7,7 @@ printed as `del[softmax, mean, 32 steps, pixel]`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,9 +72,22 @@ class Protocol:
         return {
             "metric": self.metric,
             "text": str(self),
+            "short": self.short,
+            "shown": list(self.shown),
             "settings": dict(self.settings),
             "higher_is_better": self.higher_is_better,
         }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Protocol:
+        """Return the protocol that `as_dict` wrote."""
+        return cls(
+            fields["metric"],
+            tuple(sorted(fields["settings"].items())),
+            fields["short"],
+            tuple(fields["shown"]),
+            fields["higher_is_better"],
+        )
 
 
 def _text(value: Any) -> str:

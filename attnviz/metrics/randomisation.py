@@ -111,6 +111,7 @@ def randomised(
     needs=("explainer", "model"),
     higher_is_better=False,
     paper="arXiv:1810.03292",
+    explanations=lambda o: 3 + (o.get("stages", 10) or 100),
 )
 def parameter_randomisation(
     explain: Callable[[nn.Module, Tensor], Any],
@@ -197,6 +198,7 @@ def parameter_randomisation(
     needs=("explainer",),
     higher_is_better=False,
     paper="arXiv:1912.09818",
+    explanations=lambda o: 2,
 )
 def random_logit(
     explain: Callable[[Tensor, Sequence[int]], Any],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,12 +22,20 @@ from .substrates import pixel_ranks
 _ORDERS = {"most": ("morf",), "least": ("lerf",), "combined": ("morf", "lerf")}
 
 
+def _images(options: Mapping[str, Any]) -> int:
+    """Return how many images are imputed for each map."""
+    count = len(options.get("percentiles", (20, 40, 60, 80)))
+    return count * len(_ORDERS.get(options.get("order", "most"), "?"))
+
+
 @register_metric(
     "road",
     family="faithfulness",
     needs=("model",),
     higher_is_better=False,
     paper="arXiv:2202.00449",
+    forwards=lambda o: 1 + _images(o),
+    imputations=_images,
 )
 def road(
     model: Callable[[Tensor], Any],

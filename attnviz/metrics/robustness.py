@@ -6,7 +6,7 @@ changes because another class was explained says nothing of the method.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +27,10 @@ from .streaming import StreamingMetric
 Explainer = Callable[..., Any]
 
 
+def _transforms(options: Mapping[str, Any]) -> Sequence[str]:
+    return options.get("transforms", ("flip", "shift"))
+
+
 def _explained(explain: Explainer, x: Tensor) -> Tensor:
     return as_maps(explain(x), len(x), x.device)
 
@@ -37,6 +41,7 @@ def _explained(explain: Explainer, x: Tensor) -> Tensor:
     needs=("explainer",),
     higher_is_better=False,
     paper="arXiv:1901.09392",
+    explanations=lambda o: 1 + o.get("samples", 10),
 )
 def max_sensitivity(
     explain: Explainer,
@@ -111,7 +116,13 @@ def max_sensitivity(
     return Scores(skip(worst, reasons), protocol, tuple(reasons))
 
 
-@register_metric("stability", family="robustness", needs=("explainer",), higher_is_better=True)
+@register_metric(
+    "stability",
+    family="robustness",
+    needs=("explainer",),
+    higher_is_better=True,
+    explanations=lambda o: sum({"flip": 1, "shift": 2}[t] for t in _transforms(o)) + 1,
+)
 def stability(
     explain: Explainer,
     x: Tensor,

@@ -25,6 +25,7 @@ from .substrates import pixel_ranks, schedule
     needs=("model",),
     higher_is_better=True,
     paper="arXiv:2404.01415",
+    forwards=lambda o: 1 + o.get("groups", 10),
 )
 def saco(
     model: Callable[[Tensor], Any],

@@ -27,6 +27,7 @@ from .substrates import cell_values, cells, unit_name
     needs=("model",),
     higher_is_better=True,
     paper="arXiv:1711.06104",
+    forwards=lambda o: 1 + len(o.get("fractions", range(4))) * o.get("subsets", 50),
 )
 def sensitivity_n(
     model: Callable[[Tensor], Any],
@@ -88,6 +89,7 @@ def sensitivity_n(
     needs=("model",),
     higher_is_better=True,
     paper="arXiv:2005.00631",
+    forwards=lambda o: 1 + o.get("subsets", 100),
 )
 def faithfulness_correlation(
     model: Callable[[Tensor], Any],

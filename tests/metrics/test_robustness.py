@@ -68,7 +68,6 @@ def test_stability_of_equivariant_and_rigid_maps():
 
 def test_similarity_agrees_with_references():
     stats = pytest.importorskip("scipy.stats")
-    metrics = pytest.importorskip("skimage.metrics")
     a, b = torch.rand(3, 20, 24, dtype=torch.float64), torch.rand(3, 20, 24, dtype=torch.float64)
     b = (b + a).mul(4).round()  # ties
     for i in range(3):
@@ -78,6 +77,15 @@ def test_similarity_agrees_with_references():
         assert float(am.similarity(a, b, "pearson")[i]) == pytest.approx(
             stats.pearsonr(p, q).statistic, abs=1e-12
         )
+    assert am.similarity(a, a).tolist() == pytest.approx([1, 1, 1])
+    assert am.similarity(a, torch.ones(3, 5, 5)).isnan().all()
+
+
+def test_ssim_agrees_with_skimage():
+    metrics = pytest.importorskip("skimage.metrics")
+    a = torch.rand(3, 20, 24, dtype=torch.float64)
+    b = a + torch.rand(3, 20, 24, dtype=torch.float64)
+    for i in range(3):
         scaled = [(m - m.min()) / (m.max() - m.min()) for m in (a[i].numpy(), b[i].numpy())]
         expected = metrics.structural_similarity(
             *scaled,
@@ -88,8 +96,8 @@ def test_similarity_agrees_with_references():
             full=True,
         )[1][5:-5, 5:-5].mean()
         assert float(am.similarity(a, b, "ssim")[i]) == pytest.approx(expected, abs=1e-9)
-    assert am.similarity(a, a).tolist() == pytest.approx([1, 1, 1])
-    assert am.similarity(a, torch.ones(3, 5, 5)).isnan().all()
+    assert am.similarity(a, a, "ssim").tolist() == pytest.approx([1, 1, 1])
+    assert am.similarity(torch.ones(1, 5, 5), torch.zeros(1, 5, 5), "ssim").tolist() == [1]
 
 
 class TinyViT(nn.Module):
