@@ -385,3 +385,14 @@ def test_find_a_file_named_like_a_pattern(tmp_path):
 def test_find_nothing_is_an_error(folder, missing):
     with pytest.raises(ImageError, match=r"no (image|such file)"):
         find_images(folder / missing)
+
+
+def test_sixteen_bit_colour_is_turned_once(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 3)).astype(np.uint16) * 257
+    data = cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    end = data.index(b"IDAT") - 4
+    turned = data[:end] + png_chunk(b"eXIf", exif.tobytes()[6:]) + data[end:]
+    assert np.array_equal(read_image(data), pixels // 257)
+    assert np.array_equal(read_image(turned), np.rot90(pixels // 257, -1))
