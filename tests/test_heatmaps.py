@@ -102,6 +102,7 @@ def test_indexing_takes_every_field_along():
         ([2, 0], (2, 0)),
         (torch.tensor([True, False, True]), (0, 2)),
         (np.array([1]), (1,)),
+        (torch.tensor(1), (1,)),
         (slice(0, 0), ()),
     ]:
         assert maps[index].target == expected

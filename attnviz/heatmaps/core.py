@@ -71,7 +71,9 @@ class Heatmaps:
         score = torch.as_tensor(self.score)
         put = object.__setattr__  # the class is frozen; this is still its construction
         put(self, "values", values)
-        put(self, "score", score.float() if score.dtype.itemsize < 4 else score)
+        put(
+            self, "score", score if score.dtype in (torch.float32, torch.float64) else score.float()
+        )
         put(self, "meta", saving.json_value(self.meta, "meta"))
         put(self, "target", tuple(saving.json_value(t, "target") for t in self.target))
         for name in ("label", "geometry", "images", "sources"):
@@ -103,9 +105,8 @@ class Heatmaps:
                 raise IndexError(f"map {int(index)} of {len(self)}")
             at = [position]
         else:
-            at = np.arange(len(self))[
-                index.cpu().numpy() if isinstance(index, Tensor) else index
-            ].tolist()
+            index = index.cpu().numpy() if isinstance(index, Tensor) else index
+            at = np.atleast_1d(np.arange(len(self))[index]).tolist()
         picked: dict[str, Any] = {}
         for name in _PER_MAP:
             part = getattr(self, name)
