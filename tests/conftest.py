@@ -55,3 +55,33 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError(f"a connection to {address} was tried")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture
+def open_in_browser(tmp_path):
+    """Return a function: page -> (its DOM after the scripts ran, the addresses it asked)."""
+    import json
+    import shutil
+    import subprocess
+
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    if browser is None:
+        pytest.skip("no chromium here to open the page with")
+
+    def run(page):
+        log = tmp_path / "net.json"
+        done = subprocess.run(
+            [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+             "--no-first-run", "--disable-background-networking", "--disable-component-update",
+             "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", f"--log-net-log={log}",
+             "--virtual-time-budget=5000", "--dump-dom", page.as_uri()],
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        net = json.loads(log.read_text())
+        start = net["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
+        started = [e["params"] for e in net["events"] if e["type"] == start and e.get("params")]
+        # what the browser asks on its own account has no origin
+        asked = [p["url"] for p in started if p.get("initiator") != "not an origin" and "url" in p]
+        return done.stdout, [url for url in asked if url.startswith(("http", "ws"))]
+
+    return run

@@ -35,16 +35,19 @@ def load():
 
     put("cls_token", stored["backbone.embeddings.cls_token"])
     for part in ("weight", "bias"):
-        put(f"patch_embed.proj.{part}", stored[f"backbone.embeddings.patch_embeddings.projection.{part}"])
+        put(
+            f"patch_embed.proj.{part}",
+            stored[f"backbone.embeddings.patch_embeddings.projection.{part}"],
+        )
         put(f"norm.{part}", stored[f"backbone.layernorm.{part}"])
     # the position embeddings were folded into unnamed constants: the class token's and the patches'
     unnamed = {v.shape: torch.from_numpy(np.array(v)) for n, v in stored.items() if "onnx::" in n}
     grid = unnamed[1, 1369, 384].reshape(1, 37, 37, 384).permute(0, 3, 1, 2)
-    grid = torch.nn.functional.interpolate(grid, size=(16, 16), mode="bicubic", antialias=True)
+    grid = torch.nn.functional.interpolate(grid, size=(16, 16), mode="bicubic")
     state["pos_embed"] = torch.cat([unnamed[1, 1, 384], grid.flatten(2).mT], 1)
     for i in range(12):
         old, new = f"backbone.encoder.layer.{i}", f"blocks.{i}"
-        q, k, v, out, fc1, fc2 = (m.T for m in matrices[6 * i : 6 * i + 6])
+        k, v, q, out, fc1, fc2 = (m.T for m in matrices[6 * i : 6 * i + 6])
         put(f"{new}.attn.qkv.weight", np.concatenate([q, k, v]))
         bias = [stored[f"{old}.attention.attention.{n}.bias"] for n in ("query", "key", "value")]
         put(f"{new}.attn.qkv.bias", np.concatenate(bias))
