@@ -46,6 +46,8 @@ class Fold:
 
     def apply(self, tensor: Tensor) -> Tensor:
         """Return the tensor as (B', H', rows, columns); H' may differ (grouped key heads)."""
+        if tensor.ndim == 4 and self.axis == 1 and len(self.lead) == 2 and self.folded == 1:
+            return tensor
         tail = tuple(tensor.shape[-2:])
         lead = tuple(tensor.shape[:-2])
         if len(lead) < len(self.lead):
@@ -127,15 +129,18 @@ def _heads(module: nn.Module) -> int | None:
     return None
 
 
-def images_of(modules: Sequence[Running]) -> int | None:
+def images_of(modules: Sequence[Running], queries: int, keys: int) -> int | None:
     """Return the batch size the model was called with, as seen from the running modules.
 
     Walks outwards from the innermost module. A model with inputs of several batch sizes (images
-    and texts) is left out, since its branches have their own.
+    and texts) is left out, since its branches have their own. None where it cannot be told: in
+    `nn.MultiheadAttention` and wherever the sequence comes first, (Q, B, E).
     """
+    if modules and isinstance(modules[0].module, nn.MultiheadAttention):
+        return None
     found = None
     for i, entry in enumerate(modules):
-        sizes = {t.shape[0] for _, t in entry.tensors() if t.ndim >= 2 and t.shape[0] > 0}
+        sizes = {t.shape[0] for _, t in entry.tensors if t.ndim >= 2 and t.shape[0] > 0}
         if not sizes:
             continue
         if len(sizes) > 1:
@@ -143,6 +148,11 @@ def images_of(modules: Sequence[Running]) -> int | None:
                 break
             sizes = {max(sizes) if found is None else found}
         found = next(iter(sizes))
+        if found in (queries, keys) and any(
+            t.ndim == 3 and t.shape[0] == found and t.shape[1] != queries and t.shape[1] != keys
+            for _, t in entry.tensors
+        ):
+            return None
     return found
 
 
@@ -181,7 +191,7 @@ def _is_channel(
 ) -> bool:
     if queries != keys:
         return False
-    for _, tensor in inner.tensors():
+    for _, tensor in inner.tensors:
         if tensor.ndim == 3 and tensor.is_floating_point():
             tokens, channels = tensor.shape[1:]
             fits = queries * heads == channels and width == tokens
@@ -203,17 +213,17 @@ def _is_cross(inner: Running, label: str, queries: int, keys: int) -> bool:
             return not same_tensor(query, key) and (
                 queries != keys or query.shape != key.shape or bool(_CROSS_NAME.search(label))
             )
-    for name, tensor in inner.tensors():
+    for name, tensor in inner.tensors:
         if name in _CROSS_ARGS and tensor.ndim >= 2 and tensor.is_floating_point():
             return not any(
-                other is not tensor and same_tensor(other, tensor) for _, other in inner.tensors()
+                other is not tensor and same_tensor(other, tensor) for _, other in inner.tensors
             )
     if getattr(module, "is_cross_attention", False) or _CROSS_NAME.search(label):
         return True
     if queries == keys:
         return False
     sequences = [
-        t for n, t in inner.tensors()
+        t for n, t in inner.tensors
         if t.ndim == 3 and t.is_floating_point() and not _PLACE_ARGS.search(n)
     ]  # fmt: skip
     others = [t for t in sequences[1:] if not same_tensor(t, sequences[0])]

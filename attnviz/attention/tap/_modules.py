@@ -7,6 +7,7 @@ knows: each running module has one frame of `nn.Module._call_impl`, so nothing i
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,8 +29,9 @@ class Running:
     kwargs: Mapping[str, Any]
     frame: FrameType
 
+    @functools.cached_property
     def tensors(self) -> list[tuple[str, Tensor]]:
-        """Return the tensors among the arguments, with their names ("" if positional)."""
+        """The tensors among the arguments, with their names ("" if positional)."""
         found = [("", a) for a in self.args if isinstance(a, Tensor)]
         found += [(k, v) for k, v in self.kwargs.items() if isinstance(v, Tensor)]
         return found

@@ -142,7 +142,8 @@ class Recorder:
         if output.is_nested or q.is_nested:
             self.miss(modules[0].name, "attention over nested tensors; pad them instead")
             return
-        fold = fold_of(q.shape[:-2], modules, self._images(modules, q, k))
+        images = images_of(modules, q.shape[-2], k.shape[-2])
+        fold = fold_of(q.shape[:-2], modules, images)
         dtype = _autocast_dtype(q)
         if dtype is not None:
             q, k, v = (t.to(dtype) if t.dtype == torch.float32 else t for t in (q, k, v))
@@ -152,7 +153,7 @@ class Recorder:
             mask = mask._materialize() if hasattr(mask, "_materialize") else mask
             mask = fold.apply_mask(mask if self.graph else mask.detach())
         self._site(
-            modules, fold, "sdpa", q.shape, k.shape[-2], v.shape[-1], folded, moved,
+            modules, images, fold, "sdpa", q.shape, k.shape[-2], v.shape[-1], folded, moved,
             mask=mask, causal=bool(causal), dropped=dropout > 0,
             scale=1 / math.sqrt(max(q.shape[-1], 1)) if scale is None else float(scale),
         )  # fmt: skip
@@ -172,10 +173,11 @@ class Recorder:
         moved: Any,
     ) -> None:
         """Record a written-out attention, A V = O, where A came from a softmax or sigmoid."""
+        images = images_of(modules, weights.shape[-2], weights.shape[-1])
         if self.mha is not None and weights.ndim == 3 and weights.shape[0] == math.prod(self.mha):
             fold = Fold((weights.shape[0],), None, self.mha[1])
         else:
-            fold = fold_of(weights.shape[:-2], modules, self._images(modules, weights, values))
+            fold = fold_of(weights.shape[:-2], modules, images)
         kept = clean if clean is not None else weights
         folded = {"probabilities": fold.apply(self.hold(kept))}
         if "v" in self.keep:
@@ -183,8 +185,8 @@ class Recorder:
         if "output" in self.keep:
             folded["output"] = fold.apply(self.hold(output))
         self._site(
-            modules, fold, source, weights.shape, weights.shape[-1], values.shape[-1], folded,
-            moved, dropped=clean is not None, mixed=mixed, pooled=pooled,
+            modules, images, fold, source, weights.shape, weights.shape[-1], values.shape[-1],
+            folded, moved, dropped=clean is not None, mixed=mixed, pooled=pooled,
         )  # fmt: skip
 
     @_guarded
@@ -216,28 +218,15 @@ class Recorder:
             )
         )  # fmt: skip
 
-    def _images(self, modules: list[Running], q: Tensor, k: Tensor) -> int | None:
-        if isinstance(modules[0].module, torch.nn.MultiheadAttention):
-            return None
-        found = images_of(modules)
-        lead = q.shape[0] if q.ndim > 2 else 1
-        for entry in modules:  # sequence first: (Q, B, E)
-            for _, t in entry.tensors():
-                if t.ndim == 3 and t.shape[0] in (q.shape[-2], k.shape[-2]) and t.shape[1] == lead:
-                    return lead if t.shape[0] == found else found
-        return found
-
     def _site(
-        self, modules: list[Running], fold: Fold, source: str, shape: torch.Size, keys: int,
-        width: int, folded: dict[str, Tensor], moved: Any, *,
+        self, modules: list[Running], images: int | None, fold: Fold, source: str,
+        shape: torch.Size, keys: int, width: int, folded: dict[str, Tensor], moved: Any, *,
         mixed: bool = False, pooled: bool = False, **extra: Any,
     ) -> None:  # fmt: skip
         name = modules[0].name
         batch, heads = fold.shape
         queries = shape[-2]
-        images = batch
-        if not isinstance(modules[0].module, torch.nn.MultiheadAttention):
-            images = self._images_total(modules, batch, queries, keys)
+        images = batch if images is None else images
         windows = batch // images if images and batch > images and batch % images == 0 else 1
         kind = kind_of(
             modules, fold=fold, queries=queries, keys=keys, heads=heads, width=width,
@@ -275,18 +264,6 @@ class Recorder:
             ):
                 self.sites[i] = replace(site, picture=None)
 
-    def _images_total(
-        self, modules: list[Running], batch: int, queries: int, keys: int
-    ) -> int | None:
-        found = images_of(modules)
-        if found is None or found == batch:
-            return batch
-        for entry in modules:
-            for _, t in entry.tensors():
-                if t.ndim >= 2 and t.shape[0] in (queries, keys) and t.shape[1] == batch:
-                    return batch  # sequence first
-        return found
-
 
 def _axes(weights: tuple[int, ...], shape: tuple[int, ...], dim: int | None) -> tuple[str, ...]:
     """Name the dimensions along which the weights differ."""
@@ -321,7 +298,7 @@ def _picture(modules: list[Running], kind: str, pairs: tuple[int, int]) -> tuple
     """Return the (height, width) in pixels of the input that the outermost module got."""
     picture = None
     for entry in modules:
-        tensors = entry.tensors()
+        tensors = entry.tensors
         # a model with words and a picture: only its cross-attention is known to see the picture
         words = any(not t.is_floating_point() and t.ndim == 2 for _, t in tensors)
         for name, tensor in tensors:
