@@ -34,9 +34,10 @@ _FIRST_FAMILIES = ("convnext", "resnet", "efficientnet", "maxvit", "coatnet")
 
 #: parameters that hold tokens put before (or after) the patches
 _PREFIX_TOKENS = re.compile(
-    r"cls_tokens?_?\d*|class_token|class_embedding|dist_token|distillation_token|reg_token"
+    r"cls_tokens?|class_token|class_embedding|dist_token|distillation_token|reg_token"
     r"|register_tokens|reg_tokens|storage_tokens"
 )
+_BRANCH_TOKENS = re.compile(r"cls_token_?\d+")
 _SUFFIX_TOKENS = re.compile(r"detection_tokens")
 
 #: modules that cut the input into patches, as models call them
@@ -276,9 +277,11 @@ def _ends(part: nn.Module) -> tuple[tuple[int, ...], int]:
     after = sum(count for owner in owners for count in _held(owner, _SUFFIX_TOKENS))
     if isinstance(stated, int):
         return (stated,), after
-    found = [count for owner in owners for count in _held(owner, _PREFIX_TOKENS)]
-    # together in front of the patches, or one for each of several branches
-    return tuple(sorted({sum(found), *found}, reverse=True)) if found else (), after
+    together = sum(count for owner in owners for count in _held(owner, _PREFIX_TOKENS))
+    # cls_token1, cls_token2, ...: one of them in front of the patches of each branch
+    branches = {count for owner in owners for count in _held(owner, _BRANCH_TOKENS)}
+    found = {together + count for count in branches} or {together}
+    return tuple(sorted(found - {0})), after
 
 
 def _held(owner: nn.Module, names: re.Pattern[str]) -> list[int]:
@@ -307,15 +310,25 @@ def grids(
             for rounded in (math.ceil, math.floor):
                 sides = [rounded(a / b) for a, b in zip(input_size, steps, strict=True)]
                 candidates.append((sides[0], sides[1]))
-    for grid in facts.grids:
-        if input_size is None or plausible(grid, input_size):
-            candidates += [tuple(math.ceil(side / 2**k) for side in grid) for k in range(6)]
-    found = [
+    found = _matching(count, candidates, ends)
+    if found:
+        return found
+    # the input's size is not given, or the model rescales it for a branch of its own
+    candidates = [
+        (math.ceil(height / 2**k), math.ceil(width / 2**k))
+        for height, width in facts.grids
+        if input_size is None or plausible((height, width), input_size)
+        for k in range(6)
+    ]
+    return _matching(count, candidates, ends)
+
+
+def _matching(
+    count: int, grids: list[tuple[int, int]], ends: list[tuple[int, int]]
+) -> list[tuple[int, tuple[int, int], int]]:
+    return [
         (prefix, grid, suffix)
-        for grid in dict.fromkeys(candidates)
+        for grid in dict.fromkeys(grids)
         for prefix, suffix in dict.fromkeys(ends)
         if prefix + grid[0] * grid[1] + suffix == count and min(grid) > 0
     ]
-    if len({grid for _, grid, _ in found}) > 1 and input_size is not None:
-        found = [option for option in found if plausible(option[1], input_size)]
-    return found

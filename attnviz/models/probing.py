@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,7 +39,8 @@ class Seen:
         positions: number of positions (h * w), 0 without a layout.
         classes: whether these are maps of the classes already: as many channels as logits, and
             no weights behind them.
-        depth: share of the model's layers with weights that finish before it or with it, 0 to 1.
+        blind: share of the model's layers with weights that finish behind it and give something
+            of unknown layout (no plain vector), 0 to 1.
     """
 
     name: str
@@ -50,7 +52,7 @@ class Seen:
     live: bool
     positions: int
     classes: bool
-    depth: float
+    blind: float
 
 
 def probe(module: nn.Module, example: Tensor | None = None) -> list[Seen]:
@@ -133,8 +135,11 @@ def _probe(module: nn.Module, image: Tensor) -> list[Seen]:
     names = {part: name for name, part in module.named_modules() if name}
     outputs: dict[str, Tensor] = {}
     calls: dict[str, int] = {}
+    thread = threading.get_ident()
 
     def read(part: nn.Module, inputs: Any, output: Any) -> None:
+        if threading.get_ident() != thread:
+            return  # another thread's forward through the same model
         name = names[part]
         calls[name] = calls.get(name, 0) + 1
         if isinstance(output, Mapping) and len(output) > 1:
@@ -187,9 +192,13 @@ def _probe(module: nn.Module, image: Tensor) -> list[Seen]:
                 live=live,
                 positions=positions,
                 classes=done == len(weighted) and channels == logits.shape[-1],
-                depth=done / max(len(weighted), 1),
+                blind=0.0,
             )
         )
+    hidden = 0
+    for place in range(len(seen) - 1, -1, -1):
+        one = seen[place] = replace(seen[place], blind=hidden / max(len(weighted), 1))
+        hidden += one.name in weighted and one.layout is None and len(one.shape) > 2
     return seen
 
 
@@ -207,8 +216,8 @@ def choose(seen: list[Seen]) -> str | None:
     """Return the last layer with positions whose gradient is not zero by construction, or None.
 
     Parts of attention are left out, and maps of the classes, which have no channels to weigh. Of
-    modules that hand on one tensor the outermost is taken. A last layer in the first half of the
-    network (a stem, a patch embedding) says nothing of the decision: then there is no default.
+    modules that hand on one tensor the outermost is taken. Where most of the network is of unknown
+    layout, its stem or patch embedding says nothing of the decision: then there is no default.
     """
     usable = [
         s
@@ -216,4 +225,4 @@ def choose(seen: list[Seen]) -> str | None:
         if s.live and s.positions > 1 and s.calls == 1 and not _ATTENTION.search(s.name)
     ]
     usable = [s for s in usable if not s.classes] or usable
-    return usable[-1].name if usable and usable[-1].depth > 0.5 else None
+    return usable[-1].name if usable and usable[-1].blind < 0.5 else None
