@@ -12,7 +12,7 @@ from torch import Tensor
 def einsum_parts(
     equation: str, which: int, weights: Tensor, values: Tensor, output: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Callable[[Tensor], Tensor]] | None:
-    """Return A (..., Q, K), V (..., K, E), O (..., Q, E) and the function that arranges A.
+    """Return A (..., Q, K), V (..., K, E) and the functions that arrange A and O (..., Q, E).
 
     Args:
         equation: e.g. "bhij,bhjd->bhid".
@@ -63,9 +63,12 @@ def einsum_parts(
     def arrange_weights(tensor: Tensor) -> Tensor:
         return arrange(tensor, a, queries, keys)
 
+    def arrange_output(tensor: Tensor) -> Tensor:
+        return arrange(tensor, result, queries, rest)
+
     return (
         arrange_weights(weights),
         arrange(values, v, keys, rest),
-        arrange(output, result, queries, rest),
         arrange_weights,
+        arrange_output,
     )

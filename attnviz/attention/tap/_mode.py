@@ -313,13 +313,12 @@ class TapMode(TorchFunctionMode):
             if other is not None and second:
                 continue
             output = self.recorder.begin(output)
-            a, v, o, clean = weights, values, output, note.clean
             if second:
-                a, o = a.mT, o.mT
-                with self:  # so that its places are followed
-                    v = v.mT
-                clean = clean.mT if clean is not None else None
-            self._confirm(a, v, o, note, clean, "matmul")
+                with self:  # so that the places of the values are followed
+                    turned = values.mT
+                self._confirm(weights.mT, turned, output, note, _transpose, _transpose)
+            else:
+                self._confirm(weights, values, output, note, _same, _same)
             break
         return output
 
@@ -342,18 +341,21 @@ class TapMode(TorchFunctionMode):
             with self:  # so that the places of the values are followed
                 parts = einsum_parts(args[0], i, operands[i], operands[1 - i], output)
             assert parts is not None
-            a, v, o, arrange = parts
-            clean = arrange(note.clean) if note.clean is not None else None
-            self._confirm(a, v, o, note, clean, "einsum")
+            a, v, arrange_weights, arrange_output = parts
+            self._confirm(a, v, output, note, arrange_weights, arrange_output, "einsum")
             break
         return output
 
     def _confirm(
-        self, a: Tensor, v: Tensor, o: Tensor, note: Weighed, clean: Tensor | None, source: str
-    ) -> None:
+        self, a: Tensor, v: Tensor, output: Tensor, note: Weighed,
+        arrange_weights: Callable[[Tensor], Tensor], arrange_output: Callable[[Tensor], Tensor],
+        source: str = "matmul",
+    ) -> None:  # fmt: skip
         self.recorder.product(
-            a, v, o, clean=clean, source=source, mixed=note.mixed, pooled=_projected(note.source),
-            moved=(None, self.moved.get(v)),
+            a, v, arrange_output(output),
+            clean=None if note.clean is None else arrange_weights(note.clean), source=source,
+            mixed=note.mixed, pooled=_projected(note.source), moved=(None, self.moved.get(v)),
+            raw=output, arrange=arrange_output,
         )  # fmt: skip
 
     def multiply(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -421,6 +423,14 @@ class TapMode(TorchFunctionMode):
                 f"its attention runs in the kernel {label!r}, which hands out neither weights nor "
                 "queries and keys; choose the 'sdpa' or 'eager' implementation of the model",
             )
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _transpose(tensor: Tensor) -> Tensor:
+    return tensor.mT
 
 
 def _projected(chain: Moved | None) -> bool:

@@ -154,7 +154,7 @@ class Recorder:
             mask = fold.apply_mask(mask if self.graph else mask.detach())
         self._site(
             modules, images, fold, "sdpa", q.shape, k.shape[-2], v.shape[-1], folded, moved,
-            mask=mask, causal=bool(causal), dropped=dropout > 0,
+            raw=output, mask=mask, causal=bool(causal), dropped=dropout > 0,
             scale=1 / math.sqrt(max(q.shape[-1], 1)) if scale is None else float(scale),
         )  # fmt: skip
 
@@ -171,6 +171,8 @@ class Recorder:
         mixed: bool,
         pooled: bool,
         moved: Any,
+        raw: Tensor,
+        arrange: Callable[[Tensor], Tensor],
     ) -> None:
         """Record a written-out attention, A V = O, where A came from a softmax or sigmoid."""
         images = images_of(modules, weights.shape[-2], weights.shape[-1])
@@ -187,6 +189,7 @@ class Recorder:
         self._site(
             modules, images, fold, source, weights.shape, weights.shape[-1], values.shape[-1],
             folded, moved, dropped=clean is not None, mixed=mixed, pooled=pooled,
+            raw=raw, arrange=arrange,
         )  # fmt: skip
 
     @_guarded
@@ -221,7 +224,8 @@ class Recorder:
     def _site(
         self, modules: list[Running], images: int | None, fold: Fold, source: str,
         shape: torch.Size, keys: int, width: int, folded: dict[str, Tensor], moved: Any, *,
-        mixed: bool = False, pooled: bool = False, **extra: Any,
+        raw: Tensor, arrange: Callable[[Tensor], Tensor] | None = None, mixed: bool = False,
+        pooled: bool = False, **extra: Any,
     ) -> None:  # fmt: skip
         name = modules[0].name
         batch, heads = fold.shape
@@ -236,7 +240,10 @@ class Recorder:
             kind = "pool"
         if kind == "cross":
             self._not_a_picture(name, queries)
-        layout = Layout(fold, moved, tuple(m.module for m in modules), self._places)
+        layout = Layout(
+            fold, moved, tuple(m.module for m in modules), self._places,
+            raw if self.graph and "output" in self.keep else None, arrange,
+        )  # fmt: skip
         held = [t for t in (*folded.values(), extra.get("mask")) if t is not None]
         self.sites.append(
             Site(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,6 +26,8 @@ class Layout:
     moved: tuple[Any, Any]
     modules: tuple[nn.Module, ...]
     memo: dict[Any, Places | None]
+    raw: Tensor | None = None
+    arrange: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -182,6 +184,29 @@ class Site:
                 if gap.numel():
                     worst = max(worst, gap.max().item())
         return worst
+
+    @property
+    def raw_output(self) -> Tensor:
+        """O as the model computed it, in its graph: what to differentiate with respect to.
+
+        `output` is the same values in the layout (B, H, Q, Ev), beside the graph's way to the
+        model's output.
+
+        Raises:
+            AttentionUnavailable: the tap did not keep the graph.
+        """
+        if self._layout is None or self._layout.raw is None:
+            raise AttentionUnavailable(
+                f"site {self.name!r} has no graph; use attnviz.attention.tap(model, graph=True)"
+            )
+        return self._layout.raw
+
+    def fold_output(self, tensor: Tensor) -> Tensor:
+        """Return a tensor laid out like `raw_output`, such as its gradient, as (B, H, Q, Ev)."""
+        if self._layout is None:
+            return tensor
+        arrange = self._layout.arrange
+        return self._layout.fold.apply(tensor if arrange is None else arrange(tensor))
 
     @property
     def prefix(self) -> int:
