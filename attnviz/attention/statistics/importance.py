@@ -1,0 +1,75 @@
+"""How much the score would change if a head were turned down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...capturing import preserved, unwrap
+from ...errors import AttentionUnavailable
+from ...targets import resolve
+from ..tap import tap
+
+
+def head_importance(
+    model: nn.Module,
+    inputs: Tensor | Mapping[str, Any],
+    *,
+    target: Any = None,
+    loss: Any = None,
+) -> dict[int, Tensor]:
+    """Return |d score / d gate| of every head, where a gate of 1 multiplies the head's output.
+
+    To first order it is the change of the score when the head is removed (Michel et al. 2019,
+    arXiv:1905.10650): |sum over tokens and channels of dS/dO * O|, averaged over the samples. One
+    forward and one backward for all heads; the model is left as it was.
+
+    Args:
+        model: any model that `attention.tap` reads.
+        inputs: a batch, or keyword arguments.
+        target: as in `explain`.
+        loss: a function of the model's output that returns one score per sample, instead of a
+            target.
+
+    Returns:
+        {index of the site: (H,) float64}, for sites that the score depends on.
+
+    Raises:
+        AttentionUnavailable: no site's output could be differentiated.
+    """
+    module = unwrap(model)
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        preserved(module),
+        tap(module, keep="all", graph=True) as taken,
+    ):
+        output = module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
+        batch = _batch(inputs)
+        column = resolve(loss if loss is not None else target, output, batch=batch)[0]
+        score = column.score(output).sum()
+    sites = [s for s in taken.attention if s.output is not None and s.output.requires_grad]
+    if not sites:
+        raise AttentionUnavailable(
+            "no attention output carries a graph: the model's parameters are frozen and its input "
+            "needs no gradient, or its attention is not differentiable; call "
+            "model.requires_grad_(True) on a copy"
+        )
+    gradients = torch.autograd.grad(score, [s.output for s in sites], allow_unused=True)
+    found = {}
+    for site, gradient in zip(sites, gradients, strict=True):
+        if gradient is None:
+            continue
+        change = (gradient.double() * site.output.detach().double()).sum((-2, -1))  # (B W, H)
+        change = change.view(batch, -1, site.heads).sum(1) if site.windows > 1 else change
+        found[site.index] = change.abs().mean(0).cpu()
+    return found
+
+
+def _batch(inputs: Any) -> int:
+    if isinstance(inputs, Tensor):
+        return len(inputs)
+    return next(len(v) for v in inputs.values() if isinstance(v, Tensor) and v.ndim)
