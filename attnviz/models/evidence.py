@@ -32,6 +32,9 @@ _PARTITION = re.compile(r"Partition(Attention|Swap)\w*")
 _LAST_FAMILIES = ("swin",)
 _FIRST_FAMILIES = ("convnext", "resnet", "efficientnet", "maxvit", "coatnet")
 
+_MOVERS = (nn.LayerNorm, nn.RMSNorm, nn.MultiheadAttention)
+_MOVING = re.compile(r"attention|permute|transpose|rearrange", re.I)
+
 #: parameters that hold tokens put before (or after) the patches
 _PREFIX_TOKENS = re.compile(
     r"cls_tokens?|class_token|class_embedding|dist_token|distillation_token|reg_token"
@@ -100,7 +103,7 @@ def _after_pooling(hiera: Any, layer: nn.Module) -> bool:
     )
 
 
-def own_axis(layer: nn.Module, shape: tuple[int, ...]) -> str | None:
+def own_axis(layer: nn.Module) -> str | None:
     """Return the layout that the layer's own type settles, for a four-dimensional output."""
     if isinstance(layer, (*_CONVOLUTIONS, *_FIRST_ONLY)):
         return "channels_first"
@@ -182,6 +185,11 @@ def by_family(module: nn.Module, layer: nn.Module) -> str | None:
             return "channels_first"
         if name.startswith(_LAST_FAMILIES):
             return "channels_last"
+    # a network of convolutions alone has no reason to move its channels
+    if any(isinstance(part, nn.Conv2d) for part in module.modules()) and not any(
+        type(part) in _MOVERS or _MOVING.search(type(part).__name__) for part in module.modules()
+    ):
+        return "channels_first"
     return None
 
 

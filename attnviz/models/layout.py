@@ -140,15 +140,15 @@ def _maps(
     input_size: tuple[int, int] | None,
     what: str,
 ) -> Layout:
-    certain = evidence.own_axis(layer, shape)
-    if certain is not None:
-        return Layout(certain)
+    kind = evidence.own_axis(layer)
+    if kind == "channels_first":
+        return Layout(kind)  # a convolution's strides need not be those of a picture
     widths = evidence.widths(layer)
     first, last = shape[1] in widths, shape[3] in widths
-    if first == last:  # no word from the layer, or both: the shape must tell
+    if kind is None and first == last:  # no word from the layer, or both: the shape must tell
         by_shape = evidence.by_aspect(shape, input_size)
         kind = by_shape or evidence.by_family(module, layer)
-    else:
+    elif kind is None:
         kind = "channels_first" if first else "channels_last"
     if kind is None:
         raise LayoutError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from collections.abc import Callable
@@ -265,16 +266,22 @@ def corner_change(
     columns = slice(0, 4) if corner[1] == 0 else slice(size[1] - 4, size[1])
     other[:, :, rows, columns] += 0.5
     seen = []
+
+    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+        seen.append(output if isinstance(output, torch.Tensor) else output[0])
+        raise _Enough
+
+    handle = model.get_submodule(layer).register_forward_hook(hook)
     with torch.no_grad():
         for x in (image, other):
-            kept: list[Any] = []
-            handle = model.get_submodule(layer).register_forward_hook(
-                lambda module, inputs, output, kept=kept: kept.append(output)
-            )
-            model(x)
-            handle.remove()
-            seen.append(kept[0] if isinstance(kept[0], torch.Tensor) else kept[0][0])
+            with contextlib.suppress(_Enough):  # what comes behind the layer is of no interest
+                model(x)
+    handle.remove()
     return seen[0], seen[1]
+
+
+class _Enough(Exception):
+    pass
 
 
 def corner_cell(corner: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int]:
