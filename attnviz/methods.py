@@ -16,11 +16,12 @@ from .registry import Entry, Registry
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-METHODS = Registry("method", "attnviz.cams")
+METHODS = Registry("method", "attnviz.cams", "attnviz.attention.maps")
 
 #: family -> "module:function" with the signature (Request, list[Entry]) -> list[RawMaps]
 FAMILIES: dict[str, str] = {
     "cam": "attnviz.cams._run:run",
+    "attention": "attnviz.attention._run:run",
 }
 
 

@@ -145,9 +145,21 @@ class Site:
 
     def chunks(self, *, budget: int | None = None) -> Iterator[tuple[slice, Tensor]]:
         """Yield (rows, weights (B, H, R, K)) until every row was seen, within a memory budget."""
-        row_bytes = 4 * self.batch * self.heads * self.keys
-        for chunk in row_chunks(self.queries, row_bytes, budget):
+        for chunk in self.row_chunks(budget=budget):
             yield chunk, self.weights(rows=chunk, budget=budget)
+
+    def row_chunks(self, *, budget: int | None = None) -> Iterator[slice]:
+        """Yield slices that cover all rows, the weights of each within a memory budget."""
+        size = 8 if self._held().dtype == torch.float64 else 4
+        yield from row_chunks(self.queries, size * self.batch * self.heads * self.keys, budget)
+
+    def _held(self) -> Tensor:
+        found = self.q if self.q is not None else self.probabilities
+        if found is None:
+            raise AttentionUnavailable(
+                f"site {self.name!r} has neither queries nor weights: the tap kept {self._kept()}"
+            )
+        return found
 
     def values(self) -> Tensor:
         """Return V, one head per query head where heads share values: (B, H or 1, K, Ev)."""
@@ -217,6 +229,11 @@ class Site:
     def grid(self) -> tuple[int, int] | None:
         """(rows, columns) of the patches that the keys are, row by row; None if they are not."""
         return self._picture_of("keys")[1]
+
+    @property
+    def has_places(self) -> bool:
+        """Whether it is known where on the picture the keys lie, see `places`."""
+        return self._places("keys") is not None
 
     def places(self, of: str = "keys") -> Places:
         """Return where on the feature map the tokens lie: windows put back, shift included.
