@@ -19,6 +19,8 @@ _PUBLIC = {
     "Annotation": "annotation",
     "ClassMap": "class_maps",
     "ContextClassifier": "losses.box",
+    "FitResult": "fitting",
+    "GuideConfig": "config",
     "LOSSES": "losses",
     "LossParts": "losses",
     "MassGuard": "guards",
@@ -27,6 +29,7 @@ _PUBLIC = {
     "batchnorm_frozen": "batchnorm",
     "check_alive": "liveness",
     "class_map": "class_maps",
+    "fit": "fitting",
     "losses": "",
 }
 

@@ -82,6 +82,7 @@ def register_loss(
     paper: str,
     needs: tuple[str, ...] = (),
     annotated: bool = True,
+    mapped: bool = True,
     aliases: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., dict[str, Tensor]]], Callable[..., LossParts]]:
     """Register a loss written as `fn(scene, **options) -> {part: ()}`.
@@ -96,6 +97,7 @@ def register_loss(
         needs: what it needs beyond maps: "forward" (runs the model again), "input_gradient",
             "layers" (maps of several layers), "adversary".
         annotated: False where it needs no annotation and takes every image.
+        mapped: False where the loss is not a function of the map.
         aliases: other names.
     """
 
@@ -117,7 +119,7 @@ def register_loss(
             return LossParts(sum(parts.values()), MappingProxyType(parts), count, _mass(scene))
 
         return LOSSES.register(
-            name, paper=paper, aliases=aliases, needs=needs, annotated=annotated
+            name, paper=paper, aliases=aliases, needs=needs, annotated=annotated, mapped=mapped
         )(loss)
 
     return decorate

@@ -113,6 +113,7 @@ class ContextClassifier(torch.nn.Module):
     "box_adversary",
     paper="doi:10.1109/TMI.2020.3006138",
     needs=("adversary",),
+    mapped=False,
     aliases=("box-adversary",),
 )
 def box_adversary(

@@ -10,7 +10,7 @@ from ...errors import GuidanceError
 from ._base import Scene, mean_over, register_loss
 
 
-@register_loss("cdep", paper="arXiv:1909.13584", needs=("forward",))
+@register_loss("cdep", paper="arXiv:1909.13584", needs=("forward",), mapped=False)
 def cdep(scene: Scene, *, form: str = "l1") -> dict[str, Tensor]:
     """CDEP: what the outside contributes, by contextual decomposition (Rieger et al. 2020).
 

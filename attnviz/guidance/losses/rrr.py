@@ -9,7 +9,7 @@ from ...errors import GuidanceError
 from ._base import Scene, mean_over, register_loss
 
 
-@register_loss("rrr", paper="arXiv:1703.03717", needs=("input_gradient",))
+@register_loss("rrr", paper="arXiv:1703.03717", needs=("input_gradient",), mapped=False)
 def rrr(scene: Scene, *, explained: str = "all", reduction: str = "sum") -> dict[str, Tensor]:
     """RRR: sum over the outside of (d sum_k log p_k / dx)^2 (Ross et al. 2017).
 

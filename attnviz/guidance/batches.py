@@ -1,0 +1,172 @@
+"""From examples (image, label, what is known of where) to batches in an order of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from .annotation import Annotation, annotate
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Images, labels and annotation.
+
+    Attributes:
+        images: (B, C, H, W).
+        labels: (B,) int64.
+        annotation: of the B images.
+    """
+
+    images: Tensor
+    labels: Tensor
+    annotation: Annotation
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device."""
+        return Batch(self.images.to(device), self.labels.to(device), self.annotation.to(device))
+
+
+def is_map_style(data: Any) -> bool:
+    """Whether examples can be asked for by number, and so shuffled."""
+    return hasattr(data, "__len__") and hasattr(data, "__getitem__")
+
+
+def count_batches(data: Any, batch_size: int) -> int | None:
+    """Return the batches of an epoch, None where it is not known before it is over."""
+    return -(-len(data) // batch_size) if hasattr(data, "__len__") else None
+
+
+def batches(
+    data: Iterable[Any],
+    batch_size: int,
+    *,
+    seed: int | None = None,
+    degenerate: str = "error",
+) -> Iterator[Batch]:
+    """Yield batches of examples.
+
+    Args:
+        data: a map-style dataset or an iterable of (image, label), (image, label, where) or
+            (image, label, where, weight). image: (C, H, W) float, preprocessed; label: int;
+            where: a mask (H, W), boxes (4,) or (n, 4) in half-open pixels, a mapping with one of
+            mask, box, boxes, scribble, points; or None.
+        batch_size: images in a batch.
+        seed: shuffle a map-style dataset by this seed; None keeps its order.
+        degenerate: see `annotate`.
+
+    Raises:
+        DataError: an example that is no such thing, named by its number.
+    """
+    if is_map_style(data):
+        order: Iterable[int] = range(len(data))
+        if seed is not None:
+            generator = torch.Generator().manual_seed(seed)
+            order = torch.randperm(len(data), generator=generator).tolist()
+        examples: Iterator[tuple[int, Any]] = ((i, data[i]) for i in order)
+    else:
+        examples = enumerate(data)
+    gathered: list[tuple[int, Any]] = []
+    for numbered in examples:
+        gathered.append(numbered)
+        if len(gathered) == batch_size:
+            yield collate(gathered, degenerate=degenerate)
+            gathered = []
+    if gathered:
+        yield collate(gathered, degenerate=degenerate)
+
+
+def collate(examples: Sequence[tuple[int, Any]], *, degenerate: str = "error") -> Batch:
+    """Return numbered examples as a batch; see `batches`."""
+    images, labels, weights = [], [], []
+    known: dict[str, list[Any]] = {"masks": [], "boxes": [], "scribbles": [], "points": []}
+    for number, example in examples:
+        if not isinstance(example, tuple | list) or not 2 <= len(example) <= 4:
+            raise DataError(
+                f"example {number} is a {type(example).__name__}, expected (image, label), "
+                "(image, label, mask | box | None) or these and a weight"
+            )
+        image, label, where, weight = (*example, None, None)[:4]
+        if not isinstance(image, Tensor) or image.ndim != 3 or not image.is_floating_point():
+            got = (
+                f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image)
+            )
+            raise DataError(
+                f"example {number}: its image is {got}, expected a preprocessed float tensor "
+                "(C, H, W); attnviz.guidance.Examples makes these from attnviz.data"
+            )
+        images.append(image)
+        labels.append(_label(label, number))
+        weights.append(1.0 if weight is None else float(weight))
+        for name, value in _where(where, tuple(image.shape[-2:]), number).items():
+            known[name].append(value)
+    shapes = {tuple(i.shape) for i in images}
+    if len(shapes) > 1:
+        raise DataError(
+            f"the images of a batch have different sizes {sorted(shapes)[:4]}: resize or crop "
+            "them to one size"
+        )
+    size = tuple(images[0].shape[-2:])
+    try:
+        annotation = annotate(len(images), size, **known, weights=weights, degenerate=degenerate)
+    except DataError as error:
+        raise _numbered(error, [n for n, _ in examples]) from None
+    return Batch(torch.stack(images), torch.tensor(labels), annotation)
+
+
+def _numbered(error: DataError, numbers: list[int]) -> DataError:
+    text = str(error)
+    for row, number in reversed(list(enumerate(numbers))):
+        text = text.replace(f"image {row}:", f"example {number}:")
+    return DataError(text)
+
+
+def _label(label: Any, number: int) -> int:
+    try:
+        value = int(label.__index__())
+    except (AttributeError, TypeError, ValueError):
+        raise DataError(
+            f"example {number}: its label is {label!r}, expected a class index; for several "
+            "labels an image write the loop yourself (three lines, see attnviz.guidance)"
+        ) from None
+    if value < 0:
+        raise DataError(f"example {number}: label {value} is negative")
+    return value
+
+
+_NAMES = {
+    "mask": "masks", "masks": "masks", "box": "boxes", "boxes": "boxes",
+    "scribble": "scribbles", "scribbles": "scribbles", "points": "points",
+}  # fmt: skip
+
+
+def _where(where: Any, size: tuple[int, int], number: int) -> dict[str, Any]:
+    found: dict[str, Any] = dict.fromkeys(("masks", "boxes", "scribbles", "points"))
+    if where is None:
+        return found
+    if isinstance(where, Mapping):
+        for key, value in where.items():
+            if key not in _NAMES:
+                raise DataError(
+                    f"example {number}: annotation {key!r} is not known; it may hold "
+                    f"{', '.join(_NAMES)}"
+                )
+            found[_NAMES[key]] = value
+        return found
+    value = torch.as_tensor(where)
+    if value.ndim == 2 and tuple(value.shape) == size:
+        found["masks"] = value
+    elif value.shape[-1:] == (4,) and value.ndim in (1, 2):
+        found["boxes"] = value
+    else:
+        raise DataError(
+            f"example {number}: its annotation has shape {tuple(value.shape)}; a mask has the "
+            f"image's size {size}, boxes are (4,) or (n, 4). Bring masks to the model's input by "
+            "the same resizing and cropping as the image"
+        )
+    return found
