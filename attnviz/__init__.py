@@ -25,6 +25,7 @@ _PUBLIC: dict[str, str] = {
     "capture": "attnviz.capturing",
     "compare": "attnviz.heatmaps",
     "explain": "attnviz.explaining",
+    "inspect": "attnviz.inspection",
     "find_images": "attnviz.images",
     "load": "attnviz.models",
     "read_image": "attnviz.images",

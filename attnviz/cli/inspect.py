@@ -1,0 +1,80 @@
+"""`attnviz inspect`: the attention mechanisms of a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+INSPECT_SCHEMA = 1
+
+
+def inspect(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="torchvision:NAME, timm:NAME, hf:NAME or package.module:factory; "
+            "the embedded EfficientNet-Lite0 if left out.",
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Weights for that model, .safetensors or .pth (tensors only)."),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Side of the example in pixels; the model's own.")
+    ] = None,
+    draw: Annotated[
+        Path | None, typer.Option(help="Write a drawing of the network, .svg, .png or .pdf.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the drawing.")] = False,
+) -> None:
+    """List every attention mechanism: what kind it is, what attends to what, what it costs.
+
+    The architecture alone is built and run on a random picture: no weights are fetched.
+    """
+    import io
+
+    import torch
+
+    from ..inspection import inspect as take_inventory
+    from ..models import load
+    from ._app import say
+    from ._console import print_json, print_table
+    from ._files import refuse_existing, write_file
+
+    if draw is not None:
+        if draw.suffix.lower() not in (".svg", ".png", ".pdf"):
+            raise typer.BadParameter(f"--draw {str(draw)!r} ends in none of .svg, .png, .pdf")
+        if not force:
+            refuse_existing([draw])
+    loaded = load(model, checkpoint=checkpoint, pretrained=False)
+    height, width = (size, size) if size else _input_size(loaded)
+    generator = torch.Generator().manual_seed(0)
+    example = torch.randn(1, 3, height, width, generator=generator)
+    inventory = take_inventory(loaded.module, example, name=loaded.name)
+    if draw is not None:
+        from ..inspection.drawing import draw as drawing
+
+        buffer = io.BytesIO()
+        drawing(loaded.module, inventory).savefig(buffer, format=draw.suffix[1:].lower())
+        write_file(draw, buffer.getvalue(), force=force)
+        say(f"drawing: {draw}")
+    if as_json:
+        print_json("inspect", INSPECT_SCHEMA, **inventory.as_dict())
+        return
+    if not len(inventory):
+        print(f"{loaded.name}: none (no softmax attention, gate, warp or deformed sampling ran)")
+    else:
+        header = ["module", "kind", "mechanism", "what attends", "shape", "parameters", "compute"]
+        print_table(header, inventory.table())
+    for text in inventory.missed:
+        say(f"not read: {text}")
+
+
+def _input_size(loaded: object) -> tuple[int, int]:
+    crop = getattr(getattr(loaded, "preprocess", None), "crop", None)
+    return tuple(crop) if crop else (224, 224)
