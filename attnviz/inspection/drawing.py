@@ -54,7 +54,7 @@ def draw(model: nn.Module, inventory: Inventory) -> Figure:
     )
     ax = figure.subplots()
     for y, (name, boxes) in enumerate(lines):
-        ax.text(-0.35, y, name, ha="right", va="center", fontsize=9, parse_math=False)
+        ax.text(-0.46, y, name, ha="right", va="center", fontsize=9, parse_math=False)
         for x, path in enumerate(boxes):
             kinds = Counter(e.kind for e in inventory if _inside(e.name, path))
             ax.add_patch(

@@ -30,7 +30,7 @@ class _Warps(TorchFunctionMode):
             self._thetas[id(result)] = (result, theta.detach())
         elif func is F.grid_sample:
             grid = args[1] if len(args) > 1 else kwargs["grid"]
-            grid_of, theta = self._thetas.get(id(grid), (None, None))
+            _, theta = self._thetas.get(id(grid), (None, None))
             name = self._running[-1] if self._running else ""
             if theta is not None:
                 self._found.append(
