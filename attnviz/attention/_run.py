@@ -6,6 +6,7 @@ import inspect
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from ..errors import AttnvizError, AttnvizWarning, MethodError, did_you_mean
 from ..methods import RawMaps, Request
 from ..registry import Entry
+from ..targets import Column
 from .maps._reading import Reading, read
 from .tap._fold import wide
 
@@ -24,25 +26,42 @@ def run(request: Request, entries: Sequence[Entry]) -> list[RawMaps]:
         AttentionUnavailable: no attention among patches was found.
         MethodError: an option that no method takes, a method that does not apply to the model.
     """
-    options = [_options_of(request, entry) for entry in entries]
     _check_options(request, entries)
-    reading = read(
-        request,
-        gradients=any(e.meta["needs_gradient"] for e in entries),
-        tokens=any(e.meta["needs_tokens"] for e in entries),
-    )
-    for score in reading.scores:
+    reading = None
+    sharing = [e for e in entries if not e.meta["own_pass"]]
+    if sharing:
+        reading = read(
+            request,
+            gradients=any(e.meta["needs_gradient"] for e in sharing),
+            tokens=any(e.meta["needs_tokens"] for e in sharing),
+        )
+        _check_finite(reading.scores)
+    found: list[RawMaps] = []
+    for entry in entries:
+        options = _options_of(request, entry)
+        if entry.meta["own_pass"]:
+            columns, scores, maps = entry.fn(request, **options)
+            _check_finite(scores)
+            found.append(_raw(entry, request, "input", columns, scores, _rows(maps), {}))
+            continue
+        assert reading is not None
+        for layer, part in _layers(reading, entry, request):
+            facts = {
+                "layers": [s.name for s in part.sites],
+                "prefix_tokens": part.last.prefix,
+            }
+            maps = _maps(part, entry, options)
+            found.append(_raw(entry, request, layer, part.columns, part.scores, _rows(maps), facts))
+    return found
+
+
+def _check_finite(scores: Sequence[Tensor]) -> None:
+    for score in scores:
         if not bool(torch.isfinite(score.detach()).all()):
             raise AttnvizError(
                 "the model's output is not finite (NaN or infinity); check the weights and the "
                 "preprocessing"
             )
-    found: list[RawMaps] = []
-    for entry, chosen in zip(entries, options, strict=True):
-        for layer, part in _layers(reading, entry, request):
-            values = _maps(part, entry, chosen)
-            found.append(_raw(reading, entry, layer, values, request))
-    return found
 
 
 def _layers(reading: Reading, entry: Entry, request: Request) -> list[tuple[str, Reading]]:
@@ -64,30 +83,36 @@ def _layers(reading: Reading, entry: Entry, request: Request) -> list[tuple[str,
     return [(site.name, replace(reading, sites=(site,))) for site in sites]
 
 
-def _maps(reading: Reading, entry: Entry, options: dict) -> Tensor:
-    """Return maps (B * columns, h, w), the columns of one image side by side."""
-    numbers = range(len(reading.columns)) if entry.meta["needs_gradient"] else range(1)
-    maps = [wide(entry.fn(reading, number, **options)) for number in numbers]
-    maps = maps * (len(reading.columns) // len(maps))
-    return torch.stack(maps, 1).flatten(0, 1)
+def _maps(reading: Reading, entry: Entry, options: dict[str, Any]) -> list[Tensor]:
+    """Return maps (B, h, w), one for each column; the same for all where no class matters."""
+    if not entry.meta["needs_gradient"]:
+        return [entry.fn(reading, 0, **options)] * len(reading.columns)
+    return [entry.fn(reading, number, **options) for number in range(len(reading.columns))]
 
 
-def _raw(reading: Reading, entry: Entry, layer: str, values: Tensor, request: Request) -> RawMaps:
-    score = wide(torch.stack(reading.scores, 1).flatten())
+def _rows(columns: Sequence[Tensor]) -> Tensor:
+    """Put K columns of B rows together, the rows of one image side by side."""
+    return torch.stack(list(columns), 1).flatten(0, 1)
+
+
+def _raw(
+    entry: Entry,
+    request: Request,
+    layer: str,
+    columns: Sequence[Column],
+    scores: Sequence[Tensor],
+    values: Tensor,
+    facts: dict[str, Any],
+) -> RawMaps:
+    values, score = wide(values), wide(_rows(scores))
     if not request.create_graph:
         values, score = values.detach(), score.detach()
-    columns = reading.columns
-    site = reading.sites[-1]
     return RawMaps(
         entry.name, layer, values, score,
         tuple(d for row in zip(*(c.descriptions for c in columns), strict=True) for d in row),
         tuple(t for row in zip(*(c.labels for c in columns), strict=True) for t in row),
         entry.meta["units"],
-        {
-            "layers": [s.name for s in reading.sites],
-            "class_specific": bool(entry.meta["needs_gradient"]),
-            "prefix_tokens": site.prefix,
-        },
+        {"class_specific": bool(entry.meta["needs_gradient"]), **facts},
     )  # fmt: skip
 
 
@@ -99,7 +124,7 @@ def _accepts(entry: Entry) -> set[str]:
     }
 
 
-def _options_of(request: Request, entry: Entry) -> dict:
+def _options_of(request: Request, entry: Entry) -> dict[str, Any]:
     return {k: v for k, v in request.options.items() if k in _accepts(entry)}
 
 

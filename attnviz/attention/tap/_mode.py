@@ -64,8 +64,7 @@ class TapMode(TorchFunctionMode):
 
     def fused(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record `F.scaled_dot_product_attention`."""
-        output = self.recorder.begin(func(*args, **kwargs))
-        self.moved.put(output, Moved(shape=tuple(output.shape), op="pairs"))
+        output = self._begin(func(*args, **kwargs))
         given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args,
                          strict=False))  # fmt: skip
         given.update(kwargs)
@@ -312,7 +311,7 @@ class TapMode(TorchFunctionMode):
             other = self.weighed.get(values)
             if other is not None and second:
                 continue
-            output = self.recorder.begin(output)
+            output = self._begin(output)
             if second:
                 with self:  # so that the places of the values are followed
                     turned = values.mT
@@ -337,13 +336,19 @@ class TapMode(TorchFunctionMode):
                 continue
             if einsum_parts(args[0], i, operands[i], operands[1 - i], output) is None:
                 continue
-            output = self.recorder.begin(output)
+            output = self._begin(output)
             with self:  # so that the places of the values are followed
                 parts = einsum_parts(args[0], i, operands[i], operands[1 - i], output)
             assert parts is not None
             a, v, arrange_weights, arrange_output = parts
             self._confirm(a, v, output, note, arrange_weights, arrange_output, "einsum")
             break
+        return output
+
+    def _begin(self, output: Tensor) -> Tensor:
+        """Return an attention's output, where a graph may begin; its tokens are no picture's."""
+        output = self.recorder.begin(output)
+        self.moved.put(output, Moved(shape=tuple(output.shape), op="pairs"))
         return output
 
     def _confirm(
