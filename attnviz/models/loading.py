@@ -69,6 +69,9 @@ def load(
 def _from_checkpoint(
     source: ModuleType, name: str, checkpoint: Path, num_classes: int | None
 ) -> LoadedModel:
+    if source is from_hf:
+        loaded = from_hf.build_from_checkpoint(name, checkpoint, num_classes)
+        return replace(loaded, name=f"{loaded.name} ({checkpoint.name})")
     built: list[LoadedModel] = []
 
     def build(classes: int | None) -> torch.nn.Module:
@@ -105,7 +108,7 @@ def _find(name: str) -> tuple[ModuleType, str]:
             raise ModelError(f"{prefix} has no model {rest!r}{_hint(rest, [prefix])}")
         return source, rest
     if colon:
-        if Path(prefix).suffix == ".py" or not all(p.isidentifier() for p in prefix.split(".")):
+        if not all(part.isidentifier() for side in (prefix, rest) for part in side.split(".")):
             raise ModelError(
                 f"{name!r} names no model source; expected torchvision:NAME, timm:NAME, hf:NAME "
                 "or package.module:factory"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ...errors import AttnvizError, ModelError
 from .._environment import import_transformers
+from ..checkpoints import read_state_dict
 from ..labels import labels_of
 from ..loaded import LoadedModel
 from ..resolving import from_hf
@@ -44,6 +46,46 @@ def build(name: str, *, pretrained: bool, num_classes: int | None) -> LoadedMode
         )
     labels = labels_of(module) if pretrained else None
     return LoadedModel(module.eval(), f"hf:{name}", processor, labels)
+
+
+def build_from_checkpoint(name: str, checkpoint: Path, num_classes: int | None) -> LoadedModel:
+    """Build the architecture of a hub name or folder and fill it from a checkpoint.
+
+    transformers does the filling: it knows the names that its own releases gave the weights.
+
+    Raises:
+        EnvironmentFault: transformers is not installed.
+        ModelError: the config is not found, or the weights do not fit.
+    """
+    stored = read_state_dict(checkpoint)
+    for prefix in ("module.", "_orig_mod.", "module."):
+        if all(key.startswith(prefix) for key in stored):
+            stored = {key.removeprefix(prefix): value for key, value in stored.items()}
+    if num_classes is None and "classifier.weight" in stored:
+        num_classes = stored["classifier.weight"].shape[0]
+    loaded = build(name, pretrained=False, num_classes=num_classes)
+    kind, config = type(loaded.module), loaded.module.config
+    try:
+        module, info = kind.from_pretrained(
+            None, config=config, state_dict=stored, output_loading_info=True
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"checkpoint {checkpoint} does not fit hf:{name}: {str(error).splitlines()[0][:200]}; "
+            "name the architecture it was trained with (--model), and num_classes if its head is "
+            "not the default one"
+        ) from error
+    problems = [
+        f"{len(info[key])} {what} ({', '.join(sorted(map(str, info[key]))[:3])})"
+        for key, what in (("missing_keys", "missing"), ("unexpected_keys", "unexpected"))
+        if info.get(key)
+    ]
+    if problems:
+        raise ModelError(
+            f"checkpoint {checkpoint} does not fit hf:{name}: {'; '.join(problems)}; name the "
+            "architecture it was trained with (--model)"
+        )
+    return replace(loaded, module=module.eval())
 
 
 def _read(
