@@ -22,6 +22,7 @@ _PUBLIC: dict[str, str] = {
     "METHODS": "attnviz.methods",
     "Probability": "attnviz.targets",
     "RegionTarget": "attnviz.targets",
+    "audit": "",
     "capture": "attnviz.capturing",
     "compare": "attnviz.heatmaps",
     "explain": "attnviz.explaining",

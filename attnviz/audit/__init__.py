@@ -1,0 +1,49 @@
+"""Boat or water? Audit a classifier for reading the context instead of the object.
+
+    found = audit.confusion(model, data, object="boat", context="water")
+    print(found)                 # what it reads, how surely
+    found.save("audit-boat")     # report.html, audit.json, images.csv
+
+`against` compares two models on the same images, `rank_pairs` ranks all class pairs of a dataset
+by risk, `discover` finds contexts without annotation by clustering maps.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_PUBLIC = {
+    "AuditResult": "result",
+    "BeforeAfter": "comparing",
+    "Cell": "result",
+    "ClusterBootstrap": "clustered",
+    "Discovery": "discovery",
+    "Effect": "result",
+    "Journal": "journal",
+    "LogOdds": "log_odds",
+    "Pair": "ranking",
+    "Verdict": "verdict",
+    "against": "comparing",
+    "compare": "comparing",
+    "confusion": "running",
+    "discover": "discovery",
+    "mcnemar": "statistics",
+    "rank_pairs": "ranking",
+    "text_context": "prompting",
+    "wilson": "statistics",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'attnviz.audit' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,148 @@
+"""The score that an audit explains: the log-odds of the object's class, or set of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError, TargetError
+from ..targets import Target, class_index, logits_of
+
+
+def score_of(logits: Tensor, chosen: Sequence[int]) -> Tensor:
+    """Return log(p / (1 - p)) with p the softmax probability of the chosen classes, (B,).
+
+    It is logsumexp(chosen) - logsumexp(rest): the difference of the logits where there are two,
+    and the logit itself where a model has but one output.
+
+    Args:
+        logits: (B, classes).
+        chosen: class indices.
+    """
+    if logits.shape[1] == 1:
+        return logits[:, 0]
+    rest = [i for i in range(logits.shape[1]) if i not in set(chosen)]
+    chosen = list(chosen)
+    own = logits[:, chosen[0]] if len(chosen) == 1 else logits[:, chosen].logsumexp(1)
+    against = logits[:, rest[0]] if len(rest) == 1 else logits[:, rest].logsumexp(1)
+    return own - against
+
+
+def called(logits: Tensor, chosen: Sequence[int]) -> Tensor:
+    """Return whether the model's answer is one of the chosen classes, (B,) bool."""
+    if logits.shape[1] == 1:
+        return logits[:, 0] > 0
+    return torch.isin(logits.argmax(1), torch.tensor(list(chosen), device=logits.device))
+
+
+@dataclass(frozen=True)
+class LogOdds(Target):
+    """The log-odds of a class or a set of classes against all others.
+
+    Args:
+        members: indices or labels.
+        name: what it is called; the labels' own names if left out.
+    """
+
+    members: tuple[int | str, ...]
+    name: str = ""
+    indices: tuple[int, ...] = ()
+    total: int = 0
+    label: str = ""
+
+    def bind(self, classes: int, labels: Sequence[str] | None) -> LogOdds:
+        """Return the target with its class indices."""
+        indices = tuple(dict.fromkeys(class_index(m, classes, labels) for m in self.members))
+        if not indices or (classes > 1 and len(indices) == classes):
+            raise TargetError(
+                f"log-odds need at least one class and one other; got {len(indices)} of {classes}"
+            )
+        text = self.name or " or ".join(str(m) for m in self.members)
+        return LogOdds(self.members, self.name, indices, classes, f"log-odds of {text}")
+
+    @property
+    def linear(self) -> Mapping[int, float] | None:
+        """The two logits' difference where there are two; otherwise not linear."""
+        if self.total == 1:
+            return {0: 1.0}
+        if self.total != 2:
+            return None
+        return {self.indices[0]: 1.0, 1 - self.indices[0]: -1.0}
+
+    def score(self, output: Any) -> Tensor:
+        """Return the log-odds, (B,)."""
+        return score_of(_classes(output), self.indices)
+
+    def describe(self) -> Any:
+        """Return the target as text."""
+        return self.label
+
+
+def _classes(output: Any) -> Tensor:
+    logits = logits_of(output)
+    if logits.ndim != 2:
+        raise TargetError(
+            f"an audit takes a classifier with logits (B, classes), got {tuple(logits.shape)}"
+        )
+    return logits
+
+
+class Listening(Target):
+    """A bound `LogOdds` that keeps the logits it was asked about, so that one pass serves both."""
+
+    def __init__(self, target: LogOdds) -> None:
+        self.target = target
+        self.label = target.label
+        self.logits: Tensor | None = None
+
+    @property
+    def linear(self) -> Mapping[int, float] | None:
+        """As of the target listened to."""
+        return self.target.linear
+
+    def bind(self, classes: int, labels: Sequence[str] | None) -> Listening:
+        """Return itself: its target is bound already."""
+        return self
+
+    def score(self, output: Any) -> Tensor:
+        """Return the log-odds, (B,), and keep the logits."""
+        logits = _classes(output)
+        self.logits = logits.detach()
+        return score_of(logits, self.target.indices)
+
+    def describe(self) -> Any:
+        """Return the target as text."""
+        return self.label
+
+
+def find_target(target: Any, object: str, *, classes: int, labels: Sequence[str] | None) -> LogOdds:
+    """Return the log-odds of the object's class in a model.
+
+    Args:
+        target: None for the class called like the object; an index, a label, or several.
+        object: the object's name.
+        classes: number of logits; 1 stands for the object itself.
+        labels: the model's class names, or None.
+
+    Raises:
+        DataError: the model has no such class, or all classes were chosen.
+    """
+    if isinstance(target, LogOdds):
+        members = target.members
+    elif target is None:
+        members = (0,) if classes == 1 else (object,)
+    elif isinstance(target, str | int):
+        members = (target,)
+    else:
+        members = tuple(target)
+    try:
+        return LogOdds(members, object).bind(classes, labels)
+    except TargetError as error:
+        raise DataError(
+            f"the model has no class for the object {object!r}: {error}. Name the model's class or "
+            "classes with target= (--target), as indices or labels"
+        ) from error

@@ -1,0 +1,209 @@
+"""One batch of an audit: maps, where their evidence lies, and scores of the counterfactuals."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..capturing import eager, preserved
+from ..errors import AttentionUnavailable, AttnvizWarning
+from ..explaining import explain
+from ..metrics import iou, pointing
+from ..targets import logits_of
+from .interventions import Donors, donor_of, variants
+from .journal import Row
+from .log_odds import Listening, LogOdds, called, score_of
+from .pictures import Picture
+
+REGIONS = ("object", "context", "elsewhere")
+
+
+@dataclass(frozen=True, eq=False)
+class Instrument:
+    """What every image of an audit is measured with.
+
+    Attributes:
+        module: the model, on its device.
+        target: the bound log-odds.
+        methods: of the CAM family, computed from one pass.
+        layer: dotted name.
+        attention: whether the region mass of attention is read too, by one more forward.
+        fills: see `interventions.variants`.
+        donors: images that lend their context, or None.
+        batch_size: inputs a forward.
+        seed: of donors and noise.
+    """
+
+    module: nn.Module
+    target: LogOdds
+    methods: tuple[str, ...]
+    layer: str
+    attention: bool
+    fills: tuple[str, ...]
+    donors: Donors | None
+    batch_size: int
+    seed: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        for tensor in (*self.module.parameters(), *self.module.buffers()):
+            return tensor.device
+        return torch.device("cpu")
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """The model in evaluation mode inside the block, and untouched after it."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(eager(self.module))
+            stack.enter_context(preserved(self.module, eval_mode=True))
+            yield
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Return logits (N, classes) on the CPU, in batches, without a graph."""
+        with torch.no_grad():
+            parts = [
+                logits_of(self.module(part.to(self.device))).float().cpu()
+                for part in inputs.split(self.batch_size)
+            ]
+        return torch.cat(parts)
+
+    def maps(self, inputs: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Return method -> maps (B, h, w) and the logits (B, classes), from one pass."""
+        listening = Listening(self.target)
+        with warnings.catch_warnings():
+            # an image without evidence is an observation here, and counted as such
+            warnings.simplefilter("ignore", AttnvizWarning)
+            found = explain(
+                self.module, inputs, target=listening, method=list(self.methods), layer=self.layer,
+                batch_size=len(inputs),
+            )  # fmt: skip
+        logits = listening.logits.float().cpu()
+        return {name: maps.values.float().cpu() for name, maps in found.items()}, logits
+
+    def measure(self, pictures: Sequence[Picture]) -> list[Row]:
+        """Return one row a picture, ready for the journal."""
+        inputs = torch.stack([p.input for p in pictures])
+        with self.running():
+            maps, logits = self.maps(inputs)
+            attended = attention_map(self, inputs) if self.attention else None
+            changed = list(variants(pictures, fills=self.fills, donors=self.donors, seed=self.seed))
+            after = self.logits(torch.stack([v.input for v in changed])) if changed else None
+        scores = score_of(logits, self.target.indices).tolist()
+        answers = called(logits, self.target.indices).tolist()
+        rows: list[Row] = [
+            {
+                "i": p.index, "id": p.id, "source": p.source, "background": p.background,
+                "object": int(p.has_object), "context": int(p.has_context), "digest": p.digest,
+                "score": _number(score), "called": answer, "area": _areas(p), "maps": {},
+                "donor": donor_of(p, self.donors, self.seed) if self.donors else None,
+                "scores": {}, "called_after": {},
+            }
+            for p, score, answer in zip(pictures, scores, answers, strict=True)
+        ]  # fmt: skip
+        for name, values in maps.items():
+            _locate(rows, pictures, name, values, evidence=True)
+        if attended is not None:
+            _locate(rows, pictures, "attention", attended, evidence=False)
+        if after is not None:
+            moved = score_of(after, self.target.indices).tolist()
+            answered = called(after, self.target.indices).tolist()
+            for variant, score, answer in zip(changed, moved, answered, strict=True):
+                rows[variant.row]["scores"][variant.name] = _number(score)
+                rows[variant.row]["called_after"][variant.name] = answer
+        return rows
+
+
+def _number(value: float) -> float | None:
+    return round(value, 6) if math.isfinite(value) else None
+
+
+def _areas(picture: Picture) -> dict[str, float]:
+    masks = (("object", picture.object_mask), ("context", picture.context_mask))
+    found = {n: round(float(m.float().mean()), 6) for n, m in masks if m is not None}
+    if found:
+        found["elsewhere"] = round(1 - sum(found.values()), 6)
+    return found
+
+
+def _locate(
+    rows: list[Row], pictures: Sequence[Picture], name: str, maps: Tensor, *, evidence: bool
+) -> None:
+    """Write into each row the share of a map's positive mass in each region, pointing and IoU."""
+    size = tuple(pictures[0].input.shape[-2:])
+    values = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    values = values.clamp_min(0)
+    total = values.double().sum((1, 2))
+    located = [i for i, p in enumerate(pictures) if p.object_mask is not None]
+    scores: dict[str, dict[int, float]] = {"pointing": {}, "iou": {}}
+    if located and evidence:
+        masks = torch.stack([pictures[i].object_mask for i in located])
+        # no tolerance: inputs are small, and chance is then the object's area
+        for key, found in (
+            ("pointing", pointing(values[located], masks, tolerance=0)),
+            ("iou", iou(values[located], masks)),
+        ):
+            scores[key] = dict(zip(located, found.values.tolist(), strict=True))
+    for number, (row, picture) in enumerate(zip(rows, pictures, strict=True)):
+        if picture.object_mask is None and picture.context_mask is None:
+            continue
+        entry: dict[str, float | None] = {}
+        if total[number] > 0:
+            share = values[number].double() / total[number]
+            rest = 1.0
+            for region, mask in (
+                ("object", picture.object_mask), ("context", picture.context_mask)
+            ):  # fmt: skip
+                if mask is not None:
+                    entry[region] = _number(float(share[mask].sum()))
+                    rest -= entry[region] or 0.0
+            entry["elsewhere"] = _number(max(rest, 0.0))
+        for key, found in scores.items():
+            if number in found:
+                entry[key] = _number(found[number])
+        row["maps"][name] = entry
+
+
+def attention_map(instrument: Instrument, inputs: Tensor) -> Tensor:
+    """Return what the class token of the last layer attends to, (B, h, w), mean over heads.
+
+    Without a class token it is the mean over all queries. Each map sums to 1 over the patches.
+    """
+    from ..attention import tap
+
+    maps = []
+    for part in inputs.split(instrument.batch_size):
+        with torch.no_grad(), tap(instrument.module, keep="qk") as read:
+            instrument.module(part.to(instrument.device))
+        site = next(s for s in reversed(read.attention) if s.grid is not None and s.windows == 1)
+        prefix = site.prefix
+        weights = site.weights(rows=slice(0, 1) if prefix else None).float()
+        row = weights.mean((1, 2))[:, prefix:]
+        maps.append((row / row.sum(1, keepdim=True)).view(-1, *site.grid).cpu())
+    return torch.cat(maps)
+
+
+def has_attention(instrument: Instrument, inputs: Tensor) -> bool:
+    """Return whether `attention_map` works for this model: it is a transformer on patches."""
+    try:
+        with instrument.running():
+            return bool(attention_map(instrument, inputs[:1]).isfinite().all())
+    except (AttentionUnavailable, StopIteration):
+        return False
+
+
+def score_inputs(instrument: Instrument, inputs: Tensor) -> tuple[list[float], list[Any]]:
+    """Return score and answer of inputs, as numbers."""
+    with instrument.running():
+        logits = instrument.logits(inputs)
+    chosen = instrument.target.indices
+    return score_of(logits, chosen).tolist(), called(logits, chosen).tolist()

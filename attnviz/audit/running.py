@@ -1,0 +1,323 @@
+"""`confusion`: does the model know the object, or what usually surrounds it?"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import __version__
+from ..data import Sample, refuse_leaks
+from ..errors import DataError, PreprocessError
+from ..explaining import _resolve_model
+from ..geometry import Geometry
+from ..methods import METHODS
+from ..models import default_layer, labels_of, resolve_preprocess
+from ..targets import logits_of
+from .examples import choose_examples
+from .interventions import DEFAULT_FILLS, Donors, check_fills
+from .journal import Journal
+from .log_odds import find_target
+from .measuring import Instrument, has_attention, score_inputs
+from .pictures import Picture, Reader, as_samples
+from .result import AuditResult
+from .summary import Limits, Names, summarise
+from .table import CONTEXT_ALONE, NEITHER, Table
+
+DEFAULT_METHODS = ("gradcam", "hirescam", "layercam")
+#: pairs of images that lend their context
+_DONORS = 24
+_LEAST_DONORS = 4
+
+
+def confusion(
+    model: Any,
+    data: Any,
+    *,
+    object: str,
+    context: str,
+    target: Any = None,
+    regions: str = "auto",
+    context_masks: Callable[[np.ndarray], np.ndarray] | None = None,
+    methods: Sequence[str] = DEFAULT_METHODS,
+    layer: Any = None,
+    fills: Sequence[str] = DEFAULT_FILLS,
+    preprocess: Any = None,
+    labels: Sequence[str] | None = None,
+    device: Any = None,
+    batch_size: int = 32,
+    trained_on: Any = None,
+    allow_empty_groups: bool = False,
+    min_images: int = 10,
+    min_clusters: int = 5,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+    examples: int = 12,
+    journal: str | Path | None = None,
+    resume: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> AuditResult:
+    """Audit a classifier for confusing an object with its context: boats, or water?
+
+    One pass over the data: for each image the maps of the CAM family and the scores of
+    counterfactual images. The score is the log-odds of the object's class. The model is left as
+    it was. Memory does not grow with the images but for some 300 bytes each.
+
+    Args:
+        model: a module, a name, or what `attnviz.load` returns.
+        data: a `Dataset`, samples, or `GroupedImages`: images with and without the object, with
+            and without the context, that the model was not trained on.
+        object, context: class names in the data.
+        target: the model's class for the object, by index or label, or several; None takes the
+            class that is called like the object.
+        regions: where object and context are: "masks", "boxes", "groups" (only which image has
+            what), or "auto".
+        context_masks: a function photo -> (h, w) mask of the context, such as a segmentation
+            model; for data without masks of it.
+        methods: names of the CAM family.
+        layer: of the maps; None takes the model's default.
+        fills: how regions are emptied.
+        preprocess, labels, device: as in `attnviz.explain`. Generated scenes need no preprocess.
+        batch_size: inputs a forward.
+        trained_on: the training data; an image of it in `data` is refused.
+        allow_empty_groups: audit although one of the four groups has no image.
+        min_images, min_clusters: of a group, below which it carries no evidence.
+        level: coverage of intervals.
+        resamples: of the clustered bootstrap.
+        seed: of donors, noise and bootstrap.
+        examples: how many images are kept for the report.
+        journal: a file that holds what is done, so that the audit can stop and go on.
+        resume: go on with that file.
+        progress: called with (images done, images).
+
+    Returns:
+        `AuditResult`; `.verdict` says what the model reads, `.save(folder)` writes the report.
+
+    Raises:
+        DataError: object = context; names that the data or the model does not have; a mask that
+            misses; an empty group; an image listed twice, or also in `trained_on`; a journal of
+            another audit.
+    """
+    samples = as_samples(data)
+    module, loaded = _resolve_model(model, device)
+    prepare, described = _preparation(preprocess, module, loaded, data)
+    reader = Reader(
+        samples, object, context, regions=regions, prepare=prepare, context_masks=context_masks
+    )
+    _check_groups(reader, samples, Names(object, context), allow_empty_groups)
+    if trained_on is not None:
+        refuse_leaks({"train": as_samples(trained_on), "test": samples}, pixels=True)
+    instrument = _instrument(
+        module, loaded, reader, data, target=target, methods=methods, layer=layer, fills=fills,
+        labels=labels, batch_size=batch_size, seed=seed,
+    )  # fmt: skip
+    settings = {
+        "attnviz": __version__, "torch": torch.__version__,
+        "model": _name(module, loaded), "target": instrument.target.label,
+        "classes": list(instrument.target.indices), "layer": instrument.layer,
+        "methods": list(instrument.methods), "attention": instrument.attention,
+        "fills": list(instrument.fills), "regions": reader.regions,
+        "context_masks": _function_name(context_masks), "preprocess": described,
+        "object": object, "context": context, "images": len(samples),
+        "donors": len(instrument.donors) if instrument.donors else 0, "seed": seed,
+        "weights": _fingerprint(module), "data": _ids(samples),
+    }  # fmt: skip
+    with _kept(journal) as path:
+        rows = Journal(path, settings, resume=resume)
+        _run(instrument, reader, rows, batch_size, progress)
+        table = Table.read(rows.rows(), rows.done)
+    scores = None
+    if instrument.donors is not None:
+        lent = (instrument.donors.with_context, instrument.donors.without_context)
+        scores = [score_inputs(instrument, x)[0] for x in lent]
+    limits = Limits(min_images, min_clusters, level, resamples, seed)
+    names = Names(object, context)
+    found = summarise(table, names, limits, scores)
+    settings |= {
+        "min_images": min_images, "min_clusters": min_clusters, "level": level,
+        "resamples": resamples, "allow_empty_groups": allow_empty_groups,
+    }  # fmt: skip
+    return AuditResult(
+        model=settings["model"], object=object, context=context, target=instrument.target.label,
+        images=len(table), verdict=found.verdict, cells=found.cells, worst=found.worst,
+        gap=found.gap, places=found.places, hits=found.hits, effects=found.effects, table=table,
+        settings=settings,
+        examples=choose_examples(instrument, reader, table, names, examples),
+    )  # fmt: skip
+
+
+def _run(
+    instrument: Instrument, reader: Reader, journal: Journal, batch_size: int, progress: Any
+) -> None:
+    total = len(reader.data)
+    for start in range(journal.done, total, batch_size):
+        stop = min(start + batch_size, total)
+        batch = [reader.read(i) for i in range(start, stop)]
+        for alike in by_shape(batch):
+            journal.append(instrument.measure(alike))
+        if progress is not None:
+            progress(stop, total)
+
+
+def by_shape(batch: Sequence[Picture]) -> Iterator[list[Picture]]:
+    """Yield runs of pictures whose inputs have one shape, in order."""
+    run: list[Picture] = []
+    for picture in batch:
+        if run and run[-1].input.shape != picture.input.shape:
+            yield run
+            run = []
+        run.append(picture)
+    if run:
+        yield run
+
+
+@contextmanager
+def _kept(journal: str | Path | None) -> Iterator[Path]:
+    if journal is not None:
+        yield Path(journal)
+        return
+    with tempfile.TemporaryDirectory(prefix="attnviz-audit-") as folder:
+        yield Path(folder) / "rows.jsonl"
+
+
+def _instrument(
+    module: Any, loaded: Any, reader: Reader, data: Any, *, target: Any, methods: Sequence[str],
+    layer: Any, fills: Sequence[str], labels: Sequence[str] | None, batch_size: int, seed: int,
+) -> Instrument:  # fmt: skip
+    if batch_size < 1:
+        raise DataError(f"batch_size is at least 1, got {batch_size}")
+    names = tuple(METHODS.get(m).name for m in ([methods] if isinstance(methods, str) else methods))
+    if not names:
+        raise DataError("methods is empty; give at least one of the CAM family, such as gradcam")
+    first = _sightings(reader)
+    bare = Instrument(module, None, names, "", False, check_fills(fills), None, batch_size, seed)
+    with bare.running(), torch.no_grad():
+        logits = logits_of(module(first.to(bare.device)))
+    if logits.ndim != 2:
+        raise DataError(f"an audit takes a classifier, got an output of {tuple(logits.shape)}")
+    if labels is None:
+        labels = labels_of(module, loaded)
+    if labels is None and hasattr(data, "region") and logits.shape[1] == len(data.classes):
+        labels = data.classes  # generated scenes: the order of their labels is the order of logits
+    aim = find_target(target, reader.object, classes=logits.shape[1], labels=labels)
+    chosen = default_layer(module, first) if layer is None else layer
+    if not isinstance(chosen, str):
+        chosen = next((n for n, m in module.named_modules() if m is chosen), chosen)
+    made = Instrument(module, aim, names, chosen, False, bare.fills, None, batch_size, seed)
+    donors = _donors(reader, seed) if reader.regions != "groups" else None
+    return Instrument(
+        module, aim, names, chosen, has_attention(made, first), bare.fills, donors, batch_size,
+        seed,
+    )  # fmt: skip
+
+
+def _sightings(reader: Reader) -> torch.Tensor:
+    """Return inputs of each group and from all over the data: what a layer is chosen on.
+
+    An image of one group alone may leave a reader of the other things without any evidence.
+    """
+    first: dict[Any, int] = {}
+    for index, sample in enumerate(reader.data):
+        first.setdefault(reader.presence(sample), index)
+        if len(first) == 4:
+            break
+    spread = np.linspace(0, len(reader.data) - 1, 6).astype(int).tolist()
+    found: list[torch.Tensor] = []
+    for index in dict.fromkeys([*first.values(), *spread]):
+        tensor = reader.read(index).input
+        if not found or tensor.shape == found[0].shape:
+            found.append(tensor)
+    return torch.stack(found)
+
+
+def _donors(reader: Reader, seed: int) -> Donors | None:
+    """Return pairs of images without the object, with and without the context, drawn by seed."""
+    kinds: dict[int, list[int]] = {CONTEXT_ALONE: [], NEITHER: []}
+    for index, sample in enumerate(reader.data):
+        has_object, has_context = reader.presence(sample)
+        if not has_object and has_context is not None:
+            kinds[int(has_context)].append(index)
+    least = min(map(len, kinds.values()))
+    if least < _LEAST_DONORS:
+        return None
+    rng = np.random.default_rng((seed, 7))
+    drawn = [rng.permutation(kinds[k])[: min(least, _DONORS)] for k in (CONTEXT_ALONE, NEITHER)]
+    pictures = [[reader.read(int(i)) for i in part] for part in drawn]
+    if len({p.input.shape for part in pictures for p in part}) > 1:
+        return None  # inputs of several sizes cannot lend to one another
+    return Donors(
+        torch.stack([p.input for p in pictures[0]]),
+        torch.stack([p.input for p in pictures[1]]),
+        tuple((a.background, b.background) for a, b in zip(*pictures, strict=True)),
+    )
+
+
+def _preparation(preprocess: Any, module: Any, loaded: Any, data: Any) -> tuple[Any, str]:
+    try:
+        pipeline = resolve_preprocess(preprocess, module, loaded)
+    except PreprocessError:
+        if preprocess is not None or not hasattr(data, "region"):
+            raise
+        return unit_range, "generated scenes: RGB in 0 to 1"
+    return pipeline, pipeline.describe() if hasattr(pipeline, "describe") else str(pipeline)
+
+
+def unit_range(photo: np.ndarray) -> tuple[torch.Tensor, Geometry]:
+    """Return a photo (h, w, 3) uint8 as (3, h, w) in 0..1, and its geometry: itself."""
+    tensor = torch.from_numpy(np.ascontiguousarray(photo.transpose(2, 0, 1))).float().div_(255)
+    return tensor, Geometry.identity(*photo.shape[:2])
+
+
+def _check_groups(
+    reader: Reader, samples: Sequence[Sample], names: Names, allow_empty: bool
+) -> None:
+    counts: Counter[int] = Counter()
+    for sample in samples:
+        has_object, has_context = reader.presence(sample)
+        if has_context is None:
+            return  # known only once the masks were looked at
+        counts[2 * has_object + has_context] += 1
+    empty = [names.group(g) for g in (3, 2, 1, 0) if not counts[g]]
+    if empty and (not allow_empty or len(empty) > 2):
+        listed = ", ".join(f"{names.group(g)}: {counts[g]}" for g in (3, 2, 1, 0))
+        raise DataError(
+            f"no image of {' and none of '.join(repr(e) for e in empty)} ({listed}): what the "
+            "model does there is not known. Add such images"
+            + ("" if len(empty) > 2 else
+               ", or audit without them: allow_empty_groups=True (--allow-empty-groups)")
+        )  # fmt: skip
+
+
+def _name(module: Any, loaded: Any) -> str:
+    return loaded.name if loaded is not None else type(module).__name__
+
+
+def _function_name(function: Any) -> str | None:
+    return None if function is None else getattr(function, "__name__", type(function).__name__)
+
+
+def _fingerprint(module: torch.nn.Module) -> str:
+    """Return a hash of the weights: a resumed audit must be of the same model."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        flat = tensor.detach().double().flatten() if tensor.is_floating_point() else tensor
+        digest.update(repr(float(flat.double().sum())).encode())
+        if flat.numel():
+            digest.update(repr(float((flat.double().flatten() ** 2).sum())).encode())
+    return digest.hexdigest()
+
+
+def _ids(samples: Sequence[Sample]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for sample in samples:
+        digest.update(sample.id.encode() + b"\0")
+    return digest.hexdigest()

@@ -1,0 +1,270 @@
+"""From the table of an audit to its 2 x 2 table, places, counterfactuals and verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..metrics.bootstrap import Interval
+from ..metrics.paired import holm
+from .clustered import ClusterBootstrap, crossed
+from .result import Cell, Effect, Hit, Place
+from .statistics import mcnemar, wilson
+from .table import BOTH, CONTEXT_ALONE, OBJECT_ALONE, Table
+from .verdict import Verdict, evidence_columns, judge
+
+ORDER = (BOTH, OBJECT_ALONE, CONTEXT_ALONE, 0)
+
+
+@dataclass(frozen=True)
+class Names:
+    """What things are called."""
+
+    object: str
+    context: str
+
+    def group(self, number: int) -> str:
+        """Return a group's name: 'boat, water', 'boat, no water' ..."""
+        has, around = number >= 2, number % 2
+        return f"{'' if has else 'no '}{self.object}, {'' if around else 'no '}{self.context}"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What counts as enough.
+
+    Attributes:
+        images, clusters: least number in a group.
+        level: of intervals. resamples, seed: of the bootstrap.
+    """
+
+    images: int = 10
+    clusters: int = 5
+    level: float = 0.95
+    resamples: int = 1000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All that is derived from a table."""
+
+    cells: tuple[Cell, ...]
+    worst: str
+    gap: Interval
+    places: tuple[Place, ...]
+    hits: tuple[Hit, ...]
+    effects: tuple[Effect, ...]
+    verdict: Verdict
+
+
+def clusters_of(table: Table) -> list[np.ndarray]:
+    """Return the factors that the bootstrap redraws: sources and backgrounds."""
+    return crossed(table.sources, table.backgrounds)
+
+
+def bootstrap_of(
+    table: Table, columns: Mapping[str, np.ndarray], limits: Limits
+) -> ClusterBootstrap:
+    """Return the clustered bootstrap of columns; transplants are clustered by donor instead."""
+    lent = [*crossed(table.sources, table.donor.tolist())]
+    other = {name: lent for name in columns if "paste:" in name}
+    return ClusterBootstrap(
+        columns, clusters_of(table), other=other, resamples=limits.resamples, level=limits.level,
+        seed=limits.seed,
+    )  # fmt: skip
+
+
+def summarise(
+    table: Table,
+    names: Names,
+    limits: Limits,
+    donor_scores: Sequence[Sequence[float]] | None = None,
+) -> Summary:
+    """Return everything that is derived from a table."""
+    columns = _columns(table)
+    boot = bootstrap_of(table, columns, limits)
+    cells = tuple(_cell(table, boot, names, limits, g) for g in ORDER)
+    known = [c for c in cells if c.enough]
+    worst, gap = _gap(boot, known, limits)
+    places = tuple(_places(table, boot, names))
+    hits = tuple(_hits(table, boot, names))
+    effects = tuple(_effects(table, boot, names))
+    evidence = evidence_columns(table, donor_scores)
+    joint = bootstrap_of(table, evidence, limits)
+    enough = {
+        n: joint.images[n] >= limits.images and joint.clusters[n] >= limits.clusters
+        for n in evidence
+    }
+    few = [f"{c.name!r} has {c.images} images from {c.clusters} sources"
+           for c in cells if not c.enough]  # fmt: skip
+    missing = (
+        f"{'; '.join(few)} (at least {limits.images} from {limits.clusters} are needed)"
+        if few else ""
+    )  # fmt: skip
+    verdict = judge(
+        joint, enough, object=names.object, context=names.context,
+        facts=_facts(names, places, joint, enough, known), missing=missing,
+    )  # fmt: skip
+    return Summary(cells, worst, gap, places, hits, effects, verdict)
+
+
+def _columns(table: Table) -> dict[str, np.ndarray]:
+    columns: dict[str, np.ndarray] = {}
+    for g in ORDER:
+        for name in ("right", "score"):
+            columns[f"{name}:{g}"] = table.only(name, g)
+        for name in table.columns:
+            if name.startswith(("map:", "area:")):
+                columns[f"{name}:{g}"] = table.only(name, g)
+        for operation in table.operations():
+            drop = table.drop(operation)
+            columns[f"drop:{operation}:{g}"] = np.where(table.group == g, drop, np.nan)
+            control = _control(operation)
+            if control and f"after:{control}" in table.columns:
+                cost = table.drop(control)
+                columns[f"control:{operation}:{g}"] = np.where(table.group == g, cost, np.nan)
+                columns[f"net:{operation}:{g}"] = np.where(table.group == g, drop - cost, np.nan)
+    return {n: v for n, v in columns.items() if not np.isnan(v).all()}
+
+
+def _control(operation: str) -> str | None:
+    kind, _, way = operation.partition(":")
+    return f"{kind}-control:{way}" if kind in ("object", "context") else None
+
+
+def _cell(table: Table, boot: ClusterBootstrap, names: Names, limits: Limits, group: int) -> Cell:
+    inside = table.group == group
+    images = int(inside.sum())
+    share = wilson(int(table.right[inside].sum()), images, level=limits.level)
+    nothing = Interval(np.nan, np.nan, np.nan, limits.level, 0)
+    there = f"right:{group}" in boot.point
+    clusters = boot.clusters[f"right:{group}"] if there else 0
+    return Cell(
+        names.group(group), group >= 2, bool(group % 2), images, clusters, share,
+        boot.estimate(f"right:{group}").interval if there else nothing,
+        boot.estimate(f"score:{group}").interval if there else nothing,
+        images >= limits.images and clusters >= limits.clusters,
+    )  # fmt: skip
+
+
+def _gap(boot: ClusterBootstrap, known: Sequence[Cell], limits: Limits) -> tuple[str, Interval]:
+    """Return the worst group, and the best group's share right less its own."""
+    if len(known) < 2:
+        return "", Interval(np.nan, np.nan, np.nan, limits.level, 0)
+    worst = min(known, key=lambda c: c.right.value)
+    best = max(known, key=lambda c: c.right.value)
+    a, b = (f"right:{2 * c.object + c.context}" for c in (best, worst))
+    return worst.name, boot.estimate(lambda m: m[a] - m[b], (a, b)).interval
+
+
+def _places(table: Table, boot: ClusterBootstrap, names: Names) -> list[Place]:
+    found = []
+    for method in table.methods():
+        for g in ORDER:
+            for region in ("object", "context", "elsewhere"):
+                energy, area = f"map:{method}:{region}:{g}", f"area:{region}:{g}"
+                if energy in boot.point and area in boot.point:
+                    # chance on the very images that count: those with a map
+                    on = ~np.isnan(table.columns[f"map:{method}:{region}"]) & (table.group == g)
+                    chance = float(np.nanmean(table.columns[f"area:{region}"][on]))
+                    interval = boot.estimate(energy).interval
+                    found.append(Place(method, names.group(g), region, interval, chance))
+    return found
+
+
+def _hits(table: Table, boot: ClusterBootstrap, names: Names) -> list[Hit]:
+    found = []
+    for method in table.methods():
+        for g in (BOTH, OBJECT_ALONE):
+            key = f"map:{method}:%s:{g}"
+            if key % "pointing" in boot.point and key % "iou" in boot.point:
+                found.append(
+                    Hit(
+                        method, names.group(g), boot.estimate(key % "pointing").interval,
+                        boot.estimate(key % "iou").interval, float(boot.point[f"area:object:{g}"]),
+                    )
+                )  # fmt: skip
+    return found
+
+
+def _effects(table: Table, boot: ClusterBootstrap, names: Names) -> list[Effect]:
+    drawn: list[dict[str, Any]] = []
+    for operation in table.operations():
+        if "-control" in operation:
+            continue
+        for g in ORDER:
+            name = f"drop:{operation}:{g}"
+            if name not in boot.point:
+                continue
+            net = f"net:{operation}:{g}"
+            controlled = net in boot.point
+            estimate = boot.estimate(net if controlled else name)
+            rows = (table.group == g) & ~np.isnan(table.columns[f"called:{operation}"])
+            before = table.columns["called"][rows] > 0.5
+            after = table.columns[f"called:{operation}"][rows] > 0.5
+            lost, gained = int((before & ~after).sum()), int((~before & after).sum())
+            drawn.append(
+                {
+                    "operation": operation, "group": names.group(g),
+                    "drop": boot.estimate(name).interval,
+                    "control": boot.estimate(f"control:{operation}:{g}").interval
+                    if controlled else None,
+                    "net": estimate.interval, "p": estimate.p, "lost": lost, "gained": gained,
+                    "mcnemar": mcnemar(lost, gained),
+                }
+            )  # fmt: skip
+    adjusted = holm([d["p"] for d in drawn])
+    exact = holm([d["mcnemar"] for d in drawn])
+    return [
+        Effect(**d, adjusted=a, mcnemar_adjusted=e)
+        for d, a, e in zip(drawn, adjusted, exact, strict=True)
+    ]
+
+
+def _facts(
+    names: Names,
+    places: Sequence[Place],
+    joint: ClusterBootstrap,
+    enough: Mapping[str, bool],
+    cells: Sequence[Cell],
+) -> str:
+    """Return what a reader should know: where evidence lies, what removal costs, worst group."""
+    parts = []
+    for region in ("context", "object"):
+        place = next((p for p in places if p.group == names.group(BOTH) and p.region == region
+                      and p.method != "attention"), None)  # fmt: skip
+        if place is not None and place.energy.low == place.energy.low:
+            name = getattr(names, region)
+            start = (
+                f"{percent(place.energy)} of the evidence for {names.object} lies on the {name}"
+                if not parts else f"{percent(place.energy)} on the {name}"
+            )  # fmt: skip
+            parts.append(f"{start} ({place.area:.0%} of the area)")
+    for kind in ("net", "raw"):
+        if all(enough.get(f"{kind}:{r}", False) for r in ("context", "object")):
+            cost = [
+                f"removing the {getattr(names, region)} costs "
+                f"{number(joint.estimate(f'{kind}:{region}').interval)}"
+                for region in ("context", "object")
+            ]
+            cost[1] = cost[1].replace(" costs", "")
+            parts.append(f"{cost[0]} logits, {cost[1]}")
+            break
+    if len(cells) > 1:
+        worst = min(cells, key=lambda c: c.right.value)
+        parts.append(f"worst group '{worst.name}' {percent(worst.right)} right")
+    return "; ".join(parts)
+
+
+def percent(interval: Interval) -> str:
+    """Return a share as '71 % [66, 75]'."""
+    return f"{100 * interval.value:.0f} % [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
+
+
+def number(interval: Interval) -> str:
+    """Return a number as '3.1 [2.8, 3.3]'."""
+    return f"{interval.value:.1f} [{interval.low:.1f}, {interval.high:.1f}]".replace("-0.0", "0.0")

@@ -1,0 +1,229 @@
+"""The audit against models whose reading is known by construction."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from attnviz import audit
+from attnviz.data import ArrayMask, Dataset
+from attnviz.data import boatwater as bw
+from attnviz.errors import DataError, OutputExists
+
+FAST = {"fills": ("blur",), "methods": ("gradcam",), "examples": 0, "resamples": 300}
+
+
+def scenes(seed=5, per_group=12, **options):
+    return bw.generate(groups=bw.balanced(per_group), seed=seed, marked=True, **options)
+
+
+def confusion(model, data, **options):
+    return audit.confusion(model, data, object="boat", context="water", **{**FAST, **options})
+
+
+@pytest.fixture(scope="module")
+def data():
+    return scenes()
+
+
+@pytest.mark.parametrize("kind", ["cnn", "vit"])
+@pytest.mark.parametrize(
+    ("reads", "verdict"), [("water", "context"), ("object", "object"), ("both", "alarm")]
+)
+def test_planted_models(kind, reads, verdict, data):
+    found = confusion(bw.planted(reads, kind=kind), data)
+    if verdict == "alarm":  # the ViT's softmax attends to water first
+        assert found.verdict.alarm
+        assert found.verdict.kind in ("both", "context")
+        return
+    assert found.verdict.kind == verdict, str(found)
+    assert found.verdict.alarm == (reads == "water")
+    assert found.fails(0.2) == (reads == "water")
+    by_group = {c.name: c.right.value for c in found.cells}
+    effects = {(e.operation, e.group): e for e in found.effects}
+    removed = effects["context:blur", "boat, water"], effects["object:blur", "boat, water"]
+    if reads == "water":
+        assert by_group["boat, no water"] == 0
+        assert removed[0].net.low > 1
+        assert removed[1].net.high < 0.5
+        assert removed[0].adjusted < 0.01
+    else:
+        assert min(by_group.values()) == 1
+        # a reader of the mark does not change by a bit when the water goes
+        assert removed[0].drop.value == pytest.approx(0, abs=1e-5)
+        assert removed[1].net.low > 1
+    shown = {(p.method, p.group, p.region): p for p in found.places}
+    where = shown["gradcam", "boat, water", "context" if reads == "water" else "object"]
+    assert where.energy.low > where.area
+    assert ("attention" in found.table.methods()) == (kind == "vit")
+
+
+def test_numbers_by_hand(data):
+    """Scores, drops, shares and cells equal what a few lines without the audit give."""
+    model = bw.planted("water")
+    found = confusion(model, data)
+    x, _ = data.tensors()
+    with torch.no_grad():
+        logits = model(x)
+    score = (logits[:, 1] - logits[:, 0]).numpy()
+    np.testing.assert_allclose(found.table.columns["score"], score, atol=1e-5)
+    for cell in found.cells:
+        rows = data.group == 2 * cell.object + cell.context
+        assert cell.images == rows.sum()
+        right = (score[rows] > 0) == cell.object
+        assert cell.right.value == pytest.approx(right.mean())
+        assert cell.score.value == pytest.approx(score[rows].mean(), abs=1e-5)
+    area = {p.region: p.area for p in found.places if p.group == "boat, water"}
+    rows = data.group == 3
+    assert area["object"] == pytest.approx(data.object_mask[rows].mean(), abs=1e-5)
+    assert area["context"] == pytest.approx(data.water_mask[rows].mean(), abs=1e-5)
+    energies = sum(p.energy.value for p in found.places if p.group == "boat, water")
+    assert energies == pytest.approx(1, abs=1e-5)
+    groups = next(line for line in found.verdict.lines if line.name == "groups")
+    m = [score[data.group == g].mean() for g in range(4)]
+    assert groups.context.value == pytest.approx((m[3] - m[2] + m[1] - m[0]) / 2, abs=1e-5)
+
+
+def test_results_do_not_depend_on_the_batch(data):
+    model = bw.planted("both")
+    one, many = (confusion(model, data, batch_size=b) for b in (7, 48))
+    for name, values in one.table.columns.items():
+        np.testing.assert_allclose(values, many.table.columns[name], atol=2e-5, err_msg=name)
+
+
+def test_model_is_left_as_it_was(data):
+    model = bw.SmallNet(4).train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    state = torch.get_rng_state()
+    confusion(model, data)
+    assert all(m.training for m in model.modules())
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_resuming_gives_the_same(tmp_path, data):
+    model, path = bw.planted("water"), tmp_path / "rows.jsonl"
+    whole = confusion(model, data, batch_size=8)
+
+    class Stop(Exception):
+        pass
+
+    def stop(done, total):
+        if done >= 24:
+            raise Stop
+
+    with pytest.raises(Stop):
+        confusion(model, data, batch_size=8, journal=path, progress=stop)
+    with path.open("a") as file:
+        file.write('{"i": 24, "id": "half a li')  # what a crash leaves
+    with pytest.raises(OutputExists, match="resume"):
+        confusion(model, data, batch_size=8, journal=path)
+    with pytest.raises(DataError, match="another audit .*weights"):
+        confusion(bw.planted("object"), data, batch_size=8, journal=path, resume=True)
+    counted = []
+    again = confusion(
+        model, data, batch_size=8, journal=path, resume=True,
+        progress=lambda done, total: counted.append(done),
+    )  # fmt: skip
+    assert counted[0] == 32  # the first 24 were not run again
+    assert again.as_dict() == whole.as_dict()
+
+
+def test_too_few_images_are_no_evidence():
+    found = confusion(bw.planted("water"), scenes(per_group=4))
+    assert found.verdict.kind == "not enough evidence"
+    assert found.severity is None
+    assert not found.verdict.alarm
+    assert "4 images" in found.verdict.text
+    with pytest.raises(DataError, match="cannot be decided"):
+        found.fails(0.2)
+    # many images of few sources are as few
+    data = replace(scenes(per_group=12), source=("a", "b") * 24, background=("a", "b") * 24)
+    assert confusion(bw.planted("water"), data).verdict.kind == "not enough evidence"
+
+
+def test_groups_alone(data):
+    found = confusion(bw.planted("water"), data, regions="groups")
+    assert found.verdict.kind == "context"
+    assert [line.name for line in found.verdict.lines] == ["groups"]
+    assert not found.places
+    assert not found.effects
+
+
+def test_context_from_a_function(data):
+    def sea(photo):
+        return photo[..., 2].astype(int) - photo[..., 0] > 52
+
+    bare = Dataset(
+        tuple(
+            replace(s, masks={k: v for k, v in s.masks.items() if k == "boat"},
+                    labels=(s.label,), group="")
+            for s in data.dataset()
+        ),
+        ("other", "boat"),
+    )  # fmt: skip
+    found = confusion(
+        bw.planted("water"), bare, context_masks=sea, preprocess=lambda x: _unit(x),
+        labels=("other", "boat"),
+    )  # fmt: skip
+    assert found.verdict.kind == "context"
+    assert (found.table.group == data.group).all()
+    with pytest.raises(DataError, match="expected \\(64, 64\\)"):
+        confusion(bw.planted("water"), bare, context_masks=lambda p: p, preprocess=_unit,
+                  labels=("other", "boat"))  # fmt: skip
+
+
+def _unit(photo):
+    return torch.from_numpy(np.array(photo).transpose(2, 0, 1).copy()).float() / 255
+
+
+def test_bad_input(data):
+    model = bw.planted("water")
+    with pytest.raises(DataError, match="both 'boat'"):
+        audit.confusion(model, data, object="boat", context="boat")
+    with pytest.raises(DataError, match="'watr' is no class of the data.*did you mean 'water'"):
+        audit.confusion(model, data, object="boat", context="watr")
+    with pytest.raises(DataError, match="no class for the object"):
+        confusion(model, data, labels=("cat", "dog"))
+    with pytest.raises(DataError, match="no image of 'boat, no water'.*allow_empty_groups"):
+        confusion(model, data.subset(data.group != 2))
+    partial = confusion(model, data.subset(data.group != 2), allow_empty_groups=True)
+    assert partial.verdict.kind == "context"
+    assert "boat, no water" in partial.verdict.why
+    samples = list(data.dataset())
+    empty = ArrayMask(np.zeros((64, 64), bool))
+    broken = [replace(s, masks={**s.masks, "boat": empty} if s.label == "boat" else s.masks)
+              for s in samples]  # fmt: skip
+    options = {"preprocess": _unit, "labels": ("other", "boat")}
+    with pytest.raises(DataError, match="mask .* is empty: it misses the object"):
+        confusion(model, broken, **options)
+    small = [replace(s, masks={**s.masks, "boat": ArrayMask(np.ones((9, 9), bool))})
+             if s.label == "boat" else s for s in samples]  # fmt: skip
+    with pytest.raises(DataError, match="9 x 9 pixels"):
+        confusion(model, small, **options)
+    none = [replace(s, masks={"boat": s.masks["boat"]} if i == 2 else {})
+            for i, s in enumerate(samples)]  # fmt: skip
+    with pytest.raises(DataError, match="has no mask of it"):
+        confusion(model, none, **options)
+    twice = [*samples, replace(samples[3], id="copy")]
+    with pytest.raises(DataError, match="the same, pixel by pixel"):
+        confusion(model, twice, **options)
+    with pytest.raises(DataError, match="leak"):
+        confusion(model, samples, trained_on=samples[:5], **options)
+    with pytest.raises(DataError, match="no image"):
+        confusion(model, [])
+
+
+def test_json_and_csv(data):
+    found = confusion(bw.planted("water", kind="vit"), data)
+    text = json.dumps(found.as_dict(), allow_nan=False)
+    back = json.loads(text)
+    assert back["schema"] == "attnviz.audit"
+    assert back["verdict"]["kind"] == "context"
+    assert back["verdict"]["severity"]["low"] > 0.5
+    lines = found.csv().splitlines()
+    assert len(lines) == 1 + len(data)
+    assert lines[0].startswith("id,source,background,object,context,right,score")
