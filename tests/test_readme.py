@@ -69,9 +69,7 @@ def test_the_table_of_methods_is_in_step(capsys: pytest.CaptureFixture[str]) -> 
     table = capsys.readouterr().out.strip()
     found = re.search(r"<!-- methods: .*? -->\n(.*?)<!-- /methods -->", README, re.S)
     assert found is not None
-    assert found[1].strip() == table, (
-        "put the output of `attnviz methods --markdown` between the README's methods marks"
-    )
+    assert found[1].strip() == table, "run python assets/update_readme.py"
 
 
 def test_pictures_are_there_and_small(repo: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -24,7 +25,8 @@ from ..targets import Contrast, logits_of
 from ._files import picture_bytes, write_file
 from ._pipeline import Failed, stream
 
-READERS = 4
+#: threads that read, and as many that write: each may hold one photo of any size
+READERS = min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class Record:
         if self.predicted is not None and self.predicted["index"] == self.target:
             what = f"{self.label} {self.predicted['probability']:.1%}"
         flat = ", no evidence (the map is flat)" if self.flat else ""
-        return f"{self.photo}: {what}, {self.method} at {self.layer}{flat} -> {self.picture}"
+        at = f" at {self.layer}" if self.layer else ""
+        return f"{self.photo}: {what}, {self.method}{at}{flat} -> {self.picture}"
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,9 @@ def methods(
     from ..methods import METHODS
     from ._console import print_json, print_table
 
-    entries = [e for e in METHODS if family in ("", e.family)]
+    entries = sorted(
+        (e for e in METHODS if family in ("", e.family)), key=lambda e: (e.family, e.name)
+    )
     if not entries:
         known = sorted({e.family for e in METHODS})
         raise typer.BadParameter(
@@ -34,9 +36,9 @@ def methods(
         rows = [{field: getattr(e, field) for field in fields} for e in entries]
         print_json("methods", METHODS_SCHEMA, methods=rows)
     elif markdown:
-        print("| method | what it is | paper |\n|---|---|---|")
+        print("| method | family | what it is | paper |\n|---|---|---|---|")
         for e in entries:
-            print(f"| `{e.name}` | {e.summary} | {paper_link(e.paper)} |")
+            print(f"| `{e.name}` | {e.family} | {e.summary} | {paper_link(e.paper)} |")
     else:
         print_table(
             ["method", "family", "paper", "what it is"],

@@ -77,10 +77,12 @@ def test_usage(run: Run, args: list[str], code: int, out: str, err: str) -> None
 def test_methods_lists_the_registry(run: Run) -> None:
     done = run("methods", "--json")
     assert done.json["schema"] == "attnviz.methods"
-    assert [m["name"] for m in done.json["methods"]] == METHODS.names()
+    assert sorted(m["name"] for m in done.json["methods"]) == METHODS.names()
+    families = [m["family"] for m in done.json["methods"]]
+    assert families == sorted(families)
     assert all(m["summary"] and m["paper"] for m in done.json["methods"])
     plain = run("methods").out
-    assert [line.split()[0] for line in plain.splitlines()[1:]] == METHODS.names()
+    assert sorted(line.split()[0] for line in plain.splitlines()[1:]) == METHODS.names()
 
 
 def test_layers_marks_the_layer_that_explain_takes(run: Run, photo: Path) -> None:
