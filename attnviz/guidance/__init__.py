@@ -23,6 +23,8 @@ _PUBLIC = {
     "GuideConfig": "config",
     "LOSSES": "losses",
     "LossParts": "losses",
+    "POOLINGS": "pooling",
+    "PooledModel": "pooling",
     "MassGuard": "guards",
     "Strength": "guards",
     "annotate": "annotation",
@@ -31,6 +33,7 @@ _PUBLIC = {
     "class_map": "class_maps",
     "fit": "fitting",
     "losses": "",
+    "with_pooling": "pooling",
 }
 
 __all__ = [*_PUBLIC]
