@@ -29,6 +29,7 @@ _PUBLIC: dict[str, str] = {
     "inspect": "attnviz.inspection",
     "find_images": "attnviz.images",
     "load": "attnviz.models",
+    "metrics": "",
     "read_image": "attnviz.images",
 }
 

@@ -89,12 +89,17 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def compare_methods(
-    scores: Mapping[str, Scores], *, resamples: int = 10_000, seed: int = 0
+    scores: Mapping[str, Scores],
+    *,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
 ) -> list[Comparison]:
-    """Return every pair of methods tested on the images that count for both, Holm-corrected.
+    """Return pairs of methods tested on the images that count for both, Holm-corrected.
 
     Args:
         scores: method -> its result, all on the same images in the same order.
+        pairs: which to test, and so the number corrected for; None is every pair.
         resamples: see `sign_flip_test`.
         seed: see `sign_flip_test`.
 
@@ -106,7 +111,8 @@ def compare_methods(
     if len(set(counts.values())) > 1:
         raise MetricError(f"methods were run on unlike numbers of images: {counts}")
     rows = []
-    for (a, first), (b, second) in itertools.combinations(scores.items(), 2):
+    for a, b in itertools.combinations(scores, 2) if pairs is None else pairs:
+        first, second = scores[a], scores[b]
         both = (first.valid & second.valid.to(first.valid.device)).cpu()
         d = first.values.cpu().double()[both] - second.values.cpu().double()[both]
         p = sign_flip_test(d, resamples=resamples, seed=seed)
