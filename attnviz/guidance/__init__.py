@@ -17,6 +17,8 @@ from typing import Any
 _PUBLIC = {
     "Alive": "liveness",
     "Annotation": "annotation",
+    "CRITERIA": "choosing",
+    "Choice": "choosing",
     "ClassMap": "class_maps",
     "ContextClassifier": "losses.box",
     "FitResult": "fitting",
@@ -29,7 +31,9 @@ _PUBLIC = {
     "Strength": "guards",
     "annotate": "annotation",
     "batchnorm_frozen": "batchnorm",
+    "budget_curve": "choosing",
     "check_alive": "liveness",
+    "choose": "choosing",
     "class_map": "class_maps",
     "fit": "fitting",
     "losses": "",
