@@ -72,6 +72,7 @@ REORDER = set(
     _named("permute", "transpose", "t", "swapaxes", "swapdims", "movedim", "moveaxis", "adjoint")
 ) | set(_getters("T", "mT"))
 
+FLEX: Any = getattr(torch._higher_order_ops, "flex_attention", None)
 OPERATORS = (HigherOrderOperator, OpOverload, OpOverloadPacket)
 #: parts of the names of kernels that attend and return neither weights nor what makes them
 KERNELS = ("flex_attention", "flash_attn", "fmha", "efficient_attention", "flash_attention",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -15,6 +16,7 @@ from ._einsum import einsum_parts
 from ._functions import (
     DIVIDE,
     EXPAND,
+    FLEX,
     FUNCTIONS,
     IN_PLACE,
     KERNELS,
@@ -43,6 +45,7 @@ class TapMode(TorchFunctionMode):
         self.recorder = recorder
         self.moved = Notes()  # tensor -> Moved
         self.weighed = Notes()  # tensor -> Weighed
+        self.saw_flex = False
         self.gated = Notes()  # product of a gate -> the notes of that gate
 
     def __torch_function__(
@@ -53,6 +56,10 @@ class TapMode(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Hand the call to its handler, or straight on."""
+        if torch.compiler.is_compiling():  # flex attention compiles itself; keep this traceable
+            if func is FLEX:
+                self.saw_flex = True
+            return func(*args, **(kwargs or {}))
         handler = HANDLERS.get(func)
         if handler is None:
             if isinstance(func, OPERATORS):

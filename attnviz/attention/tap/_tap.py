@@ -81,7 +81,9 @@ class Tap:
             if self.model is not None:
                 stack.enter_context(eager(self.model))
             stack.callback(self._recorder.release)
-            stack.enter_context(TapMode(self._recorder))
+            mode = TapMode(self._recorder)
+            stack.callback(self._note_flex, mode)
+            stack.enter_context(mode)
             self._stack = stack.pop_all()
         return self
 
@@ -97,9 +99,18 @@ class Tap:
         if kind is None and self._required and not self._recorder.sites:
             raise AttentionUnavailable(self._why_empty())
 
+    def _note_flex(self, mode: TapMode) -> None:
+        if mode.saw_flex:
+            self._recorder.miss(
+                "flex_attention",
+                "torch.nn.attention.flex_attention computes weights inside a compiled kernel and "
+                "hands out none; use scaled_dot_product_attention with the same mask "
+                "(Hugging Face: attn_implementation='sdpa')",
+            )
+
     def _why_empty(self) -> str:
         what = type(self.model).__name__ if self.model is not None else "what ran"
-        if not self._recorder.ran and not self._recorder.used:
+        if not self.missed and not self._recorder.ran and not self._recorder.used:
             return (
                 f"no attention was read from {what}: the model did not run in this thread inside "
                 "the `with` block; call it there"
