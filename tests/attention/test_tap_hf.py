@@ -13,8 +13,9 @@ from ._models import first, hf_config, hf_model, sharpen
 
 transformers = pytest.importorskip("transformers")
 
-SDPA = ("bert", "gpt2", "t5", "bart", "llama", "mistral", "distilbert", "albert", "vit", "deit",
-        "beit", "dinov2", "dinov2_registers", "mae", "swin", "segformer", "clip", "siglip")  # fmt: skip
+SDPA = ("bert", "gpt2", "t5", "bart", "llama", "mistral", "distilbert", "albert", "vit",
+        "deit", "beit", "dinov2", "dinov2_registers", "mae", "swin", "segformer", "clip",
+        "siglip")  # fmt: skip
 EAGER = ("detr", "blip", "swinv2")  # transformers has no sdpa for these (or for a part of them)
 KINDS = {"t5": "self cross", "bart": "self cross", "detr": "self cross", "blip": "self cross",
          "swin": "window", "swinv2": "window", "siglip": "self cross"}  # fmt: skip
@@ -22,8 +23,8 @@ KINDS = {"t5": "self cross", "bart": "self cross", "detr": "self cross", "blip":
 
 def _attentions(output) -> list[torch.Tensor]:
     found = []
-    for holder in (output, *(getattr(output, n, None) for n in ("vision_model_output",
-                                                                 "text_model_output"))):  # fmt: skip
+    parts = ("vision_model_output", "text_model_output")
+    for holder in (output, *(getattr(output, n, None) for n in parts)):
         for name in ("attentions", "encoder_attentions", "decoder_attentions", "cross_attentions"):
             found += [a for a in getattr(holder, name, None) or () if isinstance(a, torch.Tensor)]
     return found

@@ -121,8 +121,8 @@ def _embedded(model, x):
 
 @pytest.mark.parametrize(
     "name",
-    ["resnet18", pytest.param("vgg16", marks=pytest.mark.slow), "convnext_atto", "mobilenetv2_050", "densenet121", "resnetv2_50",
-     "mixer_s16_224", "poolformer_s12"],
+    ["resnet18", pytest.param("vgg16", marks=pytest.mark.slow), "convnext_atto",
+     "mobilenetv2_050", "densenet121", "resnetv2_50", "mixer_s16_224", "poolformer_s12"],
 )  # fmt: skip
 def test_nothing_is_found_where_there_is_none(name):
     size = 224 if name == "mixer_s16_224" else 64

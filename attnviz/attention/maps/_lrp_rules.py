@@ -16,7 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..tap._functions import DIVIDE, FUNCTIONS, MATMUL, MULTIPLY, _named, unguarded_mha
+from ..tap._functions import (
+    DIVIDE,
+    FUNCTIONS,
+    MATMUL,
+    MULTIPLY,
+    _named,
+    twice_differentiable,
+    unguarded_mha,
+)
 from ..tap._tags import Notes
 
 _ACTIVATIONS = _named(
@@ -63,11 +71,13 @@ class LrpMode(TorchFunctionMode):
         constant: CP-LRP: attention weights and gates are constants, relevance passes through the
             values alone. Otherwise AttnLRP: each product of two activations passes half to each,
             and the softmax passes relevance by its Taylor expansion (its plain gradient).
+        twice: compute attention so that relevance can be differentiated in turn.
     """
 
-    def __init__(self, constant: bool) -> None:
+    def __init__(self, constant: bool, *, twice: bool = False) -> None:
         super().__init__()
         self.constant = constant
+        self.twice = twice
         self._sources = Notes()  # output of a sigmoid -> weak reference to its input
 
     def __torch_function__(
@@ -95,7 +105,7 @@ class LrpMode(TorchFunctionMode):
         else:
             q, k = scaled(given["query"], 0.25), scaled(given["key"], 0.25)
             v = scaled(given["value"], 0.5)
-        return func(q, k, v, *rest, **others)
+        return (twice_differentiable if self.twice else func)(q, k, v, *rest, **others)
 
     def multihead(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The inside of `nn.MultiheadAttention`, operation by operation."""

@@ -183,7 +183,10 @@ def read(request: Request, *, gradients: bool, tokens: bool = False) -> Reading:
     graph = gradients or request.create_graph
     keep = "all" if gradients else "qk"
     restart = gradients and not request.create_graph
-    taken = Tap(request.model, keep=keep, graph=graph, copy=False, required=True, restart=restart)
+    taken = Tap(
+        request.model, keep=keep, graph=graph, copy=False, required=True, restart=restart,
+        twice=gradients and request.create_graph,
+    )  # fmt: skip
     blocks: dict[str, Tensor] = {}
     with (
         torch.set_grad_enabled(request.create_graph),

@@ -25,7 +25,7 @@ def _propagate(request: Request, *, constant: bool) -> Passed:
         raise MethodError("relevance propagation needs a floating-point image")
     inputs = request.inputs.detach().requires_grad_()
     with torch.enable_grad():
-        with LrpMode(constant):
+        with LrpMode(constant, twice=request.create_graph):
             output = request.model(inputs)
         columns = resolve(
             request.target, output, batch=request.batch, labels=request.labels,

@@ -113,6 +113,19 @@ def unguarded_mha() -> Callable[..., Any]:
     return copy
 
 
+def twice_differentiable(*args: Any, **kwargs: Any) -> Tensor:
+    """Return `F.scaled_dot_product_attention` by operations that can be differentiated twice.
+
+    The fused kernels' backward passes have no derivative, so a map made of gradients could not
+    be trained on.
+    """
+    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+    given = dict(zip(names, args, strict=False)) | kwargs
+    first = [given.pop(name, default) for name, default in zip(
+        names, (None, None, None, None, 0.0, False), strict=True)]  # fmt: skip
+    return torch.ops.aten._scaled_dot_product_attention_math(*first, **given)[0]
+
+
 def dropout_active(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Say whether a dropout call of this signature drops anything: (input, p, training)."""
     p = args[1] if len(args) > 1 else kwargs.get("p", 0.5)

@@ -27,6 +27,7 @@ from ._functions import (
     dropout_active,
     is_in_place,
     is_pointwise,
+    twice_differentiable,
     unguarded_mha,
 )
 from ._record import Recorder
@@ -71,6 +72,8 @@ class TapMode(TorchFunctionMode):
 
     def fused(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record `F.scaled_dot_product_attention`."""
+        if self.recorder.twice:
+            func = twice_differentiable
         output = self._begin(func(*args, **kwargs))
         given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args,
                          strict=False))  # fmt: skip

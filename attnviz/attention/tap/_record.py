@@ -43,6 +43,7 @@ class Recorder:
         graph: keep the tensors with their autograd graph.
         copy: keep copies, so that later in-place operations do not reach them.
         restart: begin the autograd graph at the first attention's output, see `begin`.
+        twice: compute fused attention so that it can be differentiated twice.
     """
 
     def __init__(
@@ -52,12 +53,14 @@ class Recorder:
         graph: bool,
         copy: bool,
         restart: bool = False,
+        twice: bool = False,
     ) -> None:
         self.names = names
         self.keep = keep
         self.graph = graph
         self.copy = copy
         self.restart = restart
+        self.twice = twice
         self.sites: list[Site | Gate] = []
         self.missed: dict[tuple[str, str], Missed] = {}
         self.used: set[int] = set()  # ids of parameters that took part

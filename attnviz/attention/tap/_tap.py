@@ -44,13 +44,14 @@ class Tap:
         copy: bool,
         required: bool,
         restart: bool = False,
+        twice: bool = False,
     ) -> None:
         if keep not in _KEEP:
             raise ValueError(f"keep={keep!r}: expected one of {', '.join(map(repr, _KEEP))}")
         self.model = model
         self._required = required
         names = None if model is None else module_names(model)
-        self._recorder = Recorder(names, _KEEP[keep], graph, copy, restart)
+        self._recorder = Recorder(names, _KEEP[keep], graph, copy, restart, twice)
         self._stack: contextlib.ExitStack | None = None
 
     @property
