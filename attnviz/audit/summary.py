@@ -143,10 +143,15 @@ def _cell(table: Table, boot: ClusterBootstrap, names: Names, limits: Limits, gr
     nothing = Interval(np.nan, np.nan, np.nan, limits.level, 0)
     there = f"right:{group}" in boot.point
     clusters = boot.clusters[f"right:{group}"] if there else 0
+    clustered = boot.estimate(f"right:{group}").interval if there else nothing
+    if clusters and clustered.low == clustered.high:
+        # all right or all wrong: redrawing shows no spread, so each cluster counts as one image
+        hits = round(share.value * clusters)
+        by_cluster = wilson(hits, clusters, level=limits.level)
+        clustered = Interval(share.value, by_cluster.low, by_cluster.high, limits.level, images)
     return Cell(
         names.group(group), group >= 2, bool(group % 2), images, clusters, share,
-        boot.estimate(f"right:{group}").interval if there else nothing,
-        boot.estimate(f"score:{group}").interval if there else nothing,
+        clustered, boot.estimate(f"score:{group}").interval if there else nothing,
         images >= limits.images and clusters >= limits.clusters,
     )  # fmt: skip
 

@@ -183,11 +183,12 @@ def judge(
     lines, effects = [], []
     for name, c, o, columns in drawn:
         context_effect, object_effect = boot.estimate(c, columns), boot.estimate(o, columns)
-        share = boot.estimate(lambda m, c=c, o=o: _positive_share(c(m), o(m)), columns)
+        share = _within(
+            boot.estimate(lambda m, c=c, o=o: _positive_share(c(m), o(m)), columns).interval
+        )
         lines.append(
             Line(
-                name, context_effect.interval, object_effect.interval, share.interval,
-                share.interval.images,
+                name, context_effect.interval, object_effect.interval, share, share.images,
             )
         )  # fmt: skip
         effects.append((context_effect, object_effect))

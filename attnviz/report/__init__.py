@@ -1,0 +1,5 @@
+"""Reports: one self-contained HTML file each, that opens offline."""
+
+from .page import audit_page, write_audit
+
+__all__ = ["audit_page", "write_audit"]

@@ -1,0 +1,123 @@
+"""Charts as inline SVG: points with intervals, drawn by a few lines, readable in print."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+from ..metrics.bootstrap import Interval
+
+_LEFT, _RIGHT, _ROW, _WIDTH = 250, 150, 26, 760
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One row of a chart.
+
+    Attributes:
+        label: text at the left.
+        interval: value with its ends.
+        mark: a reference in the same units, such as chance, drawn as a hollow diamond.
+        kind: CSS class: "object", "context", "elsewhere", "control" or "".
+        second: another interval beneath (a control), drawn in grey.
+    """
+
+    label: str
+    interval: Interval
+    mark: float | None = None
+    kind: str = ""
+    second: Interval | None = None
+
+
+def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Return round numbers that cover [low, high]: steps of 1, 2 or 5 times a power of ten."""
+    if not high > low:
+        high = low + 1
+    raw = (high - low) / most
+    power = 10 ** math.floor(math.log10(raw))
+    step = next(s * power for s in (1, 2, 5, 10) if s * power >= raw * 0.999)
+    start = math.floor(low / step + 1e-9)
+    stop = math.ceil(high / step - 1e-9)
+    return [round(i * step, 10) for i in range(start, stop + 1)]
+
+
+def intervals(bars: Sequence[Bar], *, title: str, unit: str = "", share: bool = False) -> Markup:
+    """Return a chart of values with intervals, one row each, as an SVG element.
+
+    Args:
+        bars: the rows; those without a number are left out.
+        title: what a screen reader says.
+        unit: below the axis.
+        share: the axis runs from 0 to 100 %.
+    """
+    bars = [b for b in bars if not math.isnan(b.interval.value)]
+    if not bars:
+        return Markup("")
+    numbers = [0.0, 1.0] if share else [0.0]
+    for bar in bars:
+        for interval in (bar.interval, bar.second):
+            if interval is not None:
+                numbers += [interval.value, interval.low, interval.high]
+    numbers = [n for n in numbers if not math.isnan(n)]
+    ticks = nice_ticks(min(numbers), max(numbers))
+    height = 16 + _ROW * len(bars) + 44
+
+    def x(value: float) -> float:
+        span = ticks[-1] - ticks[0]
+        return round(_LEFT + (value - ticks[0]) / span * (_WIDTH - _LEFT - _RIGHT), 1)
+
+    parts = [
+        f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" class="chart">'
+        f"<title>{escape(title)}</title>"
+    ]
+    bottom = 12 + _ROW * len(bars)
+    for tick in ticks:
+        zero = " zero" if tick == 0 else ""
+        text = f"{100 * tick:.0f} %" if share else f"{tick:g}"
+        parts.append(
+            f'<line class="grid{zero}" x1="{x(tick)}" x2="{x(tick)}" y1="8" y2="{bottom}"/>'
+            f'<text class="tick" x="{x(tick)}" y="{bottom + 15}">{text}</text>'
+        )
+    for row, bar in enumerate(bars):
+        y = 12 + _ROW * row + _ROW / 2
+        parts.append(f'<text class="label" x="{_LEFT - 10}" y="{y + 4}">{escape(bar.label)}</text>')
+        if bar.second is not None and not math.isnan(bar.second.value):
+            parts.append(_whisker(bar.second, x, y + 7, "control", share))
+        parts.append(_whisker(bar.interval, x, y - (2 if bar.second else 0), bar.kind, share))
+        if bar.mark is not None:
+            m = x(bar.mark)
+            parts.append(
+                f'<path class="chance" d="M{m} {y - 6}L{m + 6} {y}L{m} {y + 6}L{m - 6} {y}Z">'
+                f"<title>chance {_text(bar.mark, share)}</title></path>"
+            )
+        value = _text(bar.interval.value, share)
+        if not math.isnan(bar.interval.low):
+            low, high = _text(bar.interval.low, share), _text(bar.interval.high, share)
+            value += f"  [{low}, {high}]".replace(" %,", ",")
+        parts.append(
+            f'<text class="value" x="{_WIDTH - _RIGHT + 14}" y="{y + 4}">{escape(value)}</text>'
+        )
+    if unit:
+        middle = (_LEFT + _WIDTH - _RIGHT) / 2
+        parts.append(f'<text class="unit" x="{middle}" y="{bottom + 34}">{escape(unit)}</text>')
+    parts.append("</svg>")
+    return Markup("".join(parts))
+
+
+def _whisker(interval: Interval, x: object, y: float, kind: str, share: bool) -> str:
+    dot = f'<circle class="dot {escape(kind)}" cx="{x(interval.value)}" cy="{y}" r="4.5"/>'
+    if math.isnan(interval.low):
+        return dot
+    return (
+        f'<line class="whisker {escape(kind)}" x1="{x(interval.low)}" x2="{x(interval.high)}" '
+        f'y1="{y}" y2="{y}"/>{dot}'
+    )
+
+
+def _text(value: float, share: bool) -> str:
+    if share:
+        return f"{100 * value:.0f} %"
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"

@@ -1,0 +1,188 @@
+"""The report of an audit: one HTML file that opens offline, JSON with a schema, CSV."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..errors import DataError, OutputExists
+from ..heatmaps.saving import write_files
+from .charts import Bar, intervals
+from .pictures import data_uri, enlarged, shown_map
+
+FILES = ("report.html", "audit.json", "images.csv")
+_MOST_MOVED = 40
+
+
+def write_audit(
+    result: Any, folder: Any, *, comparison: Any = None, force: bool = False
+) -> dict[str, Path]:
+    """Write report.html, audit.json and images.csv into a folder, all of them or none.
+
+    Args:
+        result: an `AuditResult`.
+        folder: made where it is missing.
+        comparison: a `BeforeAfter` to show and to store instead of the single audit.
+        force: overwrite.
+
+    Returns:
+        "report", "json", "csv" -> path.
+
+    Raises:
+        OutputExists: one of the files is there and `force` is off.
+        DataError: the folder cannot be written.
+    """
+    paths = [Path(folder) / name for name in FILES]
+    taken = [p for p in paths if p.exists()]
+    if taken and not force:
+        raise OutputExists(
+            f"{str(taken[0])!r} exists already; pass force=True (--force), or another folder"
+        )
+    document = (comparison or result).as_dict()
+    contents = (
+        audit_page(result, comparison=comparison),
+        json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False),
+        result.csv(),
+    )
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_files(
+            {p: text.encode("utf-8") for p, text in zip(paths, contents, strict=True)}, force=force
+        )
+    except OSError as error:
+        raise DataError(
+            f"cannot write into {str(folder)!r}: {error.strerror or error}; choose another folder"
+        ) from error
+    return dict(zip(("report", "json", "csv"), paths, strict=True))
+
+
+def audit_page(result: Any, *, comparison: Any = None) -> str:
+    """Return the report as HTML: no address in it, nothing fetched, all text escaped.
+
+    Args:
+        result: an `AuditResult`.
+        comparison: a `BeforeAfter` whose second audit `result` is.
+    """
+    import jinja2
+
+    template = resources.files(__package__).joinpath("audit.html").read_text("utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["percent"] = lambda i: interval_text(i, share=True)
+    environment.filters["span"] = interval_text
+    environment.filters["p"] = p_text
+    return environment.from_string(template).render(
+        r=result,
+        c=comparison,
+        version=__version__,
+        audits=[comparison.before, comparison.after] if comparison else [result],
+        charts=_charts(result),
+        examples=[_example(e) for e in result.examples],
+        changes=comparison.changes if comparison else (),
+        moved={
+            "came right": comparison.better[:_MOST_MOVED],
+            "went wrong": comparison.worse[:_MOST_MOVED],
+        }
+        if comparison
+        else {},
+        settings=_settings(result),
+    )
+
+
+def interval_text(interval: Any, *, share: bool = False) -> str:
+    """Return an interval for a table: '71 % [66, 75]' or '3.10 [2.81, 3.33]'."""
+    if interval is None or interval.value != interval.value:
+        return "–"
+    scale, digits = (100, 0) if share else (1, 2)
+    value = f"{scale * interval.value:.{digits}f}{' %' if share else ''}"
+    if interval.low != interval.low:
+        return f"{value} (no interval: too few)"
+    return f"{value} [{scale * interval.low:.{digits}f}, {scale * interval.high:.{digits}f}]"
+
+
+def p_text(p: float) -> str:
+    """Return a p value: three digits, or below what."""
+    return "–" if p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _charts(result: Any) -> dict[str, Any]:
+    names = {"object": result.object, "context": result.context, "elsewhere": "elsewhere"}
+    both = next((c.name for c in result.cells if c.object and c.context), "")
+    verdict = result.verdict
+    lines: list[Bar] = []
+    for line in verdict.lines:
+        lines += [
+            Bar(f"{line.name}: {result.context}", line.context, kind="context"),
+            Bar(f"{line.name}: {result.object}", line.object, kind="object"),
+        ]
+    severity = [Bar(line.name, line.share) for line in verdict.lines]
+    if verdict.severity is not None:
+        severity.append(Bar("severity (mean)", verdict.severity, kind="context"))
+    operations: Sequence[Any] = [e for e in result.effects if e.group == both]
+    return {
+        "groups": intervals(
+            [Bar(f"{c.name} (n = {c.images})", c.right) for c in result.cells if c.images],
+            title="share answered rightly in each group", share=True,
+            unit="answered rightly, with Wilson's interval",
+        ),
+        "where": intervals(
+            [
+                Bar(f"{p.method}: {names[p.region]}", p.energy, mark=p.area, kind=p.region)
+                for p in result.places
+                if p.group == both
+            ],
+            title="where the evidence lies", share=True,
+            unit="share of the map's positive mass; diamond: the region's share of the area",
+        ),
+        "lines": intervals(lines, title="effects on the score", unit="effect on the log-odds"),
+        "severity": intervals(
+            severity, title="share of the context", share=True,
+            unit="share of the evidence that is the context's",
+        ),
+        "effects": intervals(
+            [
+                Bar(
+                    _operation(e.operation, result), e.drop, second=e.control,
+                    kind=e.operation.split(":")[0] if ":" in e.operation else "",
+                )
+                for e in operations
+            ],
+            title="what each operation costs", unit=f"drop of the log-odds in '{both}'; grey: the "
+            "same operation on an equally large region of neither",
+        ),
+    }  # fmt: skip
+
+
+def _operation(name: str, result: Any) -> str:
+    kind, _, way = name.partition(":")
+    what = {"object": result.object, "context": result.context}.get(kind)
+    if what is None:
+        return f"{result.object} pasted {'on' if way == 'with' else 'without'} {result.context}"
+    return f"{what} {'swapped' if way == 'swap' else 'removed: ' + way}"
+
+
+def _example(example: Any) -> dict[str, Any]:
+    return {
+        "example": example,
+        "photo": data_uri(enlarged(example.photo)),
+        "map": data_uri(shown_map(example)),
+        "top": f"{max(0.0, float(example.map.max())):.3g}",
+        "size": " x ".join(map(str, example.map.shape)),
+        "strip": [
+            {"caption": f.caption, "score": f"{f.score:+.2f}", "image": data_uri(enlarged(f.image))}
+            for f in example.strip
+        ],
+    }
+
+
+def _settings(result: Any) -> list[tuple[str, str]]:
+    found = []
+    for key, value in result.settings.items():
+        text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        found.append((key.replace("_", " "), text))
+    return found

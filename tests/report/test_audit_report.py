@@ -1,0 +1,84 @@
+"""The report: offline, escaped, small, and with the audit's own numbers."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from attnviz import audit
+from attnviz.data import boatwater as bw
+from attnviz.errors import OutputExists
+from attnviz.metrics.bootstrap import Interval
+from attnviz.report import audit_page
+from attnviz.report.charts import Bar, intervals, nice_ticks
+
+
+@pytest.fixture(scope="module")
+def found():
+    data = bw.generate(groups=bw.balanced(10), seed=3, marked=True)
+    return audit.confusion(
+        bw.planted("water"), data, object="boat", context="water", examples=8, resamples=200
+    )
+
+
+def test_opens_offline_in_a_browser(found, tmp_path, open_in_browser):
+    paths = found.save(tmp_path / "audit")
+    dom, asked = open_in_browser(paths["report"])
+    assert 'data-ready="yes"' in dom
+    assert asked == []
+    assert dom.count('class="example"') == 8
+    assert dom.count("<svg") == 5
+
+
+def test_files(found, tmp_path):
+    paths = found.save(tmp_path)
+    text = paths["report"].read_text("utf-8")
+    assert "It reads the water" in text
+    assert "default-src 'none'" in text
+    assert not re.search(r"""(?:src|href)\s*=\s*["'](?!data:)""", text)
+    assert set(re.findall(r"https?://[^\s\"')]+", text)) <= {"http://www.w3.org/2000/svg"}
+    # 200 images at 8 pictures each would stay below 20 MB
+    assert len(text) / 8 * 200 < 20e6
+    back = json.loads(paths["json"].read_text("utf-8"))
+    assert back["groups"][0]["right"]["value"] == found.cells[0].right.value
+    assert len(paths["csv"].read_text("utf-8").splitlines()) == 41
+    with pytest.raises(OutputExists):
+        found.save(tmp_path)
+    found.save(tmp_path, force=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["audit.json", "images.csv", "report.html"]
+
+
+def test_names_are_escaped(found):
+    hostile = "</script><script>alert(1)</script>"
+    cell = replace(found.cells[0], name="<img src=x onerror=alert(1)>")
+    text = audit_page(replace(found, model=hostile, object='"><b>', cells=(cell, *found.cells[1:])))
+    assert "<script>alert" not in text
+    assert "<img src=x" not in text
+    assert '"><b>' not in text
+
+
+def test_comparison(found, tmp_path, open_in_browser):
+    data = bw.generate(groups=bw.balanced(10), seed=3, marked=True)
+    after = audit.confusion(
+        bw.planted("object"), data, object="boat", context="water", examples=2, resamples=200
+    )
+    both = audit.compare(found, after)
+    dom, asked = open_in_browser(both.save(tmp_path / "c")["report"])
+    assert asked == []
+    assert "Before and after" in dom
+    assert "20 images that came right" in dom
+
+
+def test_chart_places_points_on_its_axis():
+    assert nice_ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert nice_ticks(-0.3, 7.1) == [-2, 0, 2, 4, 6, 8]
+    bar = Bar("<a>", Interval(0.5, 0.25, 0.75, 0.95, 9), mark=1.0)
+    svg = str(intervals([bar], title="t", share=True))
+    x = {k: float(v) for k, v in re.findall(r'whisker " (x1)="([\d.]+)"', svg)}
+    x |= {"x2": float(re.search(r'whisker .*?x2="([\d.]+)"', svg).group(1))}
+    x |= {"value": float(re.search(r'cx="([\d.]+)"', svg).group(1))}
+    assert x == {"x1": 340.0, "value": 430.0, "x2": 520.0}  # 250 to 610 is 0 to 100 %
+    assert "&lt;a&gt;" in svg
+    assert str(intervals([Bar("n", Interval(np.nan, 0, 0, 0.95, 0))], title="t")) == ""
