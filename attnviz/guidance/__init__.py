@@ -21,6 +21,7 @@ _PUBLIC = {
     "Choice": "choosing",
     "ClassMap": "class_maps",
     "ContextClassifier": "losses.box",
+    "Examples": "examples",
     "FitResult": "fitting",
     "GuideConfig": "config",
     "LOSSES": "losses",
@@ -37,6 +38,7 @@ _PUBLIC = {
     "class_map": "class_maps",
     "fit": "fitting",
     "losses": "",
+    "new_head": "examples",
     "with_pooling": "pooling",
 }
 

@@ -1,0 +1,120 @@
+"""`attnviz erase`: what a trained model looks at once the first region is gone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ERASE_SCHEMA = 1
+
+
+def erase(
+    photo: Annotated[Path, typer.Argument(metavar="PHOTO")],
+    steps: Annotated[int, typer.Option(min=1, help="Regions to erase, at most.")] = 4,
+    target: Annotated[
+        str | None, typer.Option(help="Class index or label; the predicted class if left out.")
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(help="Share of the map's maximum that is erased.", min=0, max=1)
+    ] = 0.5,
+    fill: Annotated[str, typer.Option(help="blur, mean, noise, inpaint or zero.")] = "blur",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="As in `attnviz explain`; the embedded one if left out."
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Weights for that model (tensors only).")
+    ] = None,
+    method: Annotated[str, typer.Option(help="A name of `attnviz methods`.")] = "gradcam",
+    layer: Annotated[str | None, typer.Option(help="A name of `attnviz layers`.")] = None,
+    preprocess: Annotated[
+        str | None, typer.Option(help="imagenet, ...; the model's own if left out.")
+    ] = None,
+    labels: Annotated[str | None, typer.Option(help="Class names, or a file of them.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the picture.")] = Path("attnviz-out"),
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the picture.")] = False,
+) -> None:
+    """Erase the region behind a class score, look again, and so on: score after each step.
+
+    The picture shows, step by step, the map on the picture as it then is.
+    """
+    import numpy as np
+
+    from ..erasing import FILLS, mine
+    from ..images import read_image
+    from ..models import labels_of, read_labels, resolve_preprocess
+    from ..render import Tile, grid
+    from ._console import print_json
+    from ._files import picture_bytes, refuse_existing, write_file
+    from ._models import load_model
+
+    if fill not in FILLS:
+        raise typer.BadParameter(f"--fill {fill!r} is not one of {', '.join(FILLS.names())}")
+    goal = out / f"{photo.stem}.erase.png"
+    if not force:
+        refuse_existing([goal])
+    loaded = load_model(model, checkpoint, device)
+    prepare = resolve_preprocess(preprocess, loaded.module, loaded)
+    names = read_labels(labels) if labels else labels_of(loaded.module, loaded)
+    tensor, geometry = prepare(read_image(photo))
+    found = mine(
+        loaded.module, tensor, target=target, steps=steps, threshold=threshold, fill=fill,
+        method=method, layer=layer, labels=names,
+    )  # fmt: skip
+
+    # back to colours by the span of the untouched input: fills lie within it
+    low, high = found.images[0].min(), found.images[0].max()
+    pixels = ((found.images - low) / (high - low).clamp_min(1e-6) * 255).clamp(0, 255)
+    pictures = pixels.permute(0, 2, 3, 1).round().numpy().astype(np.uint8)
+    area = [float(found.regions[: k + 1].any(0).float().mean()) for k in range(len(found.regions))]
+    tiles = []
+    for k, picture in enumerate(pictures):
+        gone = f", {area[k - 1]:.0%} erased" if k else ""
+        chance = f" ({found.probabilities[k]:.1%})" if found.probabilities is not None else ""
+        tiles.append(
+            Tile(
+                photo=picture,
+                values=found.maps[k].numpy() if k < len(found.maps) else None,
+                title="as it is" if k == 0 else f"step {k}",
+                caption=f"score {found.scores[k]:.3g}{chance}{gone}",
+            )
+        )
+    if any(t.values is not None for t in tiles):
+        title = f"{found.label}: {found.method} at {found.layer}, fill {found.fill}"
+        drawn = grid([tiles], title=title)
+        write_file(goal, picture_bytes(drawn, goal.suffix), force=force)
+    rows = [
+        {
+            "step": k,
+            "score": float(found.scores[k]),
+            "probability": None if found.probabilities is None else float(found.probabilities[k]),
+            "rank": None if found.ranks is None else found.ranks[k],
+            "erased": 0.0 if k == 0 else area[k - 1],
+        }
+        for k in range(len(found.scores))
+    ]
+    if as_json:
+        print_json(
+            "erase", ERASE_SCHEMA, photo=str(photo), target=found.target, label=found.label,
+            method=found.method, layer=found.layer, fill=found.fill, stopped=found.stopped,
+            picture=str(goal.absolute()) if goal.exists() else None, steps=rows,
+            **geometry.as_dict(),
+        )  # fmt: skip
+        return
+    print(f"{photo}: {found.label}, {found.method} at {found.layer}, fill {found.fill}")
+    for row in rows:
+        chance = "" if row["probability"] is None else f"  {row['probability']:7.1%}"
+        rank = "" if row["rank"] is None else f"  rank {row['rank']}"
+        first = f"step {row['step']}  score {row['score']:8.3f}{chance}{rank}"
+        print(f"{first}  erased {row['erased']:.0%}")
+    reason = {"evidence": "nothing speaks for it any more", "area": "too little is left"}
+    if found.stopped in reason:
+        print(f"stopped: {reason[found.stopped]}")
+    if goal.exists():
+        print(f"picture {goal.absolute()}")

@@ -1,0 +1,176 @@
+"""`Examples`: a dataset of `attnviz.data` as `fit` takes it, masks and boxes moved with images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..capturing import unwrap
+from ..data import Dataset, Sample, mask_box
+from ..errors import DataError, ModelError
+from ..geometry import Geometry
+
+KINDS = ("masks", "boxes", "none")
+
+
+class Examples:
+    """A map-style dataset of (image, label, mask | boxes | None).
+
+    Args:
+        dataset: images with labels, and masks or boxes of their classes.
+        preprocess: photo -> (tensor (3, h, w), `Geometry`), as `attnviz.load(...).preprocess`.
+        classes: class names in the order of the model's outputs; None takes the dataset's.
+        object: make it a question of two classes, ("other", object): whether the object is in the
+            image. For datasets whose images have several labels or none of their own.
+        masks: share of the images with masks that are shown with them.
+        boxes: share of the rest (with boxes, or masks to put boxes around) shown with boxes.
+        flip: mirror images at random (torch's random state), annotation with them.
+        seed: of the choice of annotated images, which is balanced by class.
+
+    Raises:
+        DataError: an image without a label among the classes; nothing annotated although asked.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset | Sequence[Sample],
+        preprocess: Callable[[np.ndarray], tuple[Tensor, Geometry]],
+        *,
+        classes: Sequence[str] | None = None,
+        object: str | None = None,
+        masks: float = 1.0,
+        boxes: float = 1.0,
+        flip: bool = False,
+        seed: int = 0,
+    ) -> None:
+        if not (0 <= masks <= 1 and 0 <= boxes <= 1):
+            raise DataError(f"masks {masks} and boxes {boxes} are shares from 0 to 1")
+        self.samples = list(dataset)
+        self.preprocess, self.flip = preprocess, flip
+        if object is not None:
+            if isinstance(dataset, Dataset):
+                dataset.class_index(object)
+            names: tuple[str, ...] = ("other", object)
+            self._names = [object if object in s.labels else "other" for s in self.samples]
+        else:
+            own = {s.label for s in self.samples if s.label is not None}
+            listed = dataset.classes if isinstance(dataset, Dataset) else ()
+            names = tuple(classes or [n for n in listed if n in own] or sorted(own))
+            self._names = [s.label or "" for s in self.samples]
+        self.classes = names
+        wrong = [s.id for s, n in zip(self.samples, self._names, strict=True) if n not in names]
+        if wrong:
+            raise DataError(
+                f"{len(wrong)} images have no label among {list(names)[:10]}, the first "
+                f"{wrong[0]!r}; give classes=[...], or object=... to ask for one class"
+            )
+        self.labels = [names.index(n) for n in self._names]
+        self.kinds = self._deal(masks, boxes, seed)
+
+    def _deal(self, masks: float, boxes: float, seed: int) -> list[str]:
+        """Decide what is shown of each image; the same share of each class."""
+        rng = np.random.default_rng(seed)
+        kinds = ["none"] * len(self.samples)
+        for label in range(len(self.classes)):
+            own = [i for i, y in enumerate(self.labels) if y == label]
+            have = [i for i in own if self._has(i, "masks")]
+            have = [have[k] for k in rng.permutation(len(have))]
+            fine = have[: round(masks * len(have))]
+            rest = [i for i in own if i not in set(fine) and self._has(i, "boxes")]
+            rest = [rest[k] for k in rng.permutation(len(rest))]
+            for i in fine:
+                kinds[i] = "masks"
+            for i in rest[: round(boxes * len(rest))]:
+                kinds[i] = "boxes"
+        return kinds
+
+    def _has(self, i: int, kind: str) -> bool:
+        sample, name = self.samples[i], self._names[i]
+        if sample.has_mask(name) and name in sample.labels:
+            return True
+        return kind == "boxes" and any(b.label == name for b in sample.boxes)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int, Any]:
+        """Return (image, label, {"mask": (H, W)} or {"boxes": (n, 4)} or None)."""
+        sample, name, kind = self.samples[i], self._names[i], self.kinds[i]
+        image, geometry = self.preprocess(sample.read())
+        where: dict[str, Tensor] | None = None
+        if kind == "masks":
+            mask = place_mask(sample.mask(name), geometry)
+            where = {"mask": mask} if bool(mask.any()) else None  # cropped away
+        elif kind == "boxes":
+            found = [b.coordinates for b in sample.boxes if b.label == name]
+            if not found and sample.has_mask(name):
+                box = mask_box(sample.mask(name))
+                found = [box] if box else []
+            boxes = place_boxes(found, geometry)
+            where = {"boxes": boxes} if len(boxes) else None
+        if self.flip and bool(torch.rand(()) < 0.5):
+            image = image.flip(-1)
+            if where and "mask" in where:
+                where = {"mask": where["mask"].flip(-1)}
+            elif where:
+                x0, y0, x1, y1 = where["boxes"].unbind(1)
+                width = image.shape[-1]
+                where = {"boxes": torch.stack([width - x1, y0, width - x0, y1], 1)}
+        return image, self.labels[i], where
+
+    def counts(self) -> dict[str, int]:
+        """Return how many images are shown with masks, with boxes, and with labels only."""
+        return {kind: self.kinds.count(kind) for kind in KINDS}
+
+
+def place_mask(mask: np.ndarray, geometry: Geometry) -> Tensor:
+    """Return a photo's mask (H, W) on the model's input, (h, w) float 0 or 1.
+
+    Each input pixel takes what the photo's mask holds under its centre; outside the photo 0.
+    """
+    height, width = geometry.input_size
+    left, top, right, bottom = geometry.crop
+    x = np.floor(left + (np.arange(width) + 0.5) * (right - left) / width).astype(int)
+    y = np.floor(top + (np.arange(height) + 0.5) * (bottom - top) / height).astype(int)
+    inside = ((y >= 0) & (y < mask.shape[0]))[:, None] & ((x >= 0) & (x < mask.shape[1]))[None]
+    values = mask[y.clip(0, mask.shape[0] - 1)[:, None], x.clip(0, mask.shape[1] - 1)[None]]
+    return torch.from_numpy((values & inside).astype(np.float32))
+
+
+def place_boxes(boxes: Sequence[Sequence[float]], geometry: Geometry) -> Tensor:
+    """Return a photo's boxes on the model's input, (n, 4), clipped; those outside are left out."""
+    height, width = geometry.input_size
+    placed = []
+    for x0, y0, x1, y1 in boxes:
+        (a, b), (c, d) = geometry.to_input(x0, y0), geometry.to_input(x1, y1)
+        a, b, c, d = max(a, 0.0), max(b, 0.0), min(c, float(width)), min(d, float(height))
+        # at least one pixel's centre lies inside, else there is nothing to point at
+        if np.ceil(a - 0.5) < np.ceil(c - 0.5) and np.ceil(b - 0.5) < np.ceil(d - 0.5):
+            placed.append((a, b, c, d))
+    return torch.tensor(placed, dtype=torch.float64).reshape(-1, 4)
+
+
+def new_head(model: nn.Module, classes: int, *, seed: int = 0) -> nn.Module:
+    """Give a classifier a fresh last linear layer of `classes` outputs, in place; return it.
+
+    Raises:
+        ModelError: the model has no linear layer.
+    """
+    inner = unwrap(model)
+    linear = [(n, m) for n, m in inner.named_modules() if isinstance(m, nn.Linear)]
+    if not linear:
+        raise ModelError(
+            f"{type(inner).__name__} has no linear layer that could be its classifier; give it "
+            f"one with {classes} outputs yourself"
+        )
+    name, old = linear[-1]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = nn.Linear(old.in_features, classes, bias=True).to(old.weight)
+    parent, _, own = name.rpartition(".")
+    setattr(inner.get_submodule(parent) if parent else inner, own, fresh)
+    return model

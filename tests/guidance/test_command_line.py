@@ -1,0 +1,79 @@
+"""`attnviz guide` and `attnviz erase`, from the command line to the files."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attnviz.cli import main
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes in folders, with masks that mirror the names."""
+    rng = np.random.default_rng(0)
+    for k in range(20):
+        label = "ring" if k % 2 else "disc"
+        image = rng.integers(0, 60, (48, 48, 3), dtype=np.uint8)
+        mask = np.zeros((48, 48), np.uint8)
+        y, x = rng.integers(4, 24, 2)
+        mask[y : y + 16, x : x + 16] = 255
+        image[mask > 0] = (250, 40, 40) if k % 2 else (40, 40, 250)
+        for kind, array in (("images", image), ("masks", mask)):
+            (tmp_path / kind / label).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(tmp_path / kind / label / f"{k:02d}.png")
+    return tmp_path
+
+
+def guide(folder, *more):
+    return main([
+        "guide", "--data", str(folder / "images"), "--masks", str(folder / "masks"),
+        "--out", str(folder / "run"), "--model", "attnviz.data.boatwater.recipe:SmallNet",
+        "--preprocess", "imagenet", "--batch-size", "4", "--photos", "2", "--lr", "0.01", *more,
+    ])  # fmt: skip
+
+
+def test_guide_trains_writes_and_resumes(folder, capsys):
+    assert guide(folder, "--epochs", "2", "--json") == 0
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    assert document["schema"] == "attnviz.guide"
+    assert document["classes"] == ["disc", "ring"]
+    assert document["annotated"]["masks"] == 16
+    assert "epoch 2/2" in err
+    assert "val_accuracy" in document["history"][0]
+    names = sorted(p.relative_to(folder / "run").as_posix() for p in (folder / "run").rglob("*.*"))
+    assert {"run.json", "model.safetensors", "maps/epoch-0000.png", "maps/epoch-0002.npz"} <= set(
+        names
+    )
+    assert guide(folder, "--epochs", "2") == 1
+    assert "holds a run already" in capsys.readouterr().err
+    assert guide(folder, "--epochs", "2", "--resume") == 0
+    assert "best epoch" in capsys.readouterr().out
+
+
+def test_guide_says_what_is_wrong(folder, capsys):
+    assert guide(folder, "--loss", "enrgy") == 1
+    assert "did you mean 'energy'" in capsys.readouterr().err
+    assert guide(folder, "--boxes", "--mixed") == 2
+    assert guide(folder, "--object", "boat") == 1
+    assert "boat" in capsys.readouterr().err
+    assert not (folder / "run").exists()
+
+
+def test_erase_reports_the_score_after_every_step(photo, tmp_path, capsys):
+    command = ["erase", str(photo), "--out", str(tmp_path), "--steps", "2", "--json"]
+    assert main(command) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["label"].startswith("military uniform")
+    scores = [row["score"] for row in document["steps"]]
+    erased = [row["erased"] for row in document["steps"]]
+    assert len(scores) == 3
+    assert scores[0] > scores[1]  # without the region the class is weaker
+    assert erased == sorted(erased)
+    assert erased[0] == 0 < erased[1]
+    assert Image.open(document["picture"]).size[0] > 300
+    assert main(command) == 1
+    assert "--force" in capsys.readouterr().err
+    assert main([*command, "--force", "--fill", "blurr"]) == 2
