@@ -22,15 +22,21 @@ _PUBLIC: dict[str, str] = {
     "METHODS": "attnviz.methods",
     "Probability": "attnviz.targets",
     "RegionTarget": "attnviz.targets",
+    "attention": "",
     "audit": "",
     "capture": "attnviz.capturing",
     "compare": "attnviz.heatmaps",
+    "data": "",
+    "erasing": "",
     "explain": "attnviz.explaining",
-    "inspect": "attnviz.inspection",
     "find_images": "attnviz.images",
+    "guidance": "",
+    "inspect": "attnviz.inspection",
     "load": "attnviz.models",
     "metrics": "",
+    "models": "",
     "read_image": "attnviz.images",
+    "render": "",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]

@@ -117,12 +117,12 @@ def test_area_is_within_the_stated_limits_and_alike(folds: list[bw.Composites]) 
 
 
 def test_pasting_changes_nothing_outside_the_paste(dataset: Dataset) -> None:
-    from attnviz.data.boatwater import compositing as c
+    from attnviz.data.boatwater import _pasting as c
 
     material = bw.harvest(dataset)
     piece, ground = material.objects[0], material.water[0]
-    image, region = c._paste(piece, ground, PROTOCOL, np.random.default_rng(3))
-    plain, before, _ = c._view(ground, PROTOCOL.size, np.random.default_rng(3))
+    image, region = c.paste(piece, ground, PROTOCOL, np.random.default_rng(3))
+    plain, before, _ = c.view(ground, PROTOCOL.size, np.random.default_rng(3))
     changed = (image != plain).any(-1)
     kept = (region == before) & (region != 3)
     assert changed[region == 3].mean() > 0.99

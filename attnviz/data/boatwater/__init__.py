@@ -26,7 +26,7 @@ _PUBLIC = {
     "generate": "scenes",
     "render": "scenes",
     "Composites": "compositing",
-    "Protocol": "compositing",
+    "Protocol": "protocol",
     "composite": "compositing",
     "Material": "material",
     "harvest": "material",

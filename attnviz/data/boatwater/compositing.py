@@ -11,49 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-import cv2
 import numpy as np
 
 from ...errors import DataError
 from ..dataset import Dataset
-from ..masks import mask_box
 from ..splitting import divide
-from .arrays import ELSEWHERE, OBJECT, GroupedImages
-from .material import Background, CutOut, Material, extend_colours, harvest
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """The numbers of the protocol.
-
-    Attributes:
-        size: height and width of an image in pixels.
-        train, validation, test, controls: images of each part. Validation and test have the four
-            groups in equal numbers.
-        co_occurrence: in training, the share of boats on water and of others on land.
-        area: smallest and largest share of an image that the object's mask covers.
-        sharpness: cut-outs are first reduced to this many pixels of area, so that small boats
-            and large cows are equally blurred.
-        softness: standard deviation of the edge, in pixels of the result.
-    """
-
-    size: int = 128
-    train: int = 480
-    validation: int = 160
-    test: int = 320
-    controls: int = 80
-    co_occurrence: float = 1.0
-    area: tuple[float, float] = (0.06, 0.2)
-    sharpness: int = 1600
-    softness: float = 0.8
-
-    def __post_init__(self) -> None:
-        if not 0 < self.area[0] <= self.area[1] <= 0.5:
-            raise DataError(f"area {self.area}: expected two shares, smallest first, up to 0.5")
-        if not 0 <= self.co_occurrence <= 1:
-            raise DataError(f"co_occurrence {self.co_occurrence}: expected a share from 0 to 1")
-        if self.size < 32 or min(self.train, self.validation, self.test) < 4 or self.controls < 0:
-            raise DataError(f"{self}: size is at least 32, each part has at least 4 images")
+from ._pasting import paste, patch_of
+from .arrays import GROUPS, GroupedImages
+from .material import Background, CutOut, Material, harvest
+from .protocol import Protocol
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,7 +206,7 @@ def _compose(
         ground = (material.water if group % 2 else material.land)[places[group]()]
         if piece.source == ground.source and len(material.land) > 1 and len(material.water) > 1:
             ground = (material.water if group % 2 else material.land)[places[group]()]
-        pictures.append(_paste(piece, ground, protocol, rng))
+        pictures.append(paste(piece, ground, protocol, rng))
         pieces.append(piece)
         grounds.append(ground)
     return _gather(pictures, groups, pieces, grounds, protocol, seed)
@@ -281,127 +247,17 @@ def _controls(material: Material, protocol: Protocol, seed: Sequence[int]) -> Gr
         places = material.water if context else material.land
         ground, other = (places[int(i)] for i in rng.integers(len(places), size=2))
         shape = shapes[int(rng.integers(len(shapes)))]
-        patch = _patch_of(other, shape, rng)
-        pictures.append(_paste(patch, ground, protocol, rng))
+        patch = patch_of(other, shape, rng)
+        pictures.append(paste(patch, ground, protocol, rng))
         pieces.append(patch)
         grounds.append(ground)
     return _gather(pictures, groups, pieces, grounds, protocol, seed)
-
-
-def _patch_of(ground: Background, shape: CutOut, rng: np.random.Generator) -> CutOut:
-    height, width = shape.mask.shape
-    image = ground.pixels
-    scale = max((height + 1) / image.shape[0], (width + 1) / image.shape[1], 0.5)
-    image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    top = int(rng.integers(max(image.shape[0] - height, 0) + 1))
-    left = int(rng.integers(max(image.shape[1] - width, 0) + 1))
-    window = image[top : top + height, left : left + width]
-    pixels = cv2.resize(window, (width, height))
-    return CutOut(extend_colours(pixels, shape.mask), shape.mask, "patch", ground.source)
-
-
-def _paste(
-    piece: CutOut, ground: Background, protocol: Protocol, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return an image (size, size, 3) uint8 and its region (size, size) uint8."""
-    size = protocol.size
-    picture, region, floor = _view(ground, size, rng)
-    colours, opacity = _scaled(piece, protocol, rng)
-    height, width = opacity.shape
-    top, left = _place(floor, height, width, rng)
-    window = np.s_[top : top + height, left : left + width]
-    inside = opacity[..., None]
-    blended = picture[window] * (1 - inside) + colours * inside
-    picture = picture.copy()
-    # Where the opacity is 0 the background's own numbers stay, not a rounding of them.
-    picture[window] = np.where(inside > 0, np.rint(blended), picture[window]).astype(np.uint8)
-    region = region.copy()
-    patch = region[window]
-    patch[(opacity > 0) & (opacity < 0.5)] = ELSEWHERE
-    patch[opacity >= 0.5] = OBJECT
-    return picture, region
-
-
-def _view(
-    ground: Background, size: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return a random square part of the background: picture, region and floor at final size."""
-    height, width = ground.region.shape
-    short = min(height, width)
-    best, most = None, -1.0
-    whole = ground.floor.mean()
-    for _ in range(8):
-        side = int(short * rng.uniform(0.7, 1.0))
-        top = int(rng.integers(height - side + 1))
-        left = int(rng.integers(width - side + 1))
-        share = float(ground.floor[top : top + side, left : left + side].mean())
-        if share > most:
-            best, most = (top, left, side), share
-        if share >= whole:  # shows as much of the place as the photo does: good enough
-            break
-    top, left, side = best
-    window = np.s_[top : top + side, left : left + side]
-    method = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
-    picture = cv2.resize(ground.pixels[window], (size, size), interpolation=method)
-    region = cv2.resize(ground.region[window], (size, size), interpolation=cv2.INTER_NEAREST)
-    floor = ground.floor[window].astype(np.uint8)
-    floor = cv2.resize(floor, (size, size), interpolation=cv2.INTER_NEAREST)
-    if rng.random() < 0.5:
-        picture, region, floor = picture[:, ::-1], region[:, ::-1], floor[:, ::-1]
-    return np.ascontiguousarray(picture), np.ascontiguousarray(region), floor.astype(bool)
-
-
-def _scaled(
-    piece: CutOut, protocol: Protocol, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cut-out's colours (h, w, 3) float32 and opacity (h, w) float32 at final size."""
-    pixels, mask = piece.pixels, piece.mask.astype(np.float32)
-    if rng.random() < 0.5:
-        pixels, mask = pixels[:, ::-1], mask[:, ::-1]
-    pixels = np.ascontiguousarray(pixels).astype(np.float32)
-    mask = np.ascontiguousarray(mask)
-    shrink = float(np.sqrt(protocol.sharpness / mask.sum()))
-    if shrink < 1:
-        shape = tuple(max(round(s * shrink), 4) for s in mask.shape[::-1])
-        pixels = cv2.resize(pixels, shape, interpolation=cv2.INTER_AREA)
-        mask = cv2.resize(mask, shape, interpolation=cv2.INTER_AREA)
-    low, high = protocol.area
-    target = rng.uniform(low, high) * protocol.size**2
-    x0, y0, x1, y1 = mask_box(mask > 0.5)
-    most = 0.9 * protocol.size / max(x1 - x0, y1 - y0)
-    scale = min(float(np.sqrt(target / mask.sum())), most)
-    shape = tuple(max(round(s * scale), 4) for s in mask.shape[::-1])
-    method = cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA
-    pixels = cv2.resize(pixels, shape, interpolation=method)
-    mask = cv2.resize(mask, shape, interpolation=method)
-    if protocol.softness:
-        margin = int(3 * protocol.softness) + 1
-        pixels = cv2.copyMakeBorder(pixels, *[margin] * 4, cv2.BORDER_REPLICATE)
-        mask = cv2.copyMakeBorder(mask, *[margin] * 4, cv2.BORDER_CONSTANT, value=0)
-        mask = cv2.GaussianBlur(mask, (0, 0), protocol.softness)
-    mask = np.where(mask < 0.02, 0, mask).astype(np.float32)
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    size = protocol.size
-    return pixels[window][:size, :size], mask[window][:size, :size]
-
-
-def _place(floor: np.ndarray, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
-    """Return (top, left) with the foot of the object on the floor, where there is room."""
-    size = len(floor)
-    tops, lefts = size - height, size - width
-    feet = floor[height - 1 : height + tops, width // 2 : width // 2 + lefts + 1]
-    where = np.flatnonzero(feet)
-    if not len(where):
-        return tops, int(rng.integers(lefts + 1))
-    chosen = int(where[rng.integers(len(where))])
-    return chosen // feet.shape[1], chosen % feet.shape[1]
 
 
 def _area_by_group(data: GroupedImages) -> dict[str, float]:
     area = data.object_mask.mean((1, 2))
     return {
         name: round(float(area[data.group == g].mean()), 4)
-        for g, name in enumerate(("other/land", "other/water", "boat/land", "boat/water"))
+        for g, name in enumerate(GROUPS)
         if (data.group == g).any()
     }
