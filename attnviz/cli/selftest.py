@@ -1,0 +1,106 @@
+"""`attnviz selftest`: what holds on your own model, and which methods may be believed there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ._app import FAILURE, GATE_FAILED, say
+
+SELFTEST_SCHEMA = 1
+#: photos that are tested on; more say little more
+MOST = 8
+
+
+def selftest(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="torchvision:NAME, timm:NAME, hf:NAME or package.module:factory; "
+            "the embedded EfficientNet-Lite0 if left out.",
+        ),
+    ] = None,
+    photos: Annotated[
+        list[str] | None,
+        typer.Option(help="Files, folders or patterns; coloured blobs if left out."),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Weights for that model, .safetensors or .pth (tensors only)."),
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Names of `attnviz methods`, with commas; all CAMs if left out."),
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="A name of `attnviz layers`; chosen if left out.")
+    ] = None,
+    preprocess: Annotated[
+        str | None,
+        typer.Option(help="imagenet, imagenet-inception or clip; the model's own if left out."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the GPU if there is one.")
+    ] = None,
+) -> None:
+    """Test on a model what should hold, and say in words what does not and why.
+
+    Exits with 3 if a gate fails: the model is not deterministic, or a method's map hardly changes
+    when the weights are replaced by random ones.
+    """
+    import torch
+
+    from ..errors import ImageError, MethodError
+    from ..images import read_image
+    from ..methods import METHODS
+    from ..models import resolve_preprocess
+    from ..selftest import pretend_photos
+    from ..selftest import selftest as run
+    from ._console import print_json
+    from ._models import load_model
+    from ._photos import gather
+
+    names = None
+    if methods:
+        try:
+            names = [METHODS.get(word.strip()).name for word in methods.split(",")]
+        except MethodError as error:
+            raise typer.BadParameter(str(error)) from error
+    images = []
+    if photos:
+        found, unreadable = gather(photos)
+        for photo in found[:MOST]:
+            try:
+                images.append(read_image(photo))
+            except ImageError as error:
+                unreadable.append((str(photo), error))
+        for _, error in unreadable:
+            say(f"error: {error}")
+        if not images or unreadable:
+            raise typer.Exit(FAILURE)
+        if len(found) > MOST:
+            say(f"tested on the first {MOST} of {len(found)} photos")
+    else:
+        images = pretend_photos()
+    loaded = load_model(model, checkpoint, device)
+    prepare = resolve_preprocess(preprocess, loaded.module, loaded)
+    place = next((p for p in loaded.module.parameters() if p.is_floating_point()), torch.zeros(0))
+    tensors = [prepare(image)[0] for image in images]
+    if len({t.shape for t in tensors}) > 1:
+        say("error: the preprocessing gives inputs of several shapes; give photos of one size")
+        raise typer.Exit(FAILURE)
+    x = torch.stack(tensors).to(place.device, place.dtype)
+    report = run(
+        loaded, x, layer=layer, methods=names, step=lambda what: say(f"testing {what} ...")
+    )
+    if as_json:
+        print_json("selftest", SELFTEST_SCHEMA, images=len(x), **report.as_dict())
+    else:
+        print("\n".join(report.lines()))
+    if not report.passed:
+        say("a gate failed: see above before you believe a map of this model")
+        raise typer.Exit(GATE_FAILED)
