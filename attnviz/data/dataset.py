@@ -76,6 +76,21 @@ class Dataset(Sequence[Sample]):
         self.class_index(name)
         return self.filter(lambda s: name in s.labels)
 
+    def parts(self) -> dict[str, Dataset]:
+        """Return split name -> its samples, as the dataset itself says; `refuse_leaks` takes it.
+
+        Raises:
+            DataError: some samples have no split.
+        """
+        found: dict[str, list[int]] = {}
+        for index, sample in enumerate(self.samples):
+            if sample.split is None:
+                raise DataError(
+                    f"sample {sample.id!r} has no split; make splits with attnviz.data.splits"
+                )
+            found.setdefault(sample.split, []).append(index)
+        return {name: self.subset(indices) for name, indices in found.items()}
+
     def class_index(self, name: str) -> int:
         """Return the index of a class name; an unknown one raises with the nearest names."""
         if name not in self.classes:

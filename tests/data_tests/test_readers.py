@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attnviz.data import READERS, Box, Sample, open_dataset
+from attnviz.data import READERS, Box, Sample, open_dataset, refuse_leaks
 from attnviz.errors import AttnvizWarning, DataError
 
 
@@ -53,6 +53,19 @@ def test_imagefolder_with_splits_and_one_split(tmp_path) -> None:
     assert [s.id for s in open_dataset(tmp_path, split="valid")] == ["val/boat/a.png"]
     with pytest.raises(DataError, match=r"no split 'test'.*'train', 'validation'"):
         open_dataset(tmp_path, split="test")
+
+
+def test_an_image_in_two_splits_of_a_folder_is_refused(tmp_path) -> None:
+    for k, name in enumerate(("train/boat/a.png", "train/boat/b.png", "test/boat/c.png")):
+        picture(tmp_path / name, seed=k)
+    dataset = open_dataset(tmp_path)
+    assert {n: len(p) for n, p in dataset.parts().items()} == {"test": 1, "train": 2}
+    refuse_leaks(dataset.parts())
+    picture(tmp_path / "test" / "boat" / "again.png", seed=1)
+    with pytest.raises(DataError, match=r"leak: 1 images.*again.png = train/train/boat/b.png"):
+        refuse_leaks(open_dataset(tmp_path).parts())
+    with pytest.raises(DataError, match="has no split"):
+        open_dataset(tmp_path / "train").parts()
 
 
 def test_imagefolder_masks_mirror_the_names(tmp_path) -> None:
