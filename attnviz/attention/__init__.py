@@ -1,4 +1,11 @@
-"""Attention of any model: read it (`tap`), turn it into maps and numbers."""
+"""Attention of any model: read it (`tap`), turn it into maps and numbers.
+
+Subpackages, imported when first used: `statistics` (a table of all heads), `views` (figures and
+an offline page), `reference` (small modules of the literature).
+"""
+
+import importlib
+from typing import Any
 
 from .maps.flow import attention_flow
 from .maps.rollout import rollout
@@ -20,3 +27,11 @@ __all__ = [
     "rollout",
     "tap",
 ]
+
+_SUBPACKAGES = ("reference", "statistics", "views")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _SUBPACKAGES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module(f"{__name__}.{name}")

