@@ -54,8 +54,8 @@ def main() -> None:
         name = "confused" if confused else "unconfused"
         severities = [round(f[2], 3) for f in found]
         result[name] = {"alarms": alarms, "of": len(found), "severity": severities}
-        print(f"trained, {name}: {alarms}/{len(found)} alarms "
-              f"[{share.low:.2f}, {share.high:.2f}]; severity {severities}", flush=True)  # fmt: skip
+        span = f"{alarms}/{len(found)} alarms [{share.low:.2f}, {share.high:.2f}]"
+        print(f"trained, {name}: {span}; severity {severities}", flush=True)
     print(json.dumps(result))
 
 
