@@ -82,7 +82,7 @@ def relevance(
             score = resolve(target, output, batch=len(first))[0].score(output)
         sites = [s for s in taken.attention if s.kind in ("self", "cross") and s.windows == 1]
         outputs = [s.raw_output for s in sites]
-        gradients = torch.autograd.grad(score.sum(), outputs, allow_unused=True)
+        gradients = torch.autograd.grad(score, outputs, torch.ones_like(score), allow_unused=True)
     if all(g is None for g in gradients):
         raise MethodError("the score does not depend on any attention that was read")
     folded = [

@@ -75,7 +75,8 @@ class Reading:
             found: Sequence[Tensor | None] = ()
             if outputs and self.scores[column].requires_grad:
                 found = torch.autograd.grad(
-                    self.scores[column].sum(), outputs, allow_unused=True,
+                    self.scores[column], outputs, torch.ones_like(self.scores[column]),
+                    allow_unused=True,
                     retain_graph=self.create_graph or not last, create_graph=self.create_graph,
                 )  # fmt: skip
             named = {

@@ -61,14 +61,16 @@ def legrad(
     """
     blocks = [_block_of(reading, site) for site in reading.sites]
     tokens = [reading.tokens[name] for name in blocks]
-    if projection is not None:
-        outputs = [projection(z) for z in tokens]
-    else:
-        pooled = [_pooled(z, pool, s.prefix) for s, z in zip(reading.sites, tokens, strict=True)]
-        outputs = _behind_last_block(reading, pooled)
+    with torch.enable_grad():
+        if projection is not None:
+            outputs = [projection(z) for z in tokens]
+        else:
+            pairs = zip(reading.sites, tokens, strict=True)
+            outputs = _behind_last_block(reading, [_pooled(z, pool, s.prefix) for s, z in pairs])
     total = None
     for site, output in zip(reading.sites, outputs, strict=True):
-        score = reading.columns[column].score(output).sum()
+        with torch.enable_grad():
+            score = reading.columns[column].score(output).sum()
         gradient = torch.autograd.grad(
             score, site.raw_output, retain_graph=True, create_graph=reading.create_graph
         )[0]

@@ -36,7 +36,11 @@ def _propagate(request: Request, *, constant: bool) -> Passed:
     for i, score in enumerate(scores):
         keep = request.create_graph or i + 1 < len(scores)
         (gradient,) = torch.autograd.grad(
-            score.sum(), inputs, retain_graph=keep, create_graph=request.create_graph
+            score,
+            inputs,
+            torch.ones_like(score),
+            retain_graph=keep,
+            create_graph=request.create_graph,
         )
         maps.append((wide(gradient) * wide(inputs)).sum(1))
     return columns, scores, maps
