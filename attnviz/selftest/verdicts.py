@@ -64,7 +64,8 @@ def _gradcam(reading: Reading) -> tuple[str, str]:
     if spread(reading) <= EXACT:
         if reading.head is not None:
             return "exact", "it is CAM up to a factor; its ReLU drops what speaks against the class"
-        return "exact", "the gradient is the same everywhere, so nothing is lost by averaging it"
+        word, why = _hirescam(reading)  # a constant gradient is its own average
+        return word, f"it is HiResCAM up to a factor: {why}"
     return "approximate", (
         f"it averages a gradient that varies by {spread(reading):.0%} over the positions"
     )

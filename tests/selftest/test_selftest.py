@@ -176,6 +176,10 @@ def test_methods_are_judged():
     assert worth["cam"].verdict == "does not apply"
     assert worth["gradcam"].verdict == worth["hirescam"].verdict == "approximate"
     assert "miss the logit by" in worth["hirescam"].words
+    # averaging a constant gradient loses nothing, but the head bends what the map adds up
+    report = selftest(LoadedModel(make(gap_hidden), "net"), X, layer=LAYER, methods=["gradcam"])
+    assert report.methods[0].verdict == "approximate"
+    assert "miss the logit by" in report.methods[0].words
     with pytest.raises(MethodError, match="none of the methods applies"):
         selftest(LoadedModel(make(conv_head), "net"), X, layer=LAYER, methods=["cam"])
 
