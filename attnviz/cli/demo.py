@@ -16,11 +16,23 @@ def demo(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the GPU if there is one.")
     ] = None,
+    story: Annotated[
+        str | None,
+        typer.Option(help="boat-water: confuse a small network, audit it, guide it, audit again."),
+    ] = None,
 ) -> None:
     """Explain a photo that comes with matplotlib, by the model that comes with attnviz.
 
     EfficientNet-Lite0 with its ImageNet weights looks at Grace Hopper; nothing is fetched.
+    With [bold]--story boat-water[/bold]: the whole of audit and guidance on generated scenes.
     """
+    if story is not None:
+        if story != "boat-water":
+            raise typer.BadParameter(f"--story {story!r} is not known; there is boat-water")
+        from ._story import boat_water
+
+        boat_water(out, as_json)
+        return
     from ._console import print_json
     from ._explaining import Ready, explain_batch
     from ._files import picture_bytes

@@ -1,0 +1,31 @@
+"""The story of `attnviz demo --story boat-water`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+STORY_SCHEMA = 1
+
+
+def boat_water(out: Path, as_json: bool) -> None:
+    """Tell the story and name the report, in a folder of its own that no earlier demo wrote."""
+    from ..audit.story import tell
+    from ._app import say
+    from ._console import print_json
+
+    folder, number = out / "boat-water", 2
+    while folder.exists():
+        folder, number = out / f"boat-water-{number}", number + 1
+    told = tell(say=say)
+    paths = told.save(folder)
+    if as_json:
+        print_json(
+            "demo-story", STORY_SCHEMA, seconds=told.seconds, comparison=told.comparison.as_dict(),
+            files={k: str(p) for k, p in paths.items()},
+        )  # fmt: skip
+        return
+    print(f"before   {told.comparison.before.verdict.text}")
+    print(f"after    {told.comparison.after.verdict.text}")
+    print(f"change   {told.comparison.text}")
+    print(f"time     {', '.join(f'{name} {s:.0f} s' for name, s in told.seconds.items())}")
+    print(f"report   {paths['report'].absolute()}")

@@ -1,0 +1,60 @@
+"""Two models on the same images; and the story that compares before and after."""
+
+import numpy as np
+import pytest
+
+from attnviz import audit
+from attnviz.audit.story import tell
+from attnviz.data import boatwater as bw
+from attnviz.errors import DataError
+
+FAST = {"object": "boat", "context": "water", "fills": ("blur",), "methods": ("gradcam",),
+        "examples": 0, "resamples": 200}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data():
+    return bw.generate(groups=bw.balanced(12), seed=3, marked=True)
+
+
+def test_paired_by_hand(data):
+    both = audit.against(bw.planted("water"), bw.planted("object"), data, **FAST)
+    a, b = both.before.table, both.after.table
+    changes = {(c.what, c.group): c for c in both.changes}
+    land = changes["right", "boat, no water"]
+    assert (land.better, land.worse) == (12, 0)
+    assert land.p == pytest.approx(2 / 2**12)
+    assert land.significant
+    whole = changes["right", "all"]
+    assert whole.better == int((b.right > a.right).sum())
+    assert whole.difference.value == pytest.approx((b.right - a.right).mean())
+    energy = changes["energy in boat", "boat, water"]
+    rows = a.group == 3
+    name = "map:gradcam:object"
+    want = np.nanmean((b.columns[name] - a.columns[name])[rows])
+    assert energy.difference.value == pytest.approx(want, abs=1e-6)
+    assert energy.difference.low > 0
+    assert set(both.better) == {a.ids[i] for i in np.flatnonzero(b.right > a.right)}
+    assert both.worse == ()
+    assert "better after Holm" in both.text
+
+
+def test_a_model_against_itself_changes_nothing(data):
+    same = audit.against(bw.planted("water"), bw.planted("water"), data, **FAST)
+    assert all(c.difference.value == 0 for c in same.changes)
+    assert not any(c.significant for c in same.changes)
+    assert "no change of accuracy stands" in same.text
+    other = audit.confusion(bw.planted("water"), data.subset(range(44)), **FAST)
+    with pytest.raises(DataError, match="unlike images"):
+        audit.compare(same.before, other)
+
+
+@pytest.mark.slow
+def test_story_finds_the_confusion_and_reports_what_guidance_did(tmp_path):
+    told = tell(scenes=300, test_per_group=12, settings={"epochs": 2})
+    before = told.comparison.before
+    assert before.verdict.kind == "context"
+    assert before.severity.low > 0.5
+    assert told.save(tmp_path)["report"].exists()
+    rise = {(c.what, c.group): c for c in told.comparison.changes}["energy in boat", "boat, water"]
+    assert rise.difference.low > 0  # the maps moved onto the boat, on scenes that neither saw
