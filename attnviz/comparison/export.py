@@ -131,7 +131,7 @@ def _verdict(row: Row) -> str:
         if row.loses:
             parts.append(f"loses to {', '.join(row.loses)}")
     if row.relative is not None:
-        parts.append(f"{row.relative:.0%} of the way from random to mask")
+        parts.append(f"{round(row.relative, 2) + 0.0:.0%} of the way from random to mask")
     if row.skipped:
         parts.append("skipped " + ", ".join(f"{n} ({why})" for why, n in row.skipped.items()))
     return "; ".join(parts)

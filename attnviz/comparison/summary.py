@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import MetricError
 from ..metrics import (
     CONTROLS,
+    METRICS,
     Comparison,
     Interval,
     RankingStability,
@@ -38,7 +39,8 @@ class Row:
         control: whether it is a control.
         interval: mean over images (or the metric's own summary) and its bootstrap interval.
         skipped: reason -> images.
-        relative: 0 at the random control, 1 at the mask; None where either is missing.
+        relative: 0 at the random control, 1 at the mask, for metrics of localisation; None where
+            either control is missing.
         beats: controls that it is better than, and `loses` those that are better than it, with a
             corrected probability below .05; None for a control or a metric without a better end.
         loses: see `beats`.
@@ -139,18 +141,17 @@ def _row(
     seed: int,
 ) -> Row:
     control = name in CONTROLS
+    # the mask is the best map there is for localisation; a model need not rest on the object alone
+    family = METRICS.get(by_map[name].protocol.metric).family
+    known = family == "localisation" and {"random", "mask"} <= by_map.keys()
     placed = None
-    if (
-        better is not None
-        and name not in ("random", "mask")
-        and {"random", "mask"} <= by_map.keys()
-    ):
+    if known and name not in ("random", "mask"):
         placed = relative(numbers[name], chance=numbers["random"], best=numbers["mask"])
     beats, loses = [], []
     for test in tests:
         if test.first == name and test.second in CONTROLS and test.adjusted < ALPHA:
             (beats if (test.difference > 0) == better else loses).append(test.second)
-    judgeable = not control and better is not None
+    judgeable = not control and better is not None and numbers[name] == numbers[name]
     return Row(
         name,
         control,

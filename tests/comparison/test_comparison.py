@@ -367,13 +367,27 @@ def test_a_dataset_brings_its_masks(loaded, annotated, tmp_path):
     assert energy["mask"].interval.value == 1
     assert energy["constant"].interval.value == pytest.approx(64 / 1024)
     assert energy["hirescam"].skipped == {"no mask": 1}
-    assert energy["hirescam"].relative is not None
+    # 0 at the random control, 1 at the mask
+    place, chance = energy["hirescam"], energy["random"].interval.value
+    assert place.relative == pytest.approx((place.interval.value - chance) / (1 - chance))
     assert tables["box_iou"].rows[-1].name == "mask"
     assert tables["box_iou"].rows[-1].interval.value == 1
     assert {r.name: r for r in tables["maxboxacc"].rows}["mask"].interval.value == 1
     assert from_dataset(open_dataset(annotated), "lamp")[0].boxes == ((16.0, 8.0, 24.0, 16.0),)
     with pytest.raises(DataError, match="no sample has a mask or box of 'boat'"):
         from_dataset(open_dataset(annotated), "boat")
+
+
+def test_without_any_number_nothing_is_claimed(loaded, annotated, tmp_path):
+    empty = from_dataset(open_dataset(annotated))[3:]  # the photo without a box
+    settings = Settings(("gradcam", "hirescam"), ("energy", "average_drop"))
+    summary = compare(loaded, empty, settings, out=tmp_path / "out")
+    for row in summary.tables[0].rows:
+        assert row.skipped == {"no mask": 1}
+        assert (row.beats, row.relative) == (None, None)
+    assert "beats" not in "\n".join(lines(summary)).split("average_drop")[0]
+    # how much a model needs the object says nothing of localisation
+    assert all(row.relative is None for row in summary.tables[1].rows)
 
 
 def test_measures_that_make_maps_anew(loaded, photos, tmp_path):
