@@ -227,3 +227,22 @@ def test_json_and_csv(data):
     lines = found.csv().splitlines()
     assert len(lines) == 1 + len(data)
     assert lines[0].startswith("id,source,background,object,context,right,score")
+
+
+def test_memory_holds_one_batch_of_pictures(data):
+    """However many images there are, no more than a batch of them is alive at a time."""
+    import gc
+
+    from attnviz.audit.pictures import Picture
+
+    alive = []
+
+    def count(done, total):
+        alive.append(sum(type(o) is Picture for o in gc.get_objects()))
+
+    found = confusion(bw.planted("water"), data, batch_size=6, progress=count)
+    assert len(alive) == 8
+    assert max(alive) <= 6
+    assert max(alive[1:]) == max(alive[:2])
+    # what stays is numbers: four bytes each
+    assert all(v.dtype == np.float32 for v in found.table.columns.values())
