@@ -20,7 +20,8 @@ FORMS = [
     ("cdep", {"form": "softmax"}), ("gain", {"fill": "zero"}),
     ("gain", {"fill": "zero", "score": "probability", "only": (0, 1)}),
     ("gain", {"fill": "zero", "score": "logit"}), ("gain", {"fill": "zero", "score": "sigmoid"}),
-    ("gain_ext", {"fill": "zero"}), ("box", {"fill": "mean"}), ("mixed", {}),
+    ("gain_ext", {"fill": "zero"}), ("box", {"fill": "mean"}),
+    ("box", {"fill": "mean", "score": "margin"}), ("mixed", {}),
 ]  # fmt: skip
 
 
@@ -247,12 +248,15 @@ def test_box_erases_negatives_with_the_same_boxes(batch):
     model = small_net()
     seen = class_map(model, x, y, layer="2")
     given = annotate(3, (12, 12), boxes=[(2, 3, 9, 8), None, None])
-    parts = losses.box(seen, given, fill="zero").parts
+    parts = losses.box(seen, given, fill="zero", score="margin").parts
     erased = x.clone()
     erased[:, :, 3:8, 2:9] = 0
     logits = model(erased)
     assert parts["context"].item() == pytest.approx(-math.log(1 - logits.softmax(1)[0, 0].item()))
     assert parts["controls"].item() == pytest.approx(F.cross_entropy(logits[1:], y[1:]).item())
+    undecided = losses.box(seen, given, fill="zero").parts["context"].item()
+    p = logits[0].softmax(0)
+    assert undecided == pytest.approx(-p.log().mean().item() - math.log(3))
 
 
 def test_mixed_is_the_sum_of_its_losses(batch, masks):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,7 +16,7 @@ from ..batchnorm import batchnorm_frozen
 from ..class_maps import ClassMap
 from ..normalising import normalised
 
-SCORES = ("margin", "probability", "sigmoid", "logit")
+SCORES = ("margin", "probability", "sigmoid", "logit", "uniform")
 
 
 def soft_mask(
@@ -58,8 +60,11 @@ def remaining(logits: Tensor, classes: Tensor, score: str) -> Tensor:
         score: "margin" is -log(1 - softmax p) = softplus(logit - logsumexp of the others): bounded
             below and steep where the class is still certain; "probability" is the softmax p, flat
             there; "sigmoid" is each class's own p (multi-label); "logit" is the paper's raw
-            score, which can be lowered without end.
+            score, which can be lowered without end; "uniform" is the cross-entropy of an even
+            guess with the softmax, less its minimum: nothing is told, for or against any class.
     """
+    if score == "uniform":
+        return -logits.log_softmax(1).mean(1) - math.log(logits.shape[1])
     own = logits.gather(1, classes[:, None])[:, 0]
     if score == "logit":
         return own

@@ -20,23 +20,24 @@ def box(
     energy: float = 1.0,
     controls: float = 1.0,
     form: str = "abs",
-    score: str = "margin",
+    score: str = "uniform",
     fill: str = "blur",
     generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
     """Boxes by classification of what is outside (after Huang et al. 2020, rib fractures).
 
-    The box is erased and the network is asked again: -log(1 - p(class | context)). The map is not
-    fitted to the box's pixels (inside it may be of any shape), so the size and form of boxes
-    hardly matter; `energy` adds the share of the evidence that lies outside. Images of the batch
-    that are not annotated, and whose class no annotated image has, are erased with boxes of others
-    and must keep their class: so the erasing itself is no label.
+    The box is erased and the network is asked again; from the context it should not be able to
+    tell (`score="uniform"`; with two classes "not this one" would mean "the other one"). The map
+    is not fitted to the box's pixels (inside it may be of any shape), so the size and form of
+    boxes hardly matter; `energy` adds the share of the evidence that lies outside. Images of the
+    batch that are not annotated, and whose class no annotated image has, are erased with boxes of
+    others and must keep their class: so the erasing itself is no label.
 
     Masks and boxes are used alike. One more forward, of the annotated and control images.
 
     Args:
         scene: made by `class_map`, with the labels as targets.
-        context: weight of the class told from outside.
+        context: weight of what the outside tells.
         energy: weight of the evidence outside, see `energy`.
         controls: weight of the controls' cross-entropy.
         form: of the evidence, see `positive_part`.
