@@ -86,7 +86,7 @@ class Registry:
         if key not in self._entries:
             raise self._error(
                 f"{self.kind} {name!r} is not known"
-                f"{did_you_mean(name, [*self._entries, *self._aliases])}"
+                f"{did_you_mean(name, [*self._entries, *self._aliases]) or '.'}"
                 f" Known: {', '.join(self.names())}"
             )
         return self._entries[key]
