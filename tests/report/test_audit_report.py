@@ -82,3 +82,17 @@ def test_chart_places_points_on_its_axis():
     assert x == {"x1": 340.0, "value": 430.0, "x2": 520.0}  # 250 to 610 is 0 to 100 %
     assert "&lt;a&gt;" in svg
     assert str(intervals([Bar("n", Interval(np.nan, 0, 0, 0.95, 0))], title="t")) == ""
+
+
+def test_json_follows_its_schema(found):
+    jsonschema = pytest.importorskip("jsonschema")
+    from importlib import resources
+
+    schema = json.loads(
+        resources.files("attnviz.report").joinpath("audit.schema.json").read_text("utf-8")
+    )
+    document = json.loads(json.dumps(found.as_dict()))
+    jsonschema.validate(document, schema)
+    document["gap"].pop("low")
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(document, schema)
