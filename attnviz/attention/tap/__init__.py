@@ -2,6 +2,7 @@
 
 from ._places import Places
 from ._tap import Tap, tap
-from .site import Gate, Missed, Site
+from .gate import Gate, Missed
+from .site import Site
 
 __all__ = ["Gate", "Missed", "Places", "Site", "Tap", "tap"]

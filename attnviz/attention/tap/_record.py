@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ._layout import Fold, fold_of, images_of, is_place_argument, kind_of
 from ._modules import Running, running
-from .site import Gate, Layout, Missed, Site
+from .gate import Gate, Missed
+from .site import Layout, Site
 
 
 def _guarded(method: Callable[..., None]) -> Callable[..., None]:

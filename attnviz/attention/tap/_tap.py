@@ -15,7 +15,8 @@ from ...errors import AttentionUnavailable
 from ._mode import TapMode
 from ._modules import module_names
 from ._record import Recorder
-from .site import Gate, Missed, Site
+from .gate import Gate, Missed
+from .site import Site
 
 _KEEP = {
     "qk": frozenset({"q", "k"}),

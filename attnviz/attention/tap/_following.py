@@ -1,0 +1,185 @@
+"""Following tokens: views, shifts, joins and projections carry places and weights along."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ._functions import DIVIDE, EXPAND, IN_PLACE, REORDER, is_pointwise
+from ._record import Recorder
+from ._tags import Moved, Notes, Weighed
+
+
+class Following:
+    """The part of the mode that follows tensors made from noted ones."""
+
+    recorder: Recorder
+    moved: Notes
+    weighed: Notes
+
+    # -- where tokens go -----------------------------------------------------------------------
+
+    def chain(self, tensor: Tensor) -> Moved:
+        """Return the place chain of a tensor; it starts here if it has none."""
+        note = self.moved.get(tensor)
+        if note is None:
+            note = Moved(shape=tuple(tensor.shape))
+            self.moved.put(tensor, note)
+        return note
+
+    def move(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A view, permutation, shift, padding, slice or repetition: places and values follow."""
+        output = func(*args, **kwargs)
+        if not args or not isinstance(args[0], Tensor):
+            return output
+        source, rest = args[0], args[1:]
+        parent = self.chain(source)
+        note = self.weighed.get(source)
+        if isinstance(output, Tensor):
+            if output is not source:
+                pairs = tuple(kwargs.items())
+                self.moved.put(output, Moved(parent, (), "move", func, rest, pairs))
+            if note is not None:
+                self.weighed.put(output, self._follow(note, func, source, rest, kwargs, output))
+        elif isinstance(output, (tuple, list)):
+            for i, part in enumerate(output):
+                pairs = tuple(kwargs.items())
+                self.moved.put(part, Moved(parent, (), "move", func, rest, pairs, i))
+                if note is not None:
+                    self.weighed.put(part, self._follow(note, func, source, rest, kwargs, part, i))
+        return output
+
+    def _follow(
+        self, note: Weighed, func: Any, source: Tensor, rest: tuple[Any, ...],
+        kwargs: dict[str, Any], output: Tensor, pick: int | None = None,
+    ) -> Weighed:  # fmt: skip
+        clean = note.clean
+        if clean is not None:
+            clean = func(clean, *rest, **kwargs)
+            clean = clean if pick is None else clean[pick]
+        compact = note.compact
+        if compact is None and func in EXPAND and output.numel() > source.numel():
+            compact = source  # expanded: a gate is as large as before
+        dim = _dim_after(func, note.dim, source, output)
+        return Weighed(
+            note.function, note.origin, note.source, note.given, dim, clean, compact, note.mixed
+        )
+
+    def join(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Concatenation: a class token before the patches. The largest part is followed."""
+        output = func(*args, **kwargs)
+        parts = args[0] if args else kwargs.get("tensors", ())
+        dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
+        if isinstance(output, Tensor) and isinstance(dim, int) and output.ndim:
+            dim %= output.ndim
+            sizes = [p.shape[dim] if p.ndim == output.ndim else 0 for p in parts]
+            largest = max(range(len(parts)), key=lambda i: sizes[i])
+            places = self.moved.get(parts[largest])
+            if places is not None:
+                where = (dim, sum(sizes[:largest]), output.shape[dim])
+                self.moved.put(output, Moved(places, op="cat", args=where))
+        return output
+
+    def same(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A cast, a copy or arithmetic with a plain number: places stay, values nearly."""
+        output = func(*args, **kwargs)
+        if not args or not isinstance(output, Tensor):
+            return output
+        source = args[0]
+        if not isinstance(source, Tensor):
+            source = args[1] if len(args) > 1 else None
+        if not isinstance(source, Tensor) or output is source:
+            return output
+        self.moved.put(output, self.chain(source))
+        note = self.weighed.get(source)
+        if note is not None:
+            clean = note.clean
+            if clean is not None:
+                clean = func(*(clean if a is source else a for a in args), **kwargs)
+            self.weighed.put(output, with_(note, clean=clean))
+        return output
+
+    def arithmetic(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Addition, subtraction, division: with a number as `same`; two weights make weights."""
+        if len(args) < 2:
+            return func(*args, **kwargs)
+        first, second = args[0], args[1]
+        if not (many(first) and many(second)):
+            before = first if isinstance(first, Tensor) else second
+            note = self.weighed.get(before)
+            output = self.same(func, args, kwargs)
+            if note is not None and note.function == "relu6" and _is_six(func, second):
+                self.weighed.put(output, with_(note, function="hardsigmoid"))
+            return output
+        notes = [self.weighed.get(first), self.weighed.get(second)]
+        output = func(*args, **kwargs)
+        if isinstance(output, Tensor) and output is not first and func not in DIVIDE:
+            # a residual connection or a position code: tokens stay in place
+            known = [self.moved.get(t) for t in (first, second) if t.shape == output.shape]
+            chains = [c for c in known if c is not None]
+            if chains:  # the residual stream has the longer history
+                self.moved.put(output, Moved(max(chains, key=lambda c: (c.real, c.depth))))
+        note = notes[0] or notes[1]
+        # weights plus weights (gated mixtures of two softmaxes), weights over their own sum
+        both = notes[0] is not None and notes[1] is not None
+        over = notes[0] is not None and func in DIVIDE and _broadcasts(second, first)
+        if note is not None and isinstance(output, Tensor) and (both or over):
+            self.weighed.put(output, with_(note, mixed=True, clean=self._redo(func, args, kwargs)))
+        return output
+
+    def _redo(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        """Repeat a call on the values without dropout; None where there was no dropout."""
+        notes = [self.weighed.get(a) if isinstance(a, Tensor) else None for a in args]
+        if all(n is None or n.clean is None for n in notes) or func in IN_PLACE:
+            return None
+        clean = [
+            n.clean if n is not None and n.clean is not None else a
+            for n, a in zip(notes, args, strict=True)
+        ]
+        return func(*clean, **kwargs)
+
+    def project(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """`F.linear`, 1 x 1 convolutions: places follow; weights mixed over heads stay weights."""
+        output = func(*args, **kwargs)
+        if len(args) < 2 or not isinstance(output, Tensor):
+            return output
+        source, weight = args[0], args[1]
+        self.recorder.used.add(id(weight))
+        last = func is F.linear
+        if last or is_pointwise(weight, args, kwargs):
+            op = "last" if last else "second"
+            width = output.shape[-1] if last else output.shape[1]
+            parent = self.chain(source)
+            self.moved.put(output, Moved(parent, op=op, width=width))
+            note = self.weighed.get(source)
+            if note is not None and source.shape == output.shape:
+                clean = note.clean
+                if clean is not None:
+                    clean = func(clean, *args[1:], **kwargs)
+                self.weighed.put(output, with_(note, mixed=True, clean=clean))
+        return output
+
+
+def many(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.numel() > 1
+
+
+def _is_six(func: Any, number: Any) -> bool:
+    return func in DIVIDE and isinstance(number, (int, float)) and number == 6
+
+
+def _broadcasts(small: Any, large: Any) -> bool:
+    return isinstance(small, Tensor) and small.numel() < large.numel()
+
+
+def with_(note: Weighed, **changes: Any) -> Weighed:
+    return replace(note, **changes)
+
+
+def _dim_after(func: Any, dim: int | None, source: Tensor, output: Tensor) -> int | None:
+    """Return where the softmax dimension went, if the call left the dimensions in order."""
+    same_rank = source.ndim == output.ndim and func not in REORDER
+    return dim if same_rank else None
