@@ -10,6 +10,10 @@ of the score:
 
 The share of the context is c+ / (c+ + o+), 0 for a reader of the object, 1 for a reader of the
 context. Severity is its mean over the lines, with an interval from one joint bootstrap.
+
+`tests/audit/alarm_rates.py` measures how often this is right: planted readers of water and of
+boats, CNN and ViT, 80 of 80 (20 seeds each); networks trained without confusion, seeds 0 to 3, no
+alarm in 4, severities .15 to .22 (Wilson's interval of the alarm rate: 0 to 49 %).
 """
 
 from __future__ import annotations
