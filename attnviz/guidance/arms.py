@@ -1,0 +1,290 @@
+"""Arms x seeds x folds on real photographs: which guidance helps, which does not, and by how much.
+
+    python -m attnviz.guidance.arms --data PHOTOS_WITH_MASKS --out RUN [--seeds 3] [--folds 2]
+
+Every arm fine-tunes the embedded EfficientNet-Lite0 on composites where boats always come with
+water (`attnviz.data.boatwater.compositing`). The strength of guidance is chosen on the validation
+part, by worst-group accuracy, with the first seed of each fold; then every seed is trained and its
+test part looked at once. The frozen blocks' features are computed once an image, so erased images
+of the arms "context", "boxes" and "mixed" are erased in pixels, those of GAIN in the features. A
+run is resumed where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import GuidanceError
+from ._arm_data import Part, load_part
+from ._arm_table import table
+from ._frozen import Tail, divide
+from .class_maps import class_map
+from .guards import MassGuard, Strength
+from .losses import LOSSES
+from .losses._mining import remaining
+from .normalising import positive_part
+
+SIZE, FROZEN = 224, 16
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train.
+
+    Attributes:
+        name, summary: for tables.
+        loss: a guidance loss on maps; "none" for labels only.
+        options: its options.
+        masks, boxes: shares of the training images with masks, and of the rest with boxes.
+        weights: strengths to choose from, on validation.
+        context: weight of the context's being undecided, relative to the loss's.
+        guarded: warm-up, ramp and the collapse guard.
+        data: "confounded", or "swapped" where a quarter of the objects change their context.
+    """
+
+    name: str
+    summary: str
+    loss: str = "none"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    masks: float = 0.0
+    boxes: float = 0.0
+    weights: tuple[float, ...] = (0.0,)
+    context: float = 0.0
+    guarded: bool = True
+    data: str = "confounded"
+
+
+_E, _GRID = {"form": "abs"}, (1.0, 3.0, 10.0)
+ARMS = (
+    Arm("plain", "labels only"),
+    Arm("gain", "GAIN attention mining, no annotation", "gain", {"fill": "mean"}, weights=_GRID),
+    Arm("gain_ext", "GAIN_ext, 25 % masks, guarded", "gain_ext", {"fill": "mean"}, 0.25,
+        weights=(0.1, 0.3, 1.0)),
+    Arm("gain_ext_bare", "GAIN_ext, 25 % masks, omega 10, unguarded", "gain_ext",
+        {"fill": "mean"}, 0.25, weights=(1.0,), guarded=False),
+    Arm("energy_10", "energy, 10 % masks", "energy", _E, 0.1, weights=_GRID),
+    Arm("energy_25", "energy, 25 % masks", "energy", _E, 0.25, weights=_GRID),
+    Arm("energy_100", "energy, all masks", "energy", _E, 1.0, weights=_GRID),
+    Arm("context_25", "energy + context, 25 % masks", "energy", _E, 0.25, weights=_GRID,
+        context=1.0),
+    Arm("context_100", "energy + context, all masks", "energy", _E, 1.0, weights=_GRID,
+        context=1.0),
+    Arm("boxes", "energy + context, boxes only", "energy", _E, 0.0, 1.0, _GRID, 1.0),
+    Arm("mixed", "energy + context, 20 % masks, 80 % boxes", "energy", _E, 0.2, 1.0, _GRID, 1.0),
+    Arm("swapped", "the other cure: a quarter of the objects on other contexts", data="swapped"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Training:
+    """How every arm is trained, alike."""
+
+    steps: int = 150
+    batch: int = 16
+    annotated: int = 6
+    lr: float = 1e-3
+    weight_decay: float = 1e-2
+    warmup: float = 0.35
+    ramp: float = 0.1
+
+
+def train(
+    arm: Arm, weight: float, part: Part, net: Any, seed: int, how: Training
+) -> tuple[Tail, dict[str, Any]]:
+    """Train one arm; returns the tail in eval mode, and what the guard saw."""
+    torch.manual_seed(seed)
+    _, tail = divide(net, FROZEN)
+    draws = torch.Generator().manual_seed(1000 + seed)
+    kinds = part.deal(arm.masks, arm.boxes, draws)
+    annotated = (kinds > 0).nonzero()[:, 0]
+    optimiser = torch.optim.AdamW(tail.parameters(), lr=how.lr, weight_decay=how.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, how.lr, total_steps=how.steps)
+    guarded = arm.guarded
+    strength = Strength(weight, how.warmup if guarded else 0.0, how.ramp if guarded else 0.0)
+    guard = MassGuard("back_off" if guarded else "off")
+    order: list[int] = []
+    masses, stopped = [], ""
+    for step in range(how.steps):
+        if len(order) < how.batch:
+            order = torch.randperm(len(part), generator=draws).tolist()
+        rows = torch.tensor([order.pop() for _ in range(how.batch)])
+        if len(annotated):
+            pick = torch.randint(len(annotated), (how.annotated,), generator=draws)
+            rows[: how.annotated] = annotated[pick]
+        mirrored = bool(torch.rand((), generator=draws) < 0.5)
+        x, y, masks = part.batch(rows, kinds, mirrored)
+        k = strength.at(step / how.steps) * guard.factor
+        # the margin of the two classes: evidence for one and against the other is one map
+        mines = arm.loss.startswith("gain")  # which erases for a class, not for a margin
+        seen = class_map(tail, x, y if mines else _margins(y), layer="bn2")
+        total = F.cross_entropy(seen.logits, y)
+        if k > 0 and arm.loss != "none":
+            total = total + k * _guidance(arm, tail, seen, part, rows, kinds, masks, mirrored, y)
+        mass = float(seen.maps.detach().relu().mean())
+        masses.append(mass)
+        try:
+            guard.step(mass, active=k > 0, where=f"step {step}")
+        except GuidanceError as error:
+            stopped = str(error)
+            break
+        optimiser.zero_grad()
+        total.backward()
+        optimiser.step()
+        schedule.step()
+    log = {"stopped": stopped, "events": guard.events, "mass": [masses[0], masses[-1]]}
+    return tail.eval(), log
+
+
+def _margins(y: Tensor) -> list[Any]:
+    from ..targets import Contrast
+
+    return [Contrast(int(c), 1 - int(c)) for c in y]
+
+
+def _guidance(
+    arm: Arm, tail: Tail, seen: Any, part: Part, rows: Tensor, kinds: Tensor,
+    masks: list[Tensor | None], mirrored: bool, y: Tensor,
+) -> Tensor:  # fmt: skip
+    fn = LOSSES.get(arm.loss).fn
+    total = fn(seen, masks, **arm.options).total
+    if arm.context:
+        x = part.context(rows, kinds, mirrored)
+        if len(x):
+            total = total + arm.context * remaining(tail(x), y[:0], "uniform").mean()
+    return total
+
+
+@torch.no_grad()
+def evaluate(tail: Tail, part: Part) -> dict[str, Any]:
+    """Return accuracy and energy-in-mask of each group, and hits image by image."""
+    hits, energy = [], []
+    for rows in torch.arange(len(part)).split(64):
+        x, y = part.features[rows], part.labels[rows]
+        activation = tail.bn2(tail.conv_head(tail.blocks(x)))
+        logits = tail.classifier(tail.pool(activation).flatten(1))
+        hits.append(logits.argmax(1) == y)
+        weight = tail.classifier.weight[y] - tail.classifier.weight[1 - y]
+        maps = torch.einsum("bc,bchw->bhw", weight, activation)
+        inside = F.adaptive_avg_pool2d(part.masks[rows][:, None].float(), maps.shape[-2:])[:, 0]
+        evidence = positive_part(maps, "relu")
+        energy.append((evidence * inside).sum((1, 2)) / evidence.sum((1, 2)).clamp_min(1e-12))
+    right, shares = torch.cat(hits).float(), torch.cat(energy)
+    groups = [part.groups == g for g in range(4)]
+    accuracy = [float(right[g].mean()) for g in groups]
+    return {
+        "accuracy": accuracy,
+        "worst": min(accuracy),
+        "mean": sum(accuracy) / 4,
+        "energy": float(shares.mean()),
+        "energy_by_group": [float(shares[g].mean()) for g in groups],
+        "chance": float(part.masks.float().mean()),
+    }
+
+
+def run(
+    data: str | Path,
+    out: str | Path,
+    *,
+    seeds: int = 3,
+    folds: int = 2,
+    arms: Sequence[str] | None = None,
+    how: Training | None = None,
+    say: Any = print,
+) -> list[dict[str, Any]]:
+    """Run arms x seeds x folds; returns one row a run and writes `arms.jsonl` and `table.md`.
+
+    Args:
+        data: photographs with masks of boats, water, land and other things.
+        out: folder; rows that are there are kept, and not computed again.
+        seeds, folds: numbers of them.
+        arms: names; None takes all.
+        how: the training.
+        say: called with each line of progress.
+    """
+    from ..models import load
+
+    how = how or Training()
+    chosen = [a for a in ARMS if arms is None or a.name in arms]
+    unknown = set(arms or ()) - {a.name for a in ARMS}
+    if unknown:
+        raise GuidanceError(f"unknown arms {sorted(unknown)}; known: {[a.name for a in ARMS]}")
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    journal = folder / "arms.jsonl"
+    rows = _read(journal)
+    net = load().module
+    for fold in range(folds):
+        weights: dict[str, float] = {
+            r["arm"]: r["weight"] for r in rows if r["fold"] == fold and r["seed"] == 0
+        }
+        for seed in range(seeds):
+            done = {r["arm"] for r in rows if (r["fold"], r["seed"]) == (fold, seed)}
+            for arm in (a for a in chosen if a.name not in done):
+                part = load_part(data, folder, net, fold, seed, folds, "train", arm.data)
+                validation = load_part(data, folder, net, fold, seed, folds, "validation")
+                if arm.name not in weights:
+                    weights[arm.name] = _choose(arm, part, validation, net, how, say)
+                tail, log = train(arm, weights[arm.name], part, net, seed, how)
+                row = {
+                    "arm": arm.name, "fold": fold, "seed": seed, "weight": weights[arm.name],
+                    "validation": evaluate(tail, validation),
+                    "test": evaluate(tail, load_part(data, folder, net, fold, seed, folds, "test")),
+                    **log,
+                }  # fmt: skip
+                rows.append(row)
+                with journal.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+                figures = " ".join(f"{100 * v:3.0f}" for v in row["test"]["accuracy"])
+                say(f"fold {fold} seed {seed} {arm.name:14} weight {row['weight']:4}  {figures}")
+    text = table(rows, {a.name: a.summary for a in ARMS})
+    (folder / "table.md").write_text(text + "\n", encoding="utf-8")
+    say(text)
+    return rows
+
+
+def _read(journal: Path) -> list[dict[str, Any]]:
+    if not journal.exists():
+        return []
+    return [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines() if line]
+
+
+def _choose(arm: Arm, part: Part, validation: Part, net: Any, how: Training, say: Any) -> float:
+    """The strength with the best worst group on validation (then the best mean)."""
+    if len(arm.weights) == 1:
+        return arm.weights[0]
+    tried = []
+    for weight in arm.weights:
+        tail, _ = train(arm, weight, part, net, 0, how)
+        seen = evaluate(tail, validation)
+        tried.append((seen["worst"], seen["mean"], -weight))
+    say(f"  {arm.name}: worst group on validation by weight " + ", ".join(
+        f"{w:g}: {100 * t[0]:.0f}" for w, t in zip(arm.weights, tried, strict=True)
+    ))  # fmt: skip
+    return -max(tried)[2]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--folds", type=int, default=2)
+    parser.add_argument("--arms", nargs="*", default=None)
+    options = parser.parse_args(words)
+    run(options.data, options.out, seeds=options.seeds, folds=options.folds, arms=options.arms)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

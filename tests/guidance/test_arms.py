@@ -1,0 +1,170 @@
+"""The experiment's runner: what is annotated, what is trained, what is counted."""
+
+import json
+
+import pytest
+import torch
+
+from attnviz import errors
+from attnviz.guidance import _arm_data, arms
+from attnviz.guidance._arm_data import Part, box_of
+from attnviz.guidance._arm_table import interval, table
+from attnviz.guidance._frozen import divide, features
+
+
+@pytest.fixture(scope="module")
+def net():
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    return timm.create_model("tf_efficientnet_lite0", num_classes=5).eval()
+
+
+def part(n=24, erased=True):
+    """Class 1 is a bright channel 0 under the mask, and channel 1 everywhere else (the water)."""
+    generator = torch.Generator().manual_seed(n)
+    x = 0.05 * torch.randn(n, 320, 4, 4, generator=generator)
+    labels = torch.arange(n) % 2
+    masks = torch.zeros(n, 16, 16, dtype=torch.bool)
+    masks[:, 4:8, 8:12] = True
+    without = x.clone()
+    x[labels == 1, 0, 1, 2] += 3
+    for y in (x, without):
+        y[labels == 1, 1] += 1
+    return Part(
+        x, without if erased else torch.zeros(0), without if erased else torch.zeros(0), masks,
+        labels, 3 * labels,
+    )  # fmt: skip
+
+
+def test_the_two_parts_are_the_network(net):
+    for frozen in (0, 9, 16):
+        prefix, tail = divide(net, frozen, classes=5)
+        tail.classifier.load_state_dict(net.classifier.state_dict())
+        x = torch.randn(3, 3, 64, 64)
+        with torch.no_grad():
+            torch.testing.assert_close(
+                tail(features(prefix, x, batch_size=2)), net(x), rtol=1e-4, atol=1e-5
+            )
+    assert all(p.requires_grad for p in net.parameters())
+    with pytest.raises(errors.ModelError, match="0 to 16"):
+        divide(net, 17)
+    with pytest.raises(errors.ModelError, match="no timm EfficientNet"):
+        divide(torch.nn.Linear(2, 2), 1)
+
+
+def test_annotation_is_dealt_by_class():
+    draws = torch.Generator().manual_seed(0)
+    data = part(40)
+    kinds = data.deal(0.2, 0.5, draws)
+    for label in (0, 1):
+        own = kinds[data.labels == label]
+        assert [(own == k).sum().item() for k in (0, 1, 2)] == [8, 4, 8]
+    x, y, known = data.batch(torch.tensor([1, 2]), torch.tensor([0, 1, 0]), mirrored=True)
+    assert torch.equal(x, data.features[[1, 2]].flip(-1))
+    assert known[1] is None
+    expected = torch.zeros(4, 4)
+    expected[1, 1] = 1  # column 2, mirrored
+    assert torch.equal(known[0], expected)
+    assert len(data.context(torch.tensor([0, 1, 2]), torch.tensor([0, 1, 2]), False)) == 2
+    mask = torch.zeros(6, 6, dtype=torch.bool)
+    mask[1, 2] = mask[3, 4] = True
+    assert box_of(mask).nonzero().amin(0).tolist() == [1, 2]
+    assert box_of(mask).sum() == 9
+
+
+@pytest.mark.parametrize("arm", arms.ARMS, ids=lambda a: a.name)
+def test_every_arm_trains(arm, net):
+    how = arms.Training(steps=6, batch=6, annotated=2)
+    tail, log = arms.train(arm, arm.weights[-1], part(), net, 0, how)
+    figures = arms.evaluate(tail, part())
+    assert not log["stopped"]
+    assert figures["chance"] == pytest.approx(1 / 16)
+    assert len(figures["accuracy"]) == 4
+    again, _ = arms.train(arm, arm.weights[-1], part(), net, 0, how)
+    assert torch.equal(again.classifier.weight, tail.classifier.weight)
+
+
+def test_energy_and_context_do_what_they_are_for(net):
+    """The object is in channel 0, the water in channel 1: guided, the evidence moves."""
+    how = arms.Training(steps=60, batch=12, annotated=6)
+    by_name = {a.name: a for a in arms.ARMS}
+    plain, _ = arms.train(by_name["plain"], 0.0, part(), net, 0, how)
+    guided, _ = arms.train(by_name["context_100"], 10.0, part(), net, 0, how)
+
+    def both(tail):
+        figures = arms.evaluate(tail, part())
+        data = part()
+        with torch.no_grad():
+            told = tail(data.without_mask).softmax(1)[:, 1]
+        return figures["energy_by_group"][3], (told - 0.5).abs().mean().item()
+
+    (energy, told), (energy_guided, told_guided) = both(plain), both(guided)
+    assert energy_guided > 1.5 * energy
+    assert told_guided < 0.5 * told
+
+
+def test_runs_resume_and_choose_on_validation(tmp_path, net, monkeypatch):
+    seen = []
+
+    def fake_part(data, folder, model, fold, seed, folds, name, kind="confounded"):
+        seen.append((fold, seed, name, kind))
+        return part(24 if name == "train" else 16)
+
+    monkeypatch.setattr(arms, "load_part", fake_part)
+    monkeypatch.setattr("attnviz.models.load", lambda: type("L", (), {"module": net}))
+    how = arms.Training(steps=3, batch=4, annotated=2)
+    common = {"seeds": 2, "folds": 2, "how": how, "say": lambda *_: None}
+    rows = arms.run("", tmp_path, arms=["plain"], **common)
+    assert len(rows) == 4
+    rows = arms.run("", tmp_path, arms=["plain", "energy_25"], **common)
+    assert len(rows) == 8
+    lines = [json.loads(t) for t in (tmp_path / "arms.jsonl").read_text().splitlines()]
+    assert [(r["arm"], r["fold"], r["seed"]) for r in lines[:2]] == [
+        ("plain", 0, 0),
+        ("plain", 0, 1),
+    ]
+    per_fold = {(r["fold"], r["arm"]): set() for r in rows}
+    for r in rows:
+        per_fold[r["fold"], r["arm"]].add(r["weight"])
+    assert all(len(w) == 1 for w in per_fold.values())  # chosen once a fold
+    # the test part is opened once for each row
+    assert sum(name == "test" for *_, name, _ in seen) == 8
+    assert "energy_25" in (tmp_path / "table.md").read_text()
+    with pytest.raises(errors.GuidanceError, match="unknown arms"):
+        arms.run("", tmp_path, arms=["energie"])
+
+
+def test_the_table_by_hand():
+    mean, low, high = interval([0.2, 0.4, 0.6])
+    assert mean == pytest.approx(0.4)
+    assert (high - mean) == pytest.approx(4.303 * 0.2 / 3**0.5)
+    assert low == pytest.approx(2 * mean - high)
+
+    def row(arm, seed, accuracy, energy):
+        test = {"accuracy": accuracy, "worst": min(accuracy), "energy": energy, "chance": 0.1}
+        return {"arm": arm, "fold": 0, "seed": seed, "test": test}
+
+    rows = [
+        row("plain", 0, [1, 0.5, 0.0, 0.9], 0.1), row("plain", 1, [1, 0.5, 0.1, 0.9], 0.1),
+        row("b", 0, [1, 0.9, 0.5, 0.9], 0.4), row("b", 1, [1, 0.9, 0.6, 0.9], 0.4),
+    ]  # fmt: skip
+    text = table(rows, {"plain": "labels", "b": "guided", "none": "not run"})
+    line = next(t for t in text.splitlines() if t.startswith("| b"))
+    cells = [c.strip() for c in line.split("|")]
+    assert cells[2] == "2"
+    assert cells[4] == "90 (90 to 90)"
+    assert cells[7].startswith("55 (")
+    assert cells[8] == "50 (50 to 50)"
+    assert cells[10] == "4.0 (4.0 to 4.0)"
+    assert "none" not in text
+
+
+@pytest.mark.slow
+def test_a_part_from_photographs(shared_data, tmp_path, net, monkeypatch):
+    """The composites' features are those of the images, and erasing changed what it should."""
+    monkeypatch.setattr(arms, "SIZE", 64)
+    data = _arm_data.load_part(shared_data / "scenes", tmp_path, net, 0, 0, 2, "train")
+    assert len(data) == 320
+    assert data.groups.unique().tolist() == [0, 3]
+    assert data.without_mask.shape == data.features.shape
+    assert (data.without_mask != data.features).flatten(1).any(1).all()
