@@ -115,6 +115,8 @@ def _timm(module: Any) -> str | None:
         return _first(module, _TIMM[kind])
     if kind == "VGG":
         return _before_last_pool(module)
+    if kind == "VOLO":  # its two heads read the patches of this stage in two ways
+        return f"network.{len(module.network) - 1}"
     blocks = getattr(module, "blocks", None)
     if not isinstance(blocks, nn.Sequential | nn.ModuleList) or not len(blocks):
         return None

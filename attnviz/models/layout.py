@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ..errors import LayoutError
-from . import evidence
+from . import evidence, tokens
 
 KINDS = ("channels_first", "channels_last", "tokens")
 
@@ -178,8 +178,8 @@ def _tokens(
             f"{what} gives {shape}: its last dimension is none of the layer's widths "
             f"{sorted(widths)}, so these are no (B, tokens, channels); {_HELP}"
         )
-    known = evidence.token_facts(module, layer)
-    options = evidence.grids(count, known, input_size)
+    known = tokens.token_facts(module, layer)
+    options = tokens.grids(count, known, input_size)
     if len(options) == 1:
         prefix, grid, suffix = options[0]
         return Layout("tokens", prefix, grid, suffix)

@@ -50,6 +50,7 @@ def test_default_layer(case: Case) -> None:
             assert layout.to_spatial(dead).eq(0).all()
 
 
+@pytest.mark.slow
 @CASE
 def test_the_probe_agrees_with_the_static_table(case: Case) -> None:
     if not case.static or "siglip" in case.name:

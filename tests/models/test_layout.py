@@ -229,7 +229,7 @@ TOKEN = nn.Parameter(torch.zeros(1, 1, 8))
         (16, (64, 64), {"patch_size": 16, "cls_token": TOKEN}, (0, (4, 4), 0)),
         (24, (64, 96), {"patch_size": 16}, (0, (4, 6), 0)),
         (24, (96, 64), {"patch_size": 16}, (0, (6, 4), 0)),
-        (6, (64, 96), {"patch_size": 8}, None),  # 32-pixel cells: 2 x 3, two levels up
+        (6, (64, 96), {"patch_size": 8, "stages": nn.Identity()}, (0, (2, 3), 0)),  # two halvings
         (32, (64, 64), {"patch_size": (16, 8)}, (0, (4, 8), 0)),
         (21, (64, 64), {"patch_size": 16, "class_token": TOKEN,
                         "register_tokens": nn.Parameter(torch.zeros(1, 4, 8))}, (5, (4, 4), 0)),
@@ -245,10 +245,10 @@ def test_grids_by_hand(
     count: int,
     size: tuple[int, int] | None,
     facts: dict,
-    expected: tuple[int, tuple[int, int], int] | None,
+    expected: tuple[int, tuple[int, int], int],
 ) -> None:
     layout = _infer(nn.LayerNorm(8), (1, count, 8), size, **facts)
-    prefix, grid, suffix = expected or (0, (2, 3), 0)
+    prefix, grid, suffix = expected
     assert layout == Layout("tokens", prefix, grid, suffix)
 
 
@@ -256,6 +256,7 @@ def test_grids_by_hand(
     ("shape", "size", "facts", "match"),
     [
         ((1, 17, 8), (64, 64), {"patch_size": 16}, "no grid of patches has that many"),
+        ((1, 4, 8), (64, 64), {"patch_size": 16}, "no grid of patches has that many"),  # queries
         ((1, 16, 8), (64, 64), {}, "known of the model: nothing"),
         ((1, 16, 9), (64, 64), {"patch_size": 16}, "last dimension is none of the layer's widths"),
         ((1, 8), (64, 64), {}, "one vector per image"),

@@ -1,4 +1,4 @@
-"""Many more families at full size: a default that is alive, in a layout that the corner confirms."""
+"""Many more families at full size: a default that is alive, its layout confirmed by a corner."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ TIMM = {
     "tnt_s_patch16_224": (224, "blocks.11.norm_out"),
     "resmlp_12_224": (224, "norm"),
     "gmlp_ti16_224": (224, "norm"),
-    "volo_d1_224": (224, None),
+    "volo_d1_224": (224, "network.4"),
     "crossvit_tiny_240": (240, None),
     "coat_tiny": (224, None),
     "efficientformer_l1": (224, None),
@@ -156,6 +156,7 @@ def test_a_network_without_a_default_says_so() -> None:
     class Queries(nn.Module):
         def __init__(self) -> None:
             super().__init__()
+            self.patch_size = 8
             self.queries = nn.Parameter(torch.randn(1, 16, 32))
             self.embed = nn.Conv2d(3, 32, 8, 8)
             self.read = nn.MultiheadAttention(32, 2, batch_first=True)
