@@ -50,7 +50,9 @@ def run(request: Request, entries: Sequence[Entry]) -> list[RawMaps]:
                 "layers": [s.name for s in part.sites],
                 "prefix_tokens": part.last.prefix,
             }
-            maps = _maps(part, entry, options)
+            # q and k carry a graph for the gradients; rows computed from them need none
+            with torch.set_grad_enabled(request.create_graph):
+                maps = _maps(part, entry, options)
             found.append(_raw(entry, request, layer, part.columns, part.scores, _rows(maps), facts))
     return found
 

@@ -5,10 +5,13 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import attnviz
 from attnviz import attention
+from attnviz.attention.maps import _steps
 from attnviz.attention.maps.flow import attention_flow
+from attnviz.attention.tap import _fold
 from attnviz.errors import AttentionUnavailable, AttnvizWarning, LayerNotFound, MethodError
 
 from ._models import plain, timm_model
@@ -230,6 +233,40 @@ def test_maps_can_be_trained_on(pair):
             down = energy().item()
             weight += step
         assert gradient[3, 5].item() == pytest.approx((up - down) / 2e-6, rel=1e-3, abs=1e-8)
+
+
+class _Largest(TorchDispatchMode):
+    """Notes the largest tensor that any operation makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(tensor, torch.Tensor):
+                self.numbers = max(self.numbers, tensor.untyped_storage().nbytes() // 4)
+        return out
+
+
+@pytest.mark.parametrize(
+    "method", ["rollout", "cls_attention", "attention_received", "gradient_attention",
+               "generic_relevance", "legrad", "gradient_rollout"]
+)  # fmt: skip
+def test_no_matrix_of_tokens_by_tokens_is_formed(method, monkeypatch):
+    # rows are made in chunks of a few; the kernel's own buffers are not the map's
+    monkeypatch.setattr(_steps, "_CHUNK", 2**15)
+    monkeypatch.setattr(_fold, "BUDGET", 2**15)
+    model = timm_model("vit_tiny_patch16_224", depth=2, embed_dim=24, num_heads=2, size=512)
+    x = torch.randn(1, 3, 512, 512)
+    with _Largest() as plain_run, torch.no_grad():
+        model(x)
+    with _Largest() as largest:
+        attnviz.explain(model, x, method=method, target=1)
+    tokens = 1025
+    assert largest.numbers < max(tokens * tokens / 4, 1.1 * plain_run.numbers)
+    assert plain_run.numbers < tokens * tokens
 
 
 # -- flow -----------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ def places_of(
         return None
     if index.shape[0] != fold.shape[0] or index.shape[2] != tokens or index.shape[3] == 0:
         return None
-    where = index[:, 0, :, 0]  # heads and channels of one token lie on one position
+    where = index[:, 0, :, 0].long()  # heads and channels of one token lie on one position
     inside = where >= 0
     axes = _unravel(where.clamp(min=0), shape)
     prefix, grid = 0, None
@@ -181,7 +181,9 @@ def _replay_all(
 def _count(shape: tuple[int, ...]) -> Tensor:
     if len(shape) not in (3, 4) or math.prod(shape) == 0:
         raise ValueError("no picture and no list of tokens")
-    return torch.arange(math.prod(shape)).reshape(shape)
+    count = math.prod(shape)
+    # 32 bits where they do: later there is a number for each channel of the projected tokens
+    return torch.arange(count, dtype=torch.int32 if count < 2**31 else torch.int64).reshape(shape)
 
 
 def _spatial(
@@ -215,11 +217,11 @@ def _replay(step: Moved, index: Tensor) -> Tensor:
         widths = args[0] if args else kwargs["pad"]
         mode = args[1] if len(args) > 1 else kwargs.get("mode", "constant")
         if mode != "constant":
-            return step.fn(index.double(), widths, mode=mode).round().long()
+            return step.fn(index.double(), widths, mode=mode).round().to(index.dtype)
         return step.fn(index, widths, value=-1)
     args = tuple(a.cpu() if isinstance(a, Tensor) else a for a in args)
     if step.fn is F.unfold:
-        return F.unfold(index.double() + 1, *step.args, **kwargs).round().long() - 1
+        return F.unfold(index.double() + 1, *step.args, **kwargs).round().to(index.dtype) - 1
     if getattr(step.fn, "__name__", "") == "view":  # the indices may lie otherwise in memory
         sizes = args[0] if args and isinstance(args[0], (tuple, list)) else args
         return index.reshape(sizes or kwargs["size"])
