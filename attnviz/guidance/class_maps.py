@@ -48,6 +48,10 @@ class ClassMap:
         yield self.logits
         yield self.maps
 
+    def __getitem__(self, index: int) -> Tensor:
+        """Return the logits (0) or the maps (1), as of a pair."""
+        return (self.logits, self.maps)[index]
+
     @property
     def classes(self) -> Tensor:
         """The class index of each image, (B,) int64; targets that are no single class raise."""
