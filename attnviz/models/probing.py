@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..capturing.modules import eager
-from ..capturing.outputs import pick
+from ..capturing.outputs import pick, put
 from ..capturing.preserve import preserved
 from ..errors import AttnvizError, CaptureError, LayoutError, ModelError
 from ..targets import logits_of
@@ -137,19 +137,22 @@ def _probe(module: nn.Module, image: Tensor) -> list[Seen]:
     calls: dict[str, int] = {}
     thread = threading.get_ident()
 
-    def read(part: nn.Module, inputs: Any, output: Any) -> None:
+    def read(part: nn.Module, inputs: Any, output: Any) -> Any:
         if threading.get_ident() != thread:
-            return  # another thread's forward through the same model
+            return None  # another thread's forward through the same model
         name = names[part]
         calls[name] = calls.get(name, 0) + 1
         if isinstance(output, Mapping) and len(output) > 1:
-            return  # of several tensors in one output, which one the head reads is open
+            return None  # of several tensors in one output, which one the head reads is open
         try:
-            tensor = pick(output, name)[0]
+            tensor, key = pick(output, name)
         except CaptureError:
-            return
+            return None
         outputs.pop(name, None)  # a layer that runs again finishes again
-        outputs[name] = tensor
+        # a copy goes on, as in `capture`: a layer that hands on what others have read already
+        # would otherwise seem to pass their gradient
+        outputs[name] = tensor.clone()
+        return put(output, key, outputs[name])
 
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))

@@ -120,7 +120,13 @@ def test_timm(name: str) -> None:
     assert spatial.ne(0).any(), "zero by construction"
 
 
-@pytest.mark.parametrize("name", [n for n, (size, _) in TIMM.items() if size == 224])
+#: their last stage mixes all positions at random weights: a changed corner changes all alike
+MIXED = ("tiny_vit_5m_224", "visformer_tiny")
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, (size, _) in TIMM.items() if size == 224 and n not in MIXED]
+)
 def test_the_corner_of_the_default_layer(name: str) -> None:
     """In a network of random weights the residual path keeps a change near its place."""
     import timm
