@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...capturing import preserved, unwrap
 from ...errors import AttentionUnavailable
 from ...targets import resolve
-from ..tap import tap
+from ..tap import Tap
 
 
 def head_importance(
@@ -41,28 +41,28 @@ def head_importance(
         AttentionUnavailable: no site's output could be differentiated.
     """
     module = unwrap(model)
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        preserved(module),
-        tap(module, keep="all", graph=True) as taken,
-    ):
+    # the graph begins at the first attention, so frozen parameters are no obstacle
+    taken = Tap(module, keep="all", graph=True, copy=False, required=True, restart=True)
+    with torch.inference_mode(False), torch.no_grad(), preserved(module), taken:
         output = module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
         batch = _batch(inputs)
         column = resolve(loss if loss is not None else target, output, batch=batch)[0]
-        score = column.score(output).sum()
-    sites = [s for s in taken.attention if s.output is not None and s.output.requires_grad]
-    if not sites:
+        score = column.score(output)
+    # raw_output is the tensor in the graph; output may be a view beside it (folded heads)
+    sites = [s for s in taken.attention if s.raw_output.requires_grad]
+    if not sites or not score.requires_grad:
         raise AttentionUnavailable(
-            "no attention output carries a graph: the model's parameters are frozen and its input "
-            "needs no gradient, or its attention is not differentiable; call "
-            "model.requires_grad_(True) on a copy"
+            "the score does not depend on any attention output that can be differentiated; check "
+            "the target, and that the model does not run under its own torch.no_grad()"
         )
-    gradients = torch.autograd.grad(score, [s.output for s in sites], allow_unused=True)
+    gradients = torch.autograd.grad(
+        score, [s.raw_output for s in sites], torch.ones_like(score), allow_unused=True
+    )
     found = {}
     for site, gradient in zip(sites, gradients, strict=True):
         if gradient is None:
             continue
+        gradient = site.fold_output(gradient)
         change = (gradient.double() * site.output.detach().double()).sum((-2, -1))  # (B W, H)
         change = change.view(batch, -1, site.heads).sum(1) if site.windows > 1 else change
         found[site.index] = change.abs().mean(0).cpu()
