@@ -63,15 +63,16 @@ class Captioner(nn.Module):
     ) -> None:
         super().__init__()
         self.hard, self.longest = hard, longest
-        # no padding between cells beyond one pixel: a vector stands for what is near its cell
+        # few layers: a vector stands for the 26 x 26 pixels around its cell, no more
         self.reader = nn.Sequential(
-            nn.Conv2d(3, 24, 3, padding=1),
+            nn.Conv2d(3, 32, 4, stride=2, padding=1),
             nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(24, 32, 3, padding=1),
+            nn.Conv2d(32, 32, 3, padding=1),
             nn.ReLU(),
             nn.MaxPool2d(2),
             nn.Conv2d(32, channels, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
             nn.ReLU(),
         )
         self.begin = nn.Linear(channels, hidden)

@@ -9,6 +9,7 @@ T is attention over two branches: near 0 the unit is carried unchanged, near 1 i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -48,10 +49,17 @@ class Highway(nn.Module):
         self.gate = nn.Linear(dim, dim)
         nn.init.constant_(self.gate.bias, bias)
 
-    def forward(self, x: Tensor) -> Highwayed:
-        """(B, D) -> Highwayed."""
+    def forward(self, x: Tensor, *, keep: Callable[[Tensor], Tensor] | None = None) -> Highwayed:
+        """(B, D) -> Highwayed.
+
+        Args:
+            x: (B, D).
+            keep: pruning: given the gate, says which of its values stay (boolean, same shape);
+                the others become 0, so that the unit only carries.
+        """
         gate = torch.sigmoid(self.gate(x))
-        return Highwayed(gate * F.relu(self.transform(x)) + (1 - gate) * x, gate)
+        kept = gate if keep is None else gate * keep(gate)
+        return Highwayed(kept * F.relu(self.transform(x)) + (1 - kept) * x, gate)
 
 
 class HighwayClassifier(nn.Module):
@@ -69,20 +77,16 @@ class HighwayClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.enter = nn.Linear(inputs, dim)
-        self.layers = nn.ModuleList(Highway(dim, bias=-2.0) for _ in range(layers))
+        self.layers = nn.ModuleList(Highway(dim) for _ in range(layers))
         self.head = nn.Linear(dim, classes)
 
-    def forward(self, image: Tensor, *, closed: frozenset[int] = frozenset()) -> HighwayOutput:
-        """(B, ...) flattened to (B, inputs) -> HighwayOutput.
-
-        Args:
-            image: (B, ...).
-            closed: layers whose gate is forced to 0, so that they only carry (a lesion).
-        """
+    def forward(
+        self, image: Tensor, *, keep: Callable[[Tensor], Tensor] | None = None
+    ) -> HighwayOutput:
+        """(B, ...) flattened to (B, inputs) -> HighwayOutput; `keep` prunes every layer's gate."""
         x = F.relu(self.enter(image.flatten(1)))
         gates = []
-        for index, layer in enumerate(self.layers):
-            step = layer(x)
-            gates.append(step.gate)
-            x = x if index in closed else step.output
+        for layer in self.layers:
+            x, gate = layer(x, keep=keep)
+            gates.append(gate)
         return HighwayOutput(self.head(x), torch.stack(gates, 1))

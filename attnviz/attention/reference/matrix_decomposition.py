@@ -61,15 +61,19 @@ class Hamburger(nn.Module):
         channels: input and output channels.
         rank: R.
         steps: multiplicative steps.
+        residual: add the input to the output, as in the paper; without it everything that comes
+            after has to be read from the parts.
     """
 
     initial: Tensor
 
-    def __init__(self, channels: int, *, rank: int = 8, steps: int = 6) -> None:
+    def __init__(
+        self, channels: int, *, rank: int = 8, steps: int = 6, residual: bool = True
+    ) -> None:
         super().__init__()
         self.lower = nn.Conv2d(channels, channels, 1)
         self.upper = nn.Conv2d(channels, channels, 1, bias=False)
-        self.steps = steps
+        self.steps, self.residual = steps, residual
         # fixed, so that the same image always gets the same parts (the paper draws it anew)
         self.register_buffer("initial", F.normalize(torch.rand(channels, rank), dim=0))
 
@@ -82,6 +86,7 @@ class Hamburger(nn.Module):
             dictionary, codes = factorise(x, start, steps=self.steps)
         codes = update_codes(x, dictionary, codes)
         low_rank = dictionary @ codes.transpose(1, 2)
-        output = maps + self.upper(low_rank.view(batch, channels, height, width))
+        context = self.upper(low_rank.view(batch, channels, height, width))
+        output = maps + context if self.residual else context
         attention = codes.transpose(1, 2).reshape(batch, -1, height, width)
         return Decomposed(output, attention, dictionary)

@@ -13,11 +13,14 @@ to nothing, and weights are exactly zero instead of small.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Keep = Callable[[Tensor], Tensor] | None
 
 
 class SelfAttended(NamedTuple):
@@ -55,19 +58,20 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, tokens: Tensor, *, keep: Tensor | None = None) -> SelfAttended:
+    def forward(self, tokens: Tensor, *, keep: Keep = None) -> SelfAttended:
         """(B, N, C) -> SelfAttended.
 
         Args:
             tokens: (B, N, C).
-            keep: which weights stay, boolean, broadcast against (B, heads, N, N); the others are
-                set to zero after the scores became weights, without renormalising (pruning).
+            keep: pruning: given the weights (B, heads, N, N), says which of them stay (boolean,
+                same shape); the others become 0 and nothing is renormalised. The attention
+                returned is the one before pruning.
         """
         batch, count, dim = tokens.shape
         q, k, v = self.qkv(tokens).view(batch, count, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         score = q @ k.transpose(-2, -1) * (dim // self.heads) ** -0.5
         weights = score.softmax(-1) if self.scores == "softmax" else F.relu(score) / count
-        kept = weights if keep is None else weights * keep
+        kept = weights if keep is None else weights * keep(weights)
         return SelfAttended(self.out((kept @ v).transpose(1, 2).flatten(2)), weights)
 
 
@@ -80,7 +84,7 @@ class Block(nn.Module):
         self.attention = SelfAttention(dim, heads=heads, scores=scores)
         self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
 
-    def forward(self, tokens: Tensor, *, keep: Tensor | None = None) -> SelfAttended:
+    def forward(self, tokens: Tensor, *, keep: Keep = None) -> SelfAttended:
         """(B, N, C) -> SelfAttended."""
         seen = self.attention(self.norm1(tokens), keep=keep)
         tokens = tokens + seen.output
@@ -120,10 +124,8 @@ class ImageTransformer(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, classes)
 
-    def forward(
-        self, image: Tensor, *, keep: list[Tensor | None] | None = None
-    ) -> TransformerOutput:
-        """(B, 1, side, side) -> TransformerOutput; `keep` has one pruning mask a layer."""
+    def forward(self, image: Tensor, *, keep: Sequence[Keep] | None = None) -> TransformerOutput:
+        """(B, 1, side, side) -> TransformerOutput; `keep` prunes, one rule a layer."""
         tokens = self.patch(image).flatten(2).transpose(1, 2)
         tokens = torch.cat((self.cls.expand(len(tokens), -1, -1), tokens), 1) + self.position
         seen = []

@@ -9,7 +9,7 @@ Equations, h_j the reader's annotations, s_i the writer's state::
         s~_i = tanh(W_c [c_i; s_i]),              p(y_i) from s~_i
 
 An annotation is the token's embedding beside a bidirectional GRU's state, mapped to `hidden`. The
-smaller that state, the less a neighbour's annotation tells of a token: the alignment is sharper.
+less that state tells of a token's neighbours (`context`, `dropout`), the sharper the alignment.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .alignment import GlobalAttention, make_score
@@ -49,6 +50,8 @@ class Seq2Seq(nn.Module):
         embed: embedding size.
         hidden: state size.
         context: size of the reader's state in each direction; None is half of hidden.
+        dropout: share of that state dropped in training, so that a token is best read at its own
+            place.
         longest: longest source (location score) and longest translation.
     """
 
@@ -64,6 +67,7 @@ class Seq2Seq(nn.Module):
         embed: int = 32,
         hidden: int = 64,
         context: int | None = None,
+        dropout: float = 0.0,
         longest: int = 32,
     ) -> None:
         super().__init__()
@@ -72,7 +76,7 @@ class Seq2Seq(nn.Module):
                 f"order is 'bahdanau' or 'luong' and local None, 'm' or 'p'; "
                 f"got order={order!r}, local={local!r}"
             )
-        self.order, self.longest = order, longest
+        self.order, self.longest, self.dropout = order, longest, dropout
         self.read = nn.Embedding(source, embed, padding_idx=PAD)
         context = context or hidden // 2
         self.encoder = nn.GRU(embed, context, batch_first=True, bidirectional=True)
@@ -99,6 +103,7 @@ class Seq2Seq(nn.Module):
         states, _ = nn.utils.rnn.pad_packed_sequence(
             self.encoder(packed)[0], batch_first=True, total_length=source.shape[1]
         )
+        states = F.dropout(states, self.dropout, self.training)
         keys = torch.tanh(self.annotate(torch.cat((states, embedded), 2)))
         mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         return keys, torch.tanh(self.begin(mean)), mask

@@ -31,6 +31,7 @@ def fit(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = task.build().train()
+    bank = task.sample(task.bank, generator, True) if task.bank else None
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         factor = next((f for prefix, f in task.slow.items() if name.startswith(prefix)), 1.0)
@@ -44,7 +45,11 @@ def fit(
         progress = min(step / warm, 1.0) * 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * progress
-        value = task.loss(model, task.sample(task.batch, generator, True), generator)
+        if bank is None:
+            batch = task.sample(task.batch, generator, True)
+        else:
+            batch = bank.take(torch.randint(task.bank, (task.batch,), generator=generator))
+        value = task.loss(model, batch, generator)
         optimiser.zero_grad()
         value.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

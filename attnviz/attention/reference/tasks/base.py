@@ -23,6 +23,14 @@ class Batch:
     truth: Mapping[str, Tensor] = field(default_factory=dict)
     text: Mapping[str, list[Any]] = field(default_factory=dict)
 
+    def take(self, index: Tensor) -> Batch:
+        """The examples with these numbers, in this order."""
+        return Batch(
+            tuple(x[index] for x in self.inputs),
+            {key: value[index] for key, value in self.truth.items()},
+            {key: [value[i] for i in index.tolist()] for key, value in self.text.items()},
+        )
+
 
 @dataclass(frozen=True)
 class Task:
@@ -41,6 +49,7 @@ class Task:
         rate: peak learning rate.
         slow: parameter-name prefix -> factor on the rate.
         decay: weight decay.
+        bank: training examples drawn once and used again and again; 0 draws every batch anew.
         seed: of weights, data and sampling.
     """
 
@@ -56,4 +65,5 @@ class Task:
     rate: float = 2e-3
     slow: Mapping[str, float] = field(default_factory=dict)
     decay: float = 1e-4
+    bank: int = 0
     seed: int = 0

@@ -100,13 +100,14 @@ TASKS = [
     Task(
         "ram",
         "A digit among clutter; after one look from the centre the glimpses go to the digit.",
-        lambda: RecurrentAttention(size=12, scales=3, glimpses=4, hidden=128),
+        lambda: RecurrentAttention(size=8, scales=3, glimpses=5, hidden=128, std=0.2),
         sample,
         ram_step,
         ram_measure,
         {"accuracy": 0.8, "on_digit": 0.7},
         steps=4000,
         batch=128,
+        bank=20_000,
     ),
     Task(
         "dcn",
@@ -117,17 +118,20 @@ TASKS = [
         dcn_measure,
         {"accuracy": 0.8, "on_digit": 0.6},
         steps=3000,
+        bank=20_000,
     ),
     *(
         Task(
             f"transformer_{scores}",
             f"A digit among clutter; the class token's {scores} attention lands on the digit.",
-            lambda scores=scores: ImageTransformer(side=SIDE, patch=4, scores=scores),
+            lambda scores=scores: ImageTransformer(side=SIDE, patch=5, dim=40, scores=scores),
             sample,
             class_loss,
             transformer_measure,
             {"accuracy": 0.8, "cls_on_digit": 0.5},
-            steps=4000,
+            steps=3500,
+            batch=32,
+            bank=20_000,
         )
         for scores in ("softmax", "relu")
     ),

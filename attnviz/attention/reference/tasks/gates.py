@@ -1,6 +1,8 @@
-"""A twenty-layer highway network on digits: which layers transform, and which only carry?"""
+"""A twenty-layer highway network on digits: which units transform, and which only carry?"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,8 @@ from torch import Generator, Tensor, nn
 from ..highway import HighwayClassifier
 from .base import Batch, Task
 from .canvas import draw_digits
+
+SHUT = 0.1
 
 
 def sample(count: int, generator: Generator, training: bool) -> Batch:
@@ -19,39 +23,38 @@ def sample(count: int, generator: Generator, training: bool) -> Batch:
 
 
 def loss(model: nn.Module, batch: Batch, generator: Generator) -> Tensor:
-    """Cross-entropy of the class."""
-    return F.cross_entropy(model(*batch.inputs).logits, batch.truth["label"])
+    """Cross-entropy of the class, and a small price on open gates."""
+    out = model(*batch.inputs)
+    return F.cross_entropy(out.logits, batch.truth["label"]) + 0.5 * out.gates.mean()
 
 
 def measure(model: HighwayClassifier, batch: Batch) -> dict[str, float]:
-    """Accuracy whole, and with half of the layers forced to carry: the least and the most open."""
+    """Accuracy whole, with nearly shut gates shut (below 0.1), and with only the others shut."""
     label = batch.truth["label"]
 
-    def right(closed: list[int]) -> float:
-        logits = model(*batch.inputs, closed=frozenset(closed)).logits
+    def right(keep: Callable[[Tensor], Tensor] | None) -> float:
+        logits = model(*batch.inputs, keep=keep).logits
         return float((logits.argmax(1) == label).double().mean())
 
     gates = model(*batch.inputs).gates
-    order = gates.mean((0, 2)).argsort().tolist()
-    half = len(order) // 2
     return {
-        "accuracy": right([]),
+        "accuracy": right(None),
         "mean_gate": float(gates.mean()),
-        "open_gates": float((gates > 0.5).double().mean()),
-        "accuracy_least_open_closed": right(order[:half]),
-        "accuracy_most_open_closed": right(order[half:]),
+        "nearly_shut": float((gates < SHUT).double().mean()),
+        "accuracy_without_nearly_shut": right(lambda gate: gate >= SHUT),
+        "accuracy_without_the_others": right(lambda gate: gate < SHUT),
     }
 
 
 TASKS = [
     Task(
         "highway",
-        "Digits through twenty gated layers; those whose gates stay shut can be left out.",
+        "Digits through twenty gated layers; nearly all gates are shut, and the few others matter.",
         HighwayClassifier,
         sample,
         loss,
         measure,
-        {"accuracy": 0.85, "accuracy_least_open_closed": 0.7},
+        {"accuracy": 0.85, "nearly_shut": 0.8, "accuracy_without_nearly_shut": 0.8},
         steps=1500,
     )
 ]

@@ -143,10 +143,10 @@ def measure(model: Seq2Seq, batch: Batch) -> dict[str, float]:
     }
 
 
-def build(score: str, local: str | None = None, half: int = 2) -> Seq2Seq:
-    """Luong's decoder over words with one of the alignments."""
+def build(score: str, order: str = "luong", local: str | None = None) -> Seq2Seq:
+    """A decoder over words with one of the alignments."""
     size = len(ENGLISH) + 3, len(FRENCH) + 3
-    return Seq2Seq(*size, score=score, local=local, half=half, longest=16)
+    return Seq2Seq(*size, order=order, score=score, local=local, half=2, longest=16)
 
 
 def task(name: str, says: str, holds: dict[str, float], **options) -> Task:
@@ -159,6 +159,7 @@ def task(name: str, says: str, holds: dict[str, float], **options) -> Task:
 GLOBAL = {"accuracy": 0.9, "aligned_straight": 0.9, "aligned_crossing": 0.9}
 SAYS = "English words to French ones; diagonal, and crossing where colour and noun change places"
 TASKS = [
+    task("bahdanau", f"{SAYS}; additive score.", GLOBAL, score="additive", order="bahdanau"),
     *(
         task(name, f"{SAYS}; {score} score.", GLOBAL, score=score)
         for name, score in [
