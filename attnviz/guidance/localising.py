@@ -1,0 +1,316 @@
+"""Does erasing or pooling localise better than plain CAM? The table, with paired intervals.
+
+    python -m attnviz.guidance.localising --data PHOTOS_WITH_MASKS --out RUN [--seeds 3] [--folds 2]
+
+Photos that show one kind of thing are classified by the embedded EfficientNet-Lite0, whose first
+blocks are frozen: their features are the network's input here, and the schemes that hide parts of
+the picture hide parts of these. Each variant is trained alike, from labels alone; its map is the
+CAM of the true class (patch scores, for pooling heads; the larger of two, for ACoL). A share of
+each fold's held-out photos chooses the box threshold (MaxBoxAccV2), the rest is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..erasing import SCHEMES, ACoL
+from ..errors import DataError
+from ._frozen import divide, features
+from .pooling import PooledModel, with_pooling
+
+SIZE, FROZEN = 224, 9
+#: what may be the one thing in a photo; the rest is ground
+THINGS = (
+    *("cow", "sheep", "aeroplane", "car", "bicycle", "flower", "sign", "bird", "book", "chair"),
+    *("cat", "dog", "boat", "face"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Photos:
+    """Photos of one thing each, as features of the frozen prefix.
+
+    Attributes:
+        features: (N, C, h, w).
+        labels: (N,).
+        masks: (N, H, W) bool, where the thing is.
+        boxes: per photo (n, 4), around its connected parts.
+        classes: names.
+    """
+
+    features: Tensor
+    labels: Tensor
+    masks: Tensor
+    boxes: list[Tensor]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train and to draw the map: an erasing scheme, a pooling head, or plain CAM."""
+
+    name: str
+    scheme: str | None = None
+    pooling: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+VARIANTS = (
+    Variant("cam"),
+    *(Variant(f"erasing {n}", scheme=n) for n in ("has", "cutmix", "adl", "eil", "seenet", "acol")),
+    Variant("pooling gmp", pooling="gmp"),
+    Variant("pooling lse", pooling="lse", options={"r": 1.0}),
+    Variant("pooling topk", pooling="topk"),
+    Variant("pooling attention-mil", pooling="attention-mil"),
+)
+
+
+def read_photos(data: str | Path, net: nn.Module, *, things: Sequence[str] = THINGS) -> Photos:
+    """Return the photos that show exactly one of `things`, at least 8 of each class."""
+    from ..data import open_dataset
+    from ..metrics.iou import component_boxes
+    from ..models import Preprocess
+    from .examples import place_mask
+
+    dataset = open_dataset(data)
+    preprocess = Preprocess(resize=(SIZE, SIZE), crop=None, mean=(0.5,) * 3, std=(0.5,) * 3)
+    found = []
+    for sample in dataset:
+        shown = [n for n in things if n in sample.labels]
+        if len(shown) == 1 and sample.has_mask(shown[0]):
+            found.append((sample, shown[0]))
+    counts = {n: sum(name == n for _, name in found) for n in things}
+    classes = tuple(n for n in things if counts[n] >= 8)
+    found = [(s, n) for s, n in found if n in classes]
+    if len(classes) < 2:
+        raise DataError(f"too few photos with a single thing: {counts}; 8 of two classes needed")
+    images, masks = [], []
+    for sample, name in found:
+        tensor, geometry = preprocess(sample.read())
+        images.append(tensor)
+        masks.append(place_mask(sample.mask(name), geometry) > 0)
+    stacked = torch.stack(masks)
+    prefix, _ = divide(net, FROZEN)
+    boxes = [component_boxes(m)[0] for m in stacked]
+    labels = torch.tensor([classes.index(n) for _, n in found])
+    return Photos(features(prefix, torch.stack(images)), labels, stacked, boxes, classes)
+
+
+def split(labels: Tensor, fold: int, folds: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return indices to train on, to choose the threshold on, and to measure on, by class."""
+    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+    draws = torch.Generator().manual_seed(0)
+    for label in labels.unique().tolist():
+        own = (labels == label).nonzero()[:, 0]
+        own = own[torch.randperm(len(own), generator=draws)].tolist()
+        held = [i for k, i in enumerate(own) if k % folds == fold]
+        chooses = max(1, round(0.3 * len(held)))
+        parts[0].extend(i for k, i in enumerate(own) if k % folds != fold)
+        parts[1].extend(held[:chooses])
+        parts[2].extend(held[chooses:])
+    return tuple(torch.tensor(sorted(p)) for p in parts)
+
+
+def train(
+    variant: Variant, photos: Photos, rows: Tensor, net: nn.Module, seed: int, *,
+    steps: int = 80, batch: int = 16, lr: float = 5e-4,
+) -> tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]:  # fmt: skip
+    """Train a variant on labels; returns the model, and features, labels -> maps (B, h, w)."""
+    torch.manual_seed(seed)
+    _, tail = divide(net, FROZEN, classes=len(photos.classes))
+    draws = torch.Generator().manual_seed(1000 + seed)
+    model: nn.Module = tail
+    if variant.pooling:
+        example = photos.features[:2]
+        model = with_pooling(tail, variant.pooling, layer="bn2", example=example, **variant.options)
+    if variant.scheme == "acol":
+        model = ACoL(tail, "bn2", 1280, len(photos.classes), width=128)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps)
+    model.eval()  # BatchNorm on its statistics throughout
+    for _ in range(steps):
+        pick = rows[torch.randint(len(rows), (batch,), generator=draws)]
+        x, y = photos.features[pick], photos.labels[pick]
+        if torch.rand((), generator=draws) < 0.5:
+            x = x.flip(-1)
+        if isinstance(model, ACoL):
+            loss = model.loss(x, y)
+        elif variant.scheme:
+            scheme = SCHEMES.get(variant.scheme).fn
+            # inside the network: before the last block, where maps are still to be made
+            loss = scheme(model, x, y, layer="blocks.5", generator=draws, **variant.options)
+        else:
+            loss = F.cross_entropy(model(x), y)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    return model, lambda x, y: _maps(model, x, y)
+
+
+@torch.no_grad()
+def _maps(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    if isinstance(model, ACoL):
+        return model(x, y).maps[torch.arange(len(y)), y]
+    if isinstance(model, PooledModel):
+        return model.patch_scores(x)[torch.arange(len(y)), y]
+    activation = model.bn2(model.conv_head(model.blocks(x)))
+    return torch.einsum("bc,bchw->bhw", model.classifier.weight[y], activation)
+
+
+def measure(maps: Tensor, photos: Photos, choosing: Tensor, testing: Tensor) -> dict[str, Any]:
+    """Return figures of maps (N, h, w), image by image; box thresholds come from `choosing`."""
+    from ..metrics import maxboxacc_v2, pooled_pxap, pxap
+
+    size = tuple(photos.masks.shape[-2:])
+
+    def overlaps(rows: Tensor) -> Any:
+        return maxboxacc_v2(maps[rows], [photos.boxes[i] for i in rows.tolist()], size=size)
+
+    chooser = overlaps(choosing)
+    best = chooser.accuracies().argmax(0)
+    tested = overlaps(testing)
+    hits = torch.stack(
+        [(tested.overlap[:, b] >= r).double() for b, r in zip(best, tested.required, strict=True)],
+        1,
+    )
+    large = F.interpolate(maps[testing][:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    return {
+        "rows": testing.tolist(),
+        "maxbox": hits.mean(1).tolist(),
+        "pxap": pxap(large, photos.masks[testing]).values.tolist(),
+        "pooled_pxap": pooled_pxap(large, photos.masks[testing]).summary(),
+    }
+
+
+def _centre(photos: Photos) -> Tensor:
+    """The control: a blob in the middle of every picture."""
+    axis = torch.linspace(-1, 1, 7)
+    return (-(axis[:, None] ** 2) - axis[None] ** 2).exp().expand(len(photos), 7, 7)
+
+
+def run(
+    data: str | Path, out: str | Path, *, seeds: int = 3, folds: int = 2, say: Any = print
+) -> str:
+    """Run variants x seeds x folds, write `localisation.jsonl` and `localisation.md`."""
+    from ..models import load
+
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    journal = folder / "localisation.jsonl"
+    rows = []
+    if journal.exists():
+        rows = [json.loads(t) for t in journal.read_text(encoding="utf-8").splitlines() if t]
+    done = {(r["variant"], r["fold"], r["seed"]) for r in rows}
+    net = load().module
+    photos = read_photos(data, net)
+    say(f"{len(photos)} photos of {len(photos.classes)} classes: {', '.join(photos.classes)}")
+    for fold in range(folds):
+        training, choosing, testing = split(photos.labels, fold, folds)
+        for seed in range(seeds):
+            for variant in (*VARIANTS, Variant("centre")):
+                if (variant.name, fold, seed) in done:
+                    continue
+                if variant.name == "centre":
+                    maps, right = _centre(photos), float("nan")
+                else:
+                    model, draw = train(variant, photos, training, net, seed)
+                    maps = draw(photos.features, photos.labels)
+                    right = _accuracy(model, photos, testing)
+                row = {"variant": variant.name, "fold": fold, "seed": seed}
+                row |= {"accuracy": None if right != right else right}
+                row |= measure(maps, photos, choosing, testing)
+                rows.append(row)
+                with journal.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+                mean = sum(row["maxbox"]) / len(row["maxbox"])
+                say(f"fold {fold} seed {seed} {variant.name:24} {100 * mean:.1f}")
+    text = table(rows)
+    (folder / "localisation.md").write_text(text + "\n", encoding="utf-8")
+    say(text)
+    return text
+
+
+@torch.no_grad()
+def _accuracy(model: nn.Module, photos: Photos, rows: Tensor) -> float:
+    output = model(photos.features[rows])
+    logits = output if isinstance(output, Tensor) else output.logits
+    return float((logits.argmax(1) == photos.labels[rows]).float().mean())
+
+
+def table(rows: Sequence[dict[str, Any]], *, resamples: int = 2000) -> str:
+    """Return a Markdown table: figures, and paired differences to CAM with 95 % intervals.
+
+    A photo's figure is its mean over seeds; the bootstrap draws photos.
+    """
+    names = list(dict.fromkeys(r["variant"] for r in rows))
+    header = ["variant", "accuracy", "MaxBoxAccV2", "to CAM", "PxAP", "to CAM", "verdict"]
+    lines = [f"| {' | '.join(header)} |", "|" + " --- |" * len(header)]
+    base = {m: _by_photo(rows, "cam", m) for m in ("maxbox", "pxap")}
+    for name in names:
+        right = [r["accuracy"] for r in rows if r["variant"] == name and r["accuracy"] is not None]
+        cells = [name, f"{100 * sum(right) / len(right):.0f}" if right else ""]
+        verdicts = []
+        for metric in ("maxbox", "pxap"):
+            own = _by_photo(rows, name, metric)
+            cells.append(f"{100 * sum(own.values()) / len(own):.1f}")
+            if name == "cam":
+                cells.append("")
+                continue
+            low, mean, high = _paired(own, base[metric], resamples)
+            cells.append(f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})")
+            verdicts.append("better" if low > 0 else "worse" if high < 0 else "no difference")
+        cells.append(" / ".join(verdicts))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _by_photo(rows: Sequence[dict[str, Any]], variant: str, metric: str) -> dict[int, float]:
+    found: dict[int, list[float]] = {}
+    for row in rows:
+        if row["variant"] == variant:
+            for photo, value in zip(row["rows"], row[metric], strict=True):
+                if value == value:
+                    found.setdefault(photo, []).append(value)
+    return {photo: sum(v) / len(v) for photo, v in found.items()}
+
+
+def _paired(
+    own: dict[int, float], base: dict[int, float], resamples: int
+) -> tuple[float, float, float]:
+    photos = sorted(own.keys() & base.keys())
+    differences = torch.tensor([own[p] - base[p] for p in photos], dtype=torch.float64)
+    draws = torch.Generator().manual_seed(0)
+    index = torch.randint(len(photos), (resamples, len(photos)), generator=draws)
+    means = differences[index].mean(1)
+    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, float(differences.mean()), high
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--folds", type=int, default=2)
+    options = parser.parse_args(words)
+    run(options.data, options.out, seeds=options.seeds, folds=options.folds)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
