@@ -20,7 +20,9 @@ MODULES = {
 }
 #: top-level part of attnviz -> parts that it must not import, at any depth of its own modules
 FORBIDDEN = {
-    **dict.fromkeys(("render", "metrics", "cams", "attention"), ("cli", "report", "audit")),
+    **dict.fromkeys(
+        ("render", "metrics", "cams", "attention"), ("cli", "report", "audit", "gallery")
+    ),
     "capturing": ("cams", "attention", "attribution", "explaining", "heatmaps", "methods", "cli"),
     "errors": ("",),
     "geometry": ("",),

@@ -1,0 +1,1 @@
+"""The cards, one file a mechanism (or a few that share an example)."""
