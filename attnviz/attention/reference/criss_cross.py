@@ -59,6 +59,13 @@ class CrissCrossAttention(nn.Module):
         gathered = gathered + (along @ value.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return gathered, weights
 
+    @staticmethod
+    def own_attention(inputs: tuple[Tensor], output: CrissCrossed) -> tuple[Tensor, str, str, str]:
+        """What `attnviz.inspect` says of it: weights, kind, mechanism, what attends to what."""
+        passes, height, width = output.attention.shape[1:4]
+        attends = f"{height} x {width} pixels attend their row and column, {passes} times"
+        return output.attention, "self", "criss-cross attention", attends
+
     def forward(self, maps: Tensor) -> CrissCrossed:
         """(B, C, H, W) -> CrissCrossed."""
         seen = []

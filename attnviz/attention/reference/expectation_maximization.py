@@ -68,6 +68,13 @@ class EMAttention(nn.Module):
         self.residual = residual
         self.register_buffer("initial", F.normalize(torch.randn(bases, channels), dim=-1))
 
+    @staticmethod
+    def own_attention(inputs: tuple[Tensor], output: EMAttended) -> tuple[Tensor, str, str, str]:
+        """What `attnviz.inspect` says of it: weights, kind, mechanism, what attends to what."""
+        bases, height, width = output.attention.shape[1:]
+        attends = f"each of {height} x {width} pixels shares itself out to {bases} bases"
+        return output.attention, "spatial", "expectation-maximisation attention", attends
+
     def forward(self, maps: Tensor) -> EMAttended:
         """(B, C, H, W) -> EMAttended. In training mode the initial bases follow the data."""
         batch, channels, height, width = maps.shape

@@ -77,6 +77,13 @@ class Hamburger(nn.Module):
         # fixed, so that the same image always gets the same parts (the paper draws it anew)
         self.register_buffer("initial", F.normalize(torch.rand(channels, rank), dim=0))
 
+    @staticmethod
+    def own_attention(inputs: tuple[Tensor], output: Decomposed) -> tuple[Tensor, str, str, str]:
+        """What `attnviz.inspect` says of it: weights, kind, mechanism, what attends to what."""
+        rank, height, width = output.attention.shape[1:]
+        attends = f"how much of {rank} parts is in each of {height} x {width} pixels"
+        return output.attention, "spatial", "matrix decomposition", attends
+
     def forward(self, maps: Tensor) -> Decomposed:
         """(B, C, H, W) -> Decomposed."""
         batch, channels, height, width = maps.shape

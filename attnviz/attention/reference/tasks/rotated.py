@@ -65,7 +65,7 @@ TASKS = [
         loss,
         measure,
         {"accuracy": 0.85, "rotation_correlation": 0.9},
-        steps=4000,
+        steps=2500,
         batch=128,
         rate=2e-3,
     )
