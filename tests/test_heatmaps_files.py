@@ -13,7 +13,6 @@ import torch
 from attnviz.errors import DataError, OutputExists
 from attnviz.geometry import Geometry
 from attnviz.heatmaps import Heatmaps
-from attnviz.heatmaps.saving import write_files
 
 
 def make(n=3, **parts):
@@ -95,7 +94,7 @@ def test_a_json_in_the_way_protects_the_pair(tmp_path):
     assert (tmp_path / "maps.json").read_text() == "mine"
 
 
-@pytest.mark.parametrize("fails_at", range(1, 5))
+@pytest.mark.parametrize("fails_at", [1, 2])
 @pytest.mark.parametrize("before", [True, False])
 def test_a_failure_half_way_leaves_what_was_there(tmp_path, monkeypatch, fails_at, before):
     path = tmp_path / "maps.npz"
@@ -112,24 +111,13 @@ def test_a_failure_half_way_leaves_what_was_there(tmp_path, monkeypatch, fails_a
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", failing)
-        if before or fails_at <= 2:
-            with pytest.raises(OSError, match="disk full"):
-                make().save(path, force=True)
+        with pytest.raises(OSError, match="disk full"):
+            make().save(path, force=True)
     if before:
         same(old, Heatmaps.load(path))
         assert sorted(p.name for p in tmp_path.iterdir()) == ["maps.json", "maps.npz"]
-    elif fails_at <= 2:
+    else:
         assert list(tmp_path.iterdir()) == []
-
-
-def test_an_interrupt_while_writing_leaves_no_file(tmp_path, monkeypatch):
-    def interrupted(_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "fsync", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        write_files({tmp_path / "a": b"1", tmp_path / "b": b"2"}, force=False)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_other_endings_are_refused(tmp_path):

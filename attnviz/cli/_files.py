@@ -43,7 +43,7 @@ def write_file(path: Path, data: bytes, *, force: bool = False) -> None:
         OutputExists: the file is there already and `force` is off.
         DataError: it cannot be written.
     """
-    from ..heatmaps.saving import write_files
+    from ..writing import write_files
 
     try:
         write_files({path: data}, force=force)

@@ -20,7 +20,7 @@ SCHEMA_VERSION = 1
 
 def write_all(summary: Summary, store: Store, out: Path) -> list[Path]:
     """Write `summary.json`, `values.csv` and `index.html`; those of an earlier run are replaced."""
-    from ..heatmaps.saving import write_files
+    from ..writing import write_files
     from .page import page
 
     files = {

@@ -8,9 +8,7 @@ kill at any moment leaves the epoch before.
 from __future__ import annotations
 
 import json
-import os
 import random
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,39 +20,28 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import DataError, GuidanceError
+from ..writing import write_file
 
 SCHEMA = 1
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file under a temporary name, flush it to disk, and give it its name in one step.
+    """Write a file of a run by a function that takes a path, whole or not at all.
 
     Raises:
         GuidanceError: the disk is full or the folder cannot be written; nothing under the name
             has changed.
     """
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        write_file(path, write, force=True)
     except Exception as error:
         # safetensors reports a full disk by an error of its own
         if not isinstance(error, OSError) and "safetensor" not in type(error).__name__.lower():
             raise
         raise GuidanceError(
             f"cannot write {str(path)!r}: {getattr(error, 'strerror', None) or error}; what was "
-            "written before is intact. Free some space and resume"
+            "written before is intact. Free some space and resume (resume=True, --resume)"
         ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..errors import DataError, OutputExists
+from ..errors import DataError
 from ..geometry import Geometry
+from ..writing import write_files
 
 if TYPE_CHECKING:
     from .core import Heatmaps
@@ -160,46 +160,3 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], str]:
         if text is None:
             raise DataError(f"{str(path)!r} is not an {SCHEMA} file")
         return {name: file.get_tensor(name) for name in ("values", "score")}, text
-
-
-def write_files(contents: Mapping[Path, bytes], *, force: bool) -> None:
-    """Write several files, all or none: to temporary files first, then moved into place.
-
-    Raises:
-        OutputExists: one of them exists and `force` is false.
-    """
-    for path in contents:
-        if path.exists() and not force:
-            raise OutputExists(f"{str(path)!r} exists; pass force=True (--force) to overwrite it")
-        path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = {path: _beside(path, "new") for path in contents}
-    old = {path: _beside(path, "old") for path in contents}
-    placed: list[Path] = []
-    try:
-        for path, data in contents.items():
-            with open(fresh[path], "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        for path in contents:
-            if path.exists():
-                os.replace(path, old[path])
-            os.replace(fresh[path], path)
-            placed.append(path)
-    except BaseException:
-        for path in placed:
-            path.unlink(missing_ok=True)
-        for path, backup in old.items():
-            if backup.exists():
-                os.replace(backup, path)
-        raise
-    finally:
-        for path in fresh.values():
-            path.unlink(missing_ok=True)
-    for backup in old.values():
-        backup.unlink(missing_ok=True)
-
-
-def _beside(path: Path, kind: str) -> Path:
-    # not the file's own name with an ending: that may be too long for the file system
-    return path.with_name(f".attnviz-{os.urandom(8).hex()}.{kind}")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .. import __version__
 from ..errors import DataError, OutputExists
-from ..heatmaps.saving import write_files
+from ..writing import write_files
 from .charts import Bar, intervals
 from .pictures import data_uri, enlarged, shown_map
 
@@ -36,28 +38,10 @@ def write_audit(
         OutputExists: one of the files is there and `force` is off.
         DataError: the folder cannot be written.
     """
-    paths = [Path(folder) / name for name in FILES]
-    taken = [p for p in paths if p.exists()]
-    if taken and not force:
-        raise OutputExists(
-            f"{str(taken[0])!r} exists already; pass force=True (--force), or another folder"
-        )
     document = (comparison or result).as_dict()
-    contents = (
-        audit_page(result, comparison=comparison),
-        json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False),
-        result.csv(),
-    )
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        write_files(
-            {p: text.encode("utf-8") for p, text in zip(paths, contents, strict=True)}, force=force
-        )
-    except OSError as error:
-        raise DataError(
-            f"cannot write into {str(folder)!r}: {error.strerror or error}; choose another folder"
-        ) from error
-    return dict(zip(("report", "json", "csv"), paths, strict=True))
+    texts = (audit_page(result, comparison=comparison), _json(document), result.csv())
+    keys = ("report", "json", "csv")
+    return _write(folder, dict(zip(keys, zip(FILES, texts, strict=True), strict=True)), force)
 
 
 def audit_page(result: Any, *, comparison: Any = None) -> str:
@@ -67,16 +51,7 @@ def audit_page(result: Any, *, comparison: Any = None) -> str:
         result: an `AuditResult`.
         comparison: a `BeforeAfter` whose second audit `result` is.
     """
-    import jinja2
-
-    template = resources.files(__package__).joinpath("audit.html").read_text("utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["percent"] = lambda i: interval_text(i, share=True)
-    environment.filters["span"] = interval_text
-    environment.filters["p"] = p_text
-    return environment.from_string(template).render(
+    return template("audit.html").render(
         r=result,
         c=comparison,
         version=__version__,
@@ -91,7 +66,83 @@ def audit_page(result: Any, *, comparison: Any = None) -> str:
         if comparison
         else {},
         settings=_settings(result),
+        found=result.discovery,
+        sheets=sheets_of(result.discovery),
     )
+
+
+def template(name: str) -> Any:
+    """Return a page's template; all text put into it is escaped."""
+    import jinja2
+
+    here = resources.files(__package__)
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda part: here.joinpath(part).read_text("utf-8")),
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["percent"] = lambda i: interval_text(i, share=True)
+    environment.filters["span"] = interval_text
+    environment.filters["p"] = p_text
+    return environment.get_template(name)
+
+
+def sheets_of(discovery: Any) -> list[dict[str, Any]]:
+    """Return the clusters of a discovery for a page, each with its contact sheet."""
+    if discovery is None:
+        return []
+    found = []
+    for number, entry in enumerate(discovery.as_dict()["clusters"]):
+        sheet = np.asarray(discovery.sheet(number, columns=8, images=16, side=120, maps=True))
+        found.append(entry | {"sheet": data_uri(sheet, longest=max(sheet.shape))})
+    return found
+
+
+def write_discovery(discovery: Any, folder: Any, *, force: bool = False) -> dict[str, Path]:
+    """Write discovery.html and discovery.json into a folder, both or none.
+
+    Args:
+        discovery: what `attnviz.audit.discover` returns.
+        folder: made where it is missing.
+        force: overwrite.
+
+    Returns:
+        "report", "json" -> path.
+
+    Raises:
+        OutputExists: one of the files is there and `force` is off.
+        DataError: the folder cannot be written.
+    """
+    page = template("discovery.html").render(
+        found=discovery, sheets=sheets_of(discovery), version=__version__
+    )
+    document = {"schema": "attnviz.audit-discovery", "schema_version": 1, **discovery.as_dict()}
+    return _write(
+        folder, {"report": ("discovery.html", page), "json": ("discovery.json", _json(document))},
+        force,
+    )  # fmt: skip
+
+
+def _json(document: Any) -> str:
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def _write(folder: Any, files: Mapping[str, tuple[str, str]], force: bool) -> dict[str, Path]:
+    paths = {key: Path(folder) / name for key, (name, _) in files.items()}
+    taken = [p for p in paths.values() if p.exists()]
+    if taken and not force:
+        raise OutputExists(
+            f"{str(taken[0])!r} exists already; pass force=True (--force), or another folder"
+        )
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_files(
+            {paths[key]: text.encode("utf-8") for key, (_, text) in files.items()}, force=force
+        )
+    except OSError as error:
+        raise DataError(
+            f"cannot write into {str(folder)!r}: {error.strerror or error}; choose another folder"
+        ) from error
+    return paths
 
 
 def interval_text(interval: Any, *, share: bool = False) -> str:
@@ -153,9 +204,18 @@ def _charts(result: Any) -> dict[str, Any]:
                 for e in operations
             ],
             title="what each operation costs", unit=f"drop of the log-odds in '{both}'; grey: the "
-            "same operation on an equally large region of neither",
+            "same operation on a region of neither" + _room(operations),
         ),
     }  # fmt: skip
+
+
+def _room(effects: Sequence[Any]) -> str:
+    """Return how large controls are beside their regions."""
+    shares = [e.control_area for e in effects if e.control is not None]
+    if not shares:
+        return ""
+    low = min(shares)
+    return ", equally large" if low > 0.995 else f", {low:.0%} as large or more"
 
 
 def _operation(name: str, result: Any) -> str:

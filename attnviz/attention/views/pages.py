@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 
 from ... import __version__
 from ...errors import DataError, OutputExists
+from ...writing import write_file
 from .recording import AttentionRecord, LayerRecord
 
 _LARGEST_SIDE = 640
@@ -59,18 +59,9 @@ def save_page(
         OutputExists: the file exists and `force` is not set.
     """
     path = Path(path)
-    if path.exists() and not force:
+    if path.exists() and not force:  # said before the work is done
         raise OutputExists(f"{path} exists; choose another name or pass force=True (--force)")
-    text = page(record, title=title)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, "utf-8")
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    return path
+    return write_file(path, page(record, title=title), force=force)
 
 
 def _json(value: Any) -> Any:
