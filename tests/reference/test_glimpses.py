@@ -37,6 +37,22 @@ def test_glimpse_is_slices_averaged(row, column):
     assert torch.allclose(got, by_slicing(image, row, column, 4, 3), atol=1e-12)
 
 
+def test_glimpse_between_pixels_is_torchs_bilinear_sampling():
+    generator = torch.Generator().manual_seed(1)
+    image = torch.rand(4, 2, 12, 20, dtype=F64, generator=generator)
+    location = (torch.rand(4, 2, dtype=F64, generator=generator) * 2 - 1).requires_grad_()
+    theta = torch.zeros(4, 2, 3, dtype=F64)
+    theta[:, 0, 0], theta[:, 1, 1] = 6 / 20, 6 / 12
+    theta = torch.cat((theta[:, :, :2], location[:, :, None]), 2)
+    grid = nn.functional.affine_grid(theta, [4, 2, 6, 6], align_corners=False)
+    expected = nn.functional.grid_sample(image, grid, align_corners=False)
+    got = glimpse(image, location, size=6)
+    assert torch.allclose(got, expected, atol=1e-12)
+    weight = torch.rand(got.shape, dtype=F64, generator=generator)
+    slopes = [torch.autograd.grad((x * weight).sum(), location)[0] for x in (got, expected)]
+    assert torch.allclose(*slopes, atol=1e-10)
+
+
 def test_log_prob_is_torchs_normal():
     value, mean = torch.randn(5, 2, dtype=F64), torch.randn(5, 2, dtype=F64)
     expected = torch.distributions.Normal(mean, 0.3).log_prob(value).sum(-1)

@@ -126,3 +126,18 @@ class Captioner(nn.Module):
                 if bool(done.all()):
                     break
         return Captioned(*(torch.stack(column, 1) for column in zip(*rows, strict=True)))
+
+
+class HardCaptioner(Captioner):
+    """A `Captioner` that looks at one place a word; arguments as there, `hard` left out."""
+
+    def __init__(self, vocabulary: int, **options: int) -> None:
+        super().__init__(vocabulary, hard=True, **options)
+
+    @staticmethod
+    def hard_attention(inputs: tuple[Tensor, ...], output: Captioned) -> tuple[Tensor, str, str]:
+        """Tell `attnviz.inspect`: the cells (B, T, 2), row and column, one a word."""
+        height, width = output.attention.shape[-2:]
+        cells = torch.stack((output.places // width, output.places % width), 2)
+        attends = f"each word one cell (row, column) of {height} x {width}"
+        return cells, "one place a word", attends

@@ -104,6 +104,13 @@ class DynamicCapacityNetwork(nn.Module):
         self.mix = nn.Conv2d(channels, 2 * channels, 3, padding=1)
         self.head = nn.Linear(2 * channels, classes)
 
+    @staticmethod
+    def hard_attention(inputs: tuple[Tensor, ...], output: DCNOutput) -> tuple[Tensor, str, str]:
+        """Tell `attnviz.inspect`: the chosen cells (B, k, 2), row and column."""
+        height, width = output.saliency.shape[1:]
+        attends = f"{output.chosen.shape[1]} cells (row, column) of {height} x {width} are refined"
+        return output.chosen, "dynamic capacity", attends
+
     def top(self, vectors: Tensor) -> Tensor:
         """Shared top layers h: (B, D, h, w) -> logits (B, classes)."""
         return self.head(F.relu(self.mix(vectors)).amax((2, 3)))

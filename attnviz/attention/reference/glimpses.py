@@ -52,17 +52,24 @@ def glimpse(image: Tensor, location: Tensor, *, size: int, scales: int = 1) -> T
         between pixels, so the retina itself is differentiable in `location`.
     """
     height, width = image.shape[-2:]
+    x, y = location.unbind(1)
     patches = []
     for scale in range(scales):
         side = size * 2**scale
-        x, y = location.unbind(1)
-        zero = torch.zeros_like(x)
-        rows = (zero + side / width, zero, x, zero, zero + side / height, y)
-        theta = torch.stack(rows, 1).view(-1, 2, 3)
-        grid = F.affine_grid(theta, [*image.shape[:2], side, side], align_corners=False)
-        patch = F.grid_sample(image, grid, mode="bilinear", align_corners=False)
+        rows, columns = _hats(y, side, height), _hats(x, side, width)
+        patch = rows[:, None] @ image @ columns[:, None].mT
         patches.append(F.avg_pool2d(patch, 2**scale) if scale else patch)
     return torch.cat(patches, 1)
+
+
+def _hats(centre: Tensor, side: int, length: int) -> Tensor:
+    """Weights (B, side, length) that read `side` pixels of an axis around a normalised centre.
+
+    Bilinear sampling of an upright window is one such factor an axis: max(0, 1 - |distance|).
+    """
+    middle = ((centre + 1) * length - 1) / 2
+    wanted = middle[:, None] + torch.arange(side).to(centre) - (side - 1) / 2
+    return (1 - (wanted[:, :, None] - torch.arange(length).to(centre)).abs()).clamp_min(0)
 
 
 def normal_log_prob(value: Tensor, mean: Tensor, std: float) -> Tensor:
@@ -101,6 +108,12 @@ class RecurrentAttention(nn.Module):
         self.cell = nn.GRUCell(hidden, hidden)
         self.locate = nn.Linear(hidden, 2)
         self.head = nn.Linear(hidden, classes)
+
+    @staticmethod
+    def hard_attention(inputs: tuple[Tensor, ...], output: GlimpsePath) -> tuple[Tensor, str, str]:
+        """Tell `attnviz.inspect`: the places (B, T, 2), normalised (x, y), in order."""
+        count = output.locations.shape[1]
+        return output.locations, "glimpses", f"{count} glimpses, one place (x, y) each"
 
     def forward(
         self, image: Tensor, *, explore: bool = False, generator: torch.Generator | None = None

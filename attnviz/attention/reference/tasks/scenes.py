@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from ..captioning import END, Captioner
+from ..captioning import END, Captioner, HardCaptioner
 from .base import Batch, Task
 
 SIDE = 40
@@ -130,7 +130,7 @@ TASKS = [
     Task(
         "captioning_hard" if hard else "captioning_soft",
         "Scenes of two shapes described in words; each word's map is on the object it names.",
-        partial(Captioner, len(WORDS) + 3, hard=hard, longest=10),
+        partial(HardCaptioner if hard else Captioner, len(WORDS) + 3, longest=10),
         sample,
         partial(loss, hard=hard),
         measure,
