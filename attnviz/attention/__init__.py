@@ -1,8 +1,8 @@
 """Attention of any model: read it (`tap`), turn it into maps and numbers.
 
 Subpackages, imported when first used: `statistics` (a table of all heads), `views` (figures and
-an offline page), `reference` (small modules of the literature), `hf` (Hugging Face's own
-`output_attentions` under fused attention).
+an offline page), `drawings` (a picture for each mechanism), `reference` (small modules of the
+literature), `hf` (Hugging Face's own `output_attentions` under fused attention).
 """
 
 import importlib
@@ -29,7 +29,7 @@ __all__ = [
     "tap",
 ]
 
-_SUBPACKAGES = ("hf", "reference", "statistics", "views")
+_SUBPACKAGES = ("drawings", "hf", "reference", "statistics", "views")
 
 
 def __getattr__(name: str) -> Any:
