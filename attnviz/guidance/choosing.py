@@ -59,8 +59,9 @@ def choose(
         data: examples (image (C, H, W), label, ...); annotation is not read.
         count: how many to choose.
         criterion: "outside" (evidence outside the probable region), "flip" (the map of the
-            mirrored image differs), "layers" (two layers' maps differ; layer=[a, b]), "confusion"
-            (the two best classes are close), or "random".
+            mirrored image differs), "layers" (two layers' maps differ; layer=[a, b]), "heads" (the
+            heads of a transformer's attention differ), "confusion" (the two best classes are
+            close), or "random".
         layer: of the map; None is the model's default.
         exclude: indices that are annotated already.
         per_class: take the same number of each label, as far as there are so many: the most
@@ -156,6 +157,44 @@ def layers(model: nn.Module, images: Tensor, classes: Tensor, *, layer: Any = No
     one, two = (F.adaptive_avg_pool2d(m, size) for m in (one, two))
     one, two = (m / m.sum((-2, -1), keepdim=True) for m in (one, two))
     return 0.5 * (one - two).abs().sum((-2, -1))
+
+
+@CRITERIA.register("heads", paper="arXiv:1810.10183")
+def heads(model: nn.Module, images: Tensor, classes: Tensor, *, layer: Any = None) -> Tensor:
+    """Mean distance between the heads' attention to the patches and their mean; in [0, 1).
+
+    Of the last layer of attention, or the one named, and of the tokens that the model's head
+    reads. The same for every class.
+
+    Raises:
+        AttentionUnavailable: the model has no attention among patches.
+        LayerNotFound: no such attention.
+    """
+    from ..attention import region_mass_of, tap
+    from ..capturing import preserved, unwrap
+    from ..errors import AttentionUnavailable, LayerNotFound, did_you_mean
+
+    module = unwrap(model)
+    with preserved(module), torch.no_grad(), tap(module, keep="qk", required=False) as read:
+        module(images)
+    found = {s.name: s for s in read.attention if s.has_places and s.images == len(images)}
+    if not found:
+        raise AttentionUnavailable(
+            f"criterion 'heads' needs attention among patches, and {type(module).__name__} has "
+            "none; use 'outside', 'flip' or 'layers'"
+        )
+    if layer is not None and layer not in found:
+        raise LayerNotFound(
+            f"no attention among patches in layer {layer!r}{did_you_mean(str(layer), found)} "
+            f"Known: {', '.join(found)}"
+        )
+    site = found[layer] if layer is not None else list(found.values())[-1]
+    height, width = site.places().grid
+    # every cell is a region of its own, and what falls on it is the attention itself
+    cells = torch.eye(height * width, device=images.device).view(-1, height, width)
+    shares = region_mass_of([site], cells, model=module)[:, 0]
+    shares = shares / shares.sum(-1, keepdim=True).clamp_min(1e-12)
+    return 0.5 * (shares - shares.mean(1, keepdim=True)).abs().sum(-1).mean(1)
 
 
 @CRITERIA.register("confusion")

@@ -82,6 +82,37 @@ def test_disagreement_of_layers():
         choose(same, DATA, 1, criterion="layers", layer="a")
 
 
+def test_disagreement_of_heads():
+    """Attention worked out from the weights; two equal heads do not disagree."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    vit = timm.create_model(
+        "vit_tiny_patch16_224", img_size=64, depth=2, num_heads=2, embed_dim=16, num_classes=2
+    ).eval()
+    x = torch.randn(3, 3, 64, 64)
+    data = [(image, 0) for image in x]
+    qkv = vit.blocks[1].attn.qkv
+    qkv.weight.data *= 20  # far from even attention
+    scores = choose(vit, data, 3, criterion="heads").scores
+    tokens = vit.blocks[0](vit.pos_drop(vit._pos_embed(vit.patch_embed(x))))
+    q, k, _ = qkv(vit.blocks[1].norm1(tokens)).view(3, 17, 3, 2, 8).permute(2, 0, 3, 1, 4)
+    a = (q[:, :, 0, None] * k).sum(-1).div(8**0.5).softmax(-1)[:, :, 1:]  # class token to patches
+    a = a / a.sum(-1, keepdim=True)
+    # of two heads, each is half their difference away from the mean
+    by_hand = 0.25 * (a[:, 0] - a[:, 1]).abs().sum(-1)
+    torch.testing.assert_close(scores, by_hand.detach(), rtol=1e-4, atol=1e-5)
+    assert by_hand.min() > 0.05
+    named = choose(vit, data, 3, criterion="heads", layer="blocks.1.attn").scores
+    assert torch.equal(named, scores)
+    for part in (qkv.weight.data.view(3, 2, 8, 16), qkv.bias.data.view(3, 2, 8)):
+        part[:, 1] = part[:, 0]
+    assert choose(vit, data, 3, criterion="heads").scores.abs().max() < 1e-6
+    with pytest.raises(errors.LayerNotFound, match=r"'blocks.7'.*blocks.1.attn"):
+        choose(vit, data, 1, criterion="heads", layer="blocks.7")
+    with pytest.raises(errors.AttentionUnavailable, match="Reader has none; use 'outside'"):
+        choose(Reader(), DATA, 1, criterion="heads")
+
+
 def test_class_confusion_and_turns():
     sure, unsure = blob(2, 2, 0, 80.0), blob(2, 2, 0, 1.0)
     other = blob(2, 2, 1, 40.0)
