@@ -2,8 +2,9 @@
 
     python tests/benchmarks/bench_guidance.py [--rounds 15] [--threads 1] [--check]
 
-ResNet-18, 128 px, batch 16, SGD; one process, interleaved, medians of the ratios of a round. Peak
-memory is what the step allocates above what stands before it (torch's own allocation events).
+ResNet-18, 128 px, batch 16, SGD; one process, every step between two plain ones, medians of the
+ratios. Peak memory is what the step allocates above what stands before it (torch's own allocation
+events).
 `--check` exits with 3 if a ratio is above its bar.
 """
 
@@ -31,7 +32,7 @@ BARS = {
 
 
 def steps(size=128, batch=16):
-    """Return {name: one training step}."""
+    """Return {name: one training step}, and what drops the gradients."""
     torch.manual_seed(0)
     model = torchvision.models.resnet18(num_classes=10).train()
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
@@ -91,31 +92,39 @@ def steps(size=128, batch=16):
         "gain, double backward": twice("gain"),
         "two forwards and backwards": two_forwards,
         "gain, public double backward of all": all_twice,
-    }
+    }, optimiser.zero_grad
 
 
 def times(runs, rounds):
-    """Return {name: median of a round's ratio to plain}, and the quartiles."""
+    """Return {name: quartiles of its ratio to the plain steps right before and after it}."""
     for fn in runs.values():
         fn()
+
+    def spent(fn):
+        start = time.process_time()
+        fn()
+        return time.process_time() - start
+
     ratios = {name: [] for name in runs}
     for k in range(rounds):
-        order = list(runs.items())
-        order = order[k % len(order) :] + order[: k % len(order)]
-        spent = {}
-        for name, fn in order:
-            start = time.process_time()
-            fn()
-            spent[name] = time.process_time() - start
-        for name, value in spent.items():
-            ratios[name].append(value / spent["plain"])
+        order = list(runs)
+        before = spent(runs["plain"])
+        for name in order[k % len(order) :] + order[: k % len(order)]:
+            own = spent(runs[name])
+            after = spent(runs["plain"])
+            ratios[name].append(2 * own / (before + after))
+            before = after
     return {name: statistics.quantiles(r, n=4) for name, r in ratios.items()}
 
 
-def peak(fn):
-    """Return the bytes that a call holds at most, above what stood before it."""
+def peak(fn, clear):
+    """Return the bytes that a call holds at most, above what stood before it.
+
+    `clear` drops the gradients of the step before: freeing them would count as less held.
+    """
     from torch.profiler import ProfilerActivity, profile
 
+    clear()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         fn()
     events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
@@ -133,9 +142,9 @@ def main():
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    runs = steps()
+    runs, clear = steps()
     quartiles = times(runs, options.rounds)
-    memory = {name: peak(fn) for name, fn in runs.items()}
+    memory = {name: peak(fn, clear) for name, fn in runs.items()}
     above = []
     print(f"{'':36} {'time':>6} {'(quartiles)':>14} {'memory':>7}   bars")
     for name, (low, middle, high) in quartiles.items():
