@@ -72,13 +72,12 @@ def test_caption_step_by_hand(hard):
     image, caption = randn(2, 3, 12, 16).abs(), torch.tensor([[3, 4, 2], [5, 2, 0]])
     out = model(image, caption)
     vectors = model.reader(image).flatten(2).transpose(1, 2)
+    score = model.attend.score
     state = torch.tanh(vectors.mean(1) @ model.begin.weight.T + model.begin.bias)
     token = torch.tensor([1, 1])
     for step in range(3):
-        hidden = torch.tanh(
-            (state @ model.score.query.weight.T)[:, None] + vectors @ model.score.key.weight.T
-        )
-        alpha = torch.softmax(hidden @ model.score.v.weight[0], 1)
+        hidden = torch.tanh((state @ score.query.weight.T)[:, None] + vectors @ score.key.weight.T)
+        alpha = torch.softmax(hidden @ score.v.weight[0], 1)
         assert torch.allclose(out.attention[:, step].flatten(1), alpha, atol=1e-10)
         place = alpha.argmax(1)
         assert torch.equal(out.places[:, step], place)

@@ -39,6 +39,42 @@ class Captioned(NamedTuple):
     """(B, T): log alpha of that cell."""
 
 
+class Look(nn.Module):
+    """Look at the vectors of an image: at all of them, weighed, or at one.
+
+    Args:
+        query_dim: size of the state that asks.
+        key_dim: D, size of an image vector.
+        hard: one place instead of the weighed mean.
+    """
+
+    def __init__(self, query_dim: int, key_dim: int, *, hard: bool = False) -> None:
+        super().__init__()
+        self.hard = hard
+        self.score = AdditiveScore(query_dim, key_dim)
+
+    def forward(
+        self,
+        query: Tensor,
+        vectors: Tensor,
+        *,
+        sample: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """State (B, query_dim), vectors (B, N, D) -> context (B, D), weights (B, N), place (B,).
+
+        The place is the likeliest one, or drawn where `sample` is set and the attention is hard.
+        """
+        weights = self.score(query, vectors).softmax(-1)
+        place = weights.argmax(1)
+        if not self.hard:
+            return (weights[:, None] @ vectors).squeeze(1), weights, place
+        if sample:
+            place = torch.multinomial(weights.detach(), 1, generator=generator).squeeze(1)
+        chosen = F.one_hot(place, weights.shape[1]).to(weights.dtype)
+        return (chosen[:, None] @ vectors).squeeze(1), weights, place
+
+
 class Captioner(nn.Module):
     """Convolutional reader and attending writer, for RGB images whose sides divide by 4.
 
@@ -62,7 +98,7 @@ class Captioner(nn.Module):
         longest: int = 12,
     ) -> None:
         super().__init__()
-        self.hard, self.longest = hard, longest
+        self.longest = longest
         # few layers: a vector stands for the 26 x 26 pixels around its cell, no more
         self.reader = nn.Sequential(
             nn.Conv2d(3, 32, 4, stride=2, padding=1),
@@ -77,7 +113,7 @@ class Captioner(nn.Module):
         )
         self.begin = nn.Linear(channels, hidden)
         self.word = nn.Embedding(vocabulary, embed, padding_idx=PAD)
-        self.score = AdditiveScore(hidden, channels)
+        self.attend = Look(hidden, channels, hard=hard)
         self.cell = nn.GRUCell(embed + channels, hidden)
         self.head = nn.Linear(hidden + channels + embed, vocabulary)
 
@@ -105,15 +141,7 @@ class Captioner(nn.Module):
         done = torch.zeros(count, dtype=torch.bool, device=image.device)
         rows: list[tuple[Tensor, ...]] = []
         for step in range(self.longest if caption is None else caption.shape[1]):
-            weights = self.score(state, vectors).softmax(-1)
-            place = weights.argmax(1)
-            if self.hard and sample:
-                place = torch.multinomial(weights.detach(), 1, generator=generator).squeeze(1)
-            if self.hard:
-                chosen = F.one_hot(place, weights.shape[1]).to(weights.dtype)
-                seen = (chosen[:, None] @ vectors).squeeze(1)
-            else:
-                seen = (weights[:, None] @ vectors).squeeze(1)
+            seen, weights, place = self.attend(state, vectors, sample=sample, generator=generator)
             word = self.word(token)
             state = self.cell(torch.cat((word, seen), 1), state)
             logits = self.head(torch.cat((state, seen, word), 1))
