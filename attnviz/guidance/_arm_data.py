@@ -100,11 +100,22 @@ def load_part(
     kind: str = "confounded",
 ) -> Part:  # fmt: skip
     """Return a part of a fold, composed and run through the prefix when first asked for."""
+    if kind == "boats":
+        common = (data, folder, net, fold, seed, folds, name)
+        return _boats_of(load_part(*common, "confounded"), load_part(*common, "swapped"))
     path = folder / "features" / f"{name}-{kind}-{fold}of{folds}-{seed}.safetensors"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         _compose(data, folder, net, fold, seed, folds, kind)
     return _loaded(path)
+
+
+def _boats_of(first: Part, second: Part) -> Part:
+    """Return the boats of the second part with all else of the first."""
+    kept, taken = first.labels == 0, second.labels == 1
+    names = ("features", "masks", "labels", "groups")
+    joined = {n: torch.cat([getattr(first, n)[kept], getattr(second, n)[taken]]) for n in names}
+    return Part(without_mask=torch.zeros(0), without_box=torch.zeros(0), **joined)
 
 
 @lru_cache(maxsize=1)

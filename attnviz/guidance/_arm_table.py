@@ -33,10 +33,12 @@ def table(rows: Sequence[Mapping[str, Any]], summaries: Mapping[str, str]) -> st
     """Return a Markdown table of the test figures, one line an arm.
 
     Worst is the mean over runs of each run's worst group. Differences to plain are paired by
-    fold and seed. Intervals are over runs: folds share photos between their trainings, so they
+    fold and seed. Without moved biases (chosen on validation), plain training answers by the
+    context alone. Intervals are over runs: folds share photos between their trainings, so they
     are narrower than those of a new collection of photos would be.
     """
-    header = ["arm", "runs", *GROUPS, "worst group", "worst - plain", "energy", "energy / chance"]
+    header = ["arm", "runs", *GROUPS, "worst group", "worst - plain", "worst, biases unmoved",
+        "energy", "energy / chance"]  # fmt: skip
     lines = [f"| {' | '.join(header)} |", "|" + " --- |" * len(header)]
     plain = {(r["fold"], r["seed"]): r["test"] for r in rows if r["arm"] == "plain"}
     for name in summaries:
@@ -57,6 +59,7 @@ def table(rows: Sequence[Mapping[str, Any]], summaries: Mapping[str, str]) -> st
             *(_percent([t["accuracy"][g] for t in tests]) for g in range(4)),
             _percent([t["worst"] for t in tests]),
             _percent(paired) if paired else "",
+            _percent([r["unmoved"]["test"]["worst"] for r in own]),
             _percent([t["energy"] for t in tests]),
             f"{mean:.1f}" + ("" if math.isinf(low) else f" ({low:.1f} to {high:.1f})"),
         ]

@@ -1,6 +1,7 @@
 """The experiment's runner: what is annotated, what is trained, what is counted."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -103,12 +104,55 @@ def test_energy_and_context_do_what_they_are_for(net):
     assert told_guided < 0.5 * told
 
 
+def test_biases_move_to_the_middle_of_the_best(net):
+    """Margins 1 (boat/land) and 2 (other/water) the wrong way round of nothing: by hand."""
+    _, tail = divide(net, 16)
+    features = torch.zeros(8, 320, 2, 2)
+    labels = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
+    groups = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
+    none = torch.zeros(0)
+    data = Part(features, none, none, torch.zeros(8, 4, 4, dtype=torch.bool), labels, groups)
+    wanted = torch.tensor([-9.0, -8.0, -5.0, -3.0, -2.0, 1.0, 5.0, 6.0])
+
+    class Known(torch.nn.Module):
+        classifier = torch.nn.Linear(1, 2)
+
+        def forward(self, x):
+            score = wanted + self.classifier.bias[1] - self.classifier.bias[0]
+            return torch.stack([torch.zeros_like(score), score], 1)
+
+    known = Known()
+    torch.nn.init.zeros_(known.classifier.bias)
+    # every margin between -3 and -2 parts all groups rightly
+    assert arms.settle(known, data) == pytest.approx(-2.5)
+    assert (arms.margins(known, data) > 0).tolist() == [False] * 4 + [True] * 4
+    assert arms.settle(known, data) == pytest.approx(0.0)
+
+
+def test_hidden_cells(net):
+    maps = torch.arange(20.0).reshape(1, 4, 5)
+    assert arms._hidden("map", maps, None)[0].nonzero().tolist() == [[3, k] for k in (1, 2, 3, 4)]
+    draws = torch.Generator().manual_seed(0)
+    share = arms._hidden("random", torch.zeros(50, 7, 7), draws).mean()
+    assert abs(share - 0.5) < 4 * 0.5 / 2450**0.5  # four standard deviations
+
+
+def test_boats_alone_change_their_context():
+    first, second = part(12), part(8)
+    joined = _arm_data._boats_of(first, second)
+    assert joined.labels.tolist() == [0] * 6 + [1] * 4
+    assert torch.equal(joined.features[:6], first.features[::2])
+    assert torch.equal(joined.features[6:], second.features[1::2])
+
+
 def test_runs_resume_and_choose_on_validation(tmp_path, net, monkeypatch):
     seen = []
 
     def fake_part(data, folder, model, fold, seed, folds, name, kind="confounded"):
         seen.append((fold, seed, name, kind))
-        return part(24 if name == "train" else 16)
+        made = part(24 if name == "train" else 16)
+        groups = 2 * made.labels + (torch.arange(len(made)) // 2) % 2
+        return made if name == "train" else replace(made, groups=groups)
 
     monkeypatch.setattr(arms, "load_part", fake_part)
     monkeypatch.setattr("attnviz.models.load", lambda: type("L", (), {"module": net}))
@@ -130,6 +174,11 @@ def test_runs_resume_and_choose_on_validation(tmp_path, net, monkeypatch):
     # the test part is opened once for each row
     assert sum(name == "test" for *_, name, _ in seen) == 8
     assert "energy_25" in (tmp_path / "table.md").read_text()
+    # what was kept is the network of the row's figures, biases moved
+    last = arms.trained(tmp_path, "energy_25", 1, 1)
+    figures = arms.evaluate(last[1], fake_part("", "", None, 1, 1, 2, "test"))
+    for key, value in rows[-1]["test"].items():
+        assert figures[key] == pytest.approx(value), key
     with pytest.raises(errors.GuidanceError, match="unknown arms"):
         arms.run("", tmp_path, arms=["energie"])
 
@@ -142,7 +191,8 @@ def test_the_table_by_hand():
 
     def row(arm, seed, accuracy, energy):
         test = {"accuracy": accuracy, "worst": min(accuracy), "energy": energy, "chance": 0.1}
-        return {"arm": arm, "fold": 0, "seed": seed, "test": test}
+        unmoved = {"test": {**test, "worst": min(accuracy) / 2}}
+        return {"arm": arm, "fold": 0, "seed": seed, "test": test, "unmoved": unmoved}
 
     rows = [
         row("plain", 0, [1, 0.5, 0.0, 0.9], 0.1), row("plain", 1, [1, 0.5, 0.1, 0.9], 0.1),
@@ -155,7 +205,8 @@ def test_the_table_by_hand():
     assert cells[4] == "90 (90 to 90)"
     assert cells[7].startswith("55 (")
     assert cells[8] == "50 (50 to 50)"
-    assert cells[10] == "4.0 (4.0 to 4.0)"
+    assert cells[9] == "28 (-4 to 59)"  # 25 and 30: 27.5 -+ 12.71 * 3.54 / sqrt(2)
+    assert cells[11] == "4.0 (4.0 to 4.0)"
     assert "none" not in text
 
 
