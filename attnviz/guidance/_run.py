@@ -19,7 +19,9 @@ from . import checkpoints
 from ._pass import make_loss
 from .batches import count_batches
 from .config import GuideConfig
+from .examples import Examples
 from .guards import MassGuard
+from .losses import LOSSES
 from .optimisers import make_optimiser
 
 
@@ -111,6 +113,8 @@ def prepare(model: nn.Module, config: GuideConfig, data: Any) -> Run:
     steps = count_batches(data, config.batch_size)
     if steps == 0:
         raise DataError("the training data has no example")
+    if isinstance(data, Examples):  # which knows beforehand what it holds
+        check_content(set(data.labels), len(data) - data.counts()["none"], config)
     loss, extra = make_loss(model, config, data, device)
     modules = {"model": model, **extra}
     trainable = [p for m in modules.values() for p in m.parameters() if p.requires_grad]
@@ -121,6 +125,25 @@ def prepare(model: nn.Module, config: GuideConfig, data: Any) -> Run:
     scaler = torch.amp.GradScaler(device.type, enabled=half)
     guard = MassGuard(config.guard)
     return Run(config, model, modules, optimiser, loss, guard, device, scaler, steps=steps)
+
+
+def check_content(labels: set[int], annotated: int, config: GuideConfig) -> None:
+    """Refuse examples that nothing can be learned from.
+
+    Raises:
+        DataError: a single class; nothing annotated, and a loss that needs it.
+    """
+    if len(labels) == 1:
+        raise DataError(
+            f"every training example has label {next(iter(labels))}: a classifier needs at "
+            "least two classes, and guidance a class that the object sets apart"
+        )
+    if config.loss != "none" and LOSSES.get(config.loss).meta["annotated"] and not annotated:
+        raise DataError(
+            f"no training example is annotated, and the loss {config.loss!r} reads masks or "
+            "boxes: give them (--masks, --boxes), or use a loss without annotation "
+            f"({', '.join(e.name for e in LOSSES if not e.meta['annotated'])}), or loss='none'"
+        )
 
 
 def resume_run(run: Run, folder: Path) -> None:

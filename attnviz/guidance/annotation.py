@@ -157,8 +157,8 @@ def annotate(
         if state and degenerate == "error":
             raise DataError(
                 f"image {first + row}: its {KINDS[int(kind[row])]} is {state}, so it says nothing "
-                "of where the object is. Repair it, pass None for this image, or "
-                "degenerate='skip' to train on its label alone"
+                "of where the object is. Repair it, pass None for this image, or degenerate='skip' "
+                "(--skip-bad-masks) to train on its label alone"
             )
         if state:
             target[row], known[row], kind[row] = 0, 0, NONE

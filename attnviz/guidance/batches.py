@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,18 +71,24 @@ def batches(
         examples: Iterator[tuple[int, Any]] = ((i, data[i]) for i in order)
     else:
         examples = enumerate(data)
+    name_of = getattr(data, "name_of", None)
     gathered: list[tuple[int, Any]] = []
     for numbered in examples:
         gathered.append(numbered)
         if len(gathered) == batch_size:
-            yield collate(gathered, degenerate=degenerate)
+            yield collate(gathered, degenerate=degenerate, name_of=name_of)
             gathered = []
     if gathered:
-        yield collate(gathered, degenerate=degenerate)
+        yield collate(gathered, degenerate=degenerate, name_of=name_of)
 
 
-def collate(examples: Sequence[tuple[int, Any]], *, degenerate: str = "error") -> Batch:
-    """Return numbered examples as a batch; see `batches`."""
+def collate(
+    examples: Sequence[tuple[int, Any]],
+    *,
+    degenerate: str = "error",
+    name_of: Callable[[int], str] | None = None,
+) -> Batch:
+    """Return numbered examples as a batch; see `batches`. `name_of` is for messages."""
     images, labels, weights = [], [], []
     known: dict[str, list[Any]] = {"masks": [], "boxes": [], "scribbles": [], "points": []}
     for number, example in examples:
@@ -115,14 +121,17 @@ def collate(examples: Sequence[tuple[int, Any]], *, degenerate: str = "error") -
     try:
         annotation = annotate(len(images), size, **known, weights=weights, degenerate=degenerate)
     except DataError as error:
-        raise _numbered(error, [n for n, _ in examples]) from None
+        raise _numbered(error, [n for n, _ in examples], name_of) from None
     return Batch(torch.stack(images), torch.tensor(labels), annotation)
 
 
-def _numbered(error: DataError, numbers: list[int]) -> DataError:
+def _numbered(
+    error: DataError, numbers: list[int], name_of: Callable[[int], str] | None
+) -> DataError:
     text = str(error)
     for row, number in reversed(list(enumerate(numbers))):
-        text = text.replace(f"image {row}:", f"example {number}:")
+        name = f" ({name_of(number)!r})" if name_of else ""
+        text = text.replace(f"image {row}:", f"example {number}{name}:")
     return DataError(text)
 
 

@@ -7,9 +7,10 @@ kill at any moment leaves the epoch before.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +20,41 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..errors import DataError, GuidanceError
+from ..errors import AttnvizError, DataError, GuidanceError
 from ..writing import write_file
 
 SCHEMA = 1
+
+
+@contextlib.contextmanager
+def disk_faults(path: Path) -> Iterator[None]:
+    """Turn what a full disk raises inside the block into an error that says what to do.
+
+    Raises:
+        GuidanceError: the disk is full or the folder cannot be written; nothing under the path
+            has changed.
+    """
+    try:
+        yield
+    except Exception as error:
+        # safetensors reports a full disk by an error of its own
+        on_disk = isinstance(error, OSError) or "safetensor" in type(error).__name__.lower()
+        if isinstance(error, AttnvizError) or not on_disk:
+            raise
+        raise GuidanceError(
+            f"cannot write {str(path)!r}: {getattr(error, 'strerror', None) or error}; what was "
+            "written before is intact. Free some space and resume (resume=True, --resume)"
+        ) from error
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Write a file of a run by a function that takes a path, whole or not at all.
 
     Raises:
-        GuidanceError: the disk is full or the folder cannot be written; nothing under the name
-            has changed.
+        GuidanceError: see `disk_faults`.
     """
-    try:
+    with disk_faults(path):
         write_file(path, write, force=True)
-    except Exception as error:
-        # safetensors reports a full disk by an error of its own
-        if not isinstance(error, OSError) and "safetensor" not in type(error).__name__.lower():
-            raise
-        raise GuidanceError(
-            f"cannot write {str(path)!r}: {getattr(error, 'strerror', None) or error}; what was "
-            "written before is intact. Free some space and resume (resume=True, --resume)"
-        ) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -140,12 +153,20 @@ def save_state(
     tensors = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
     plain = {"optimiser": optimiser_plain, "random": random_plain}
     state = folder / f"state-{epoch:04d}.safetensors"
+    new = not state.exists()
     write_whole(state, lambda p: save_file(tensors, p, {"attnviz": json.dumps(plain)}))
     document = {"schema": "attnviz.guide", "schema_version": SCHEMA, "state": state.name}
-    write_json(folder / "run.json", document | dict(record))
-    for old in folder.glob("state-*.safetensors"):
-        if old.name != state.name:
-            old.unlink(missing_ok=True)
+    try:
+        write_json(folder / "run.json", document | dict(record))
+    except GuidanceError:
+        if new:  # nothing names it, and it takes the room that the user has to find
+            state.unlink(missing_ok=True)
+        raise
+    # the states before, and what a kill in the middle of writing left
+    for pattern in ("state-*.safetensors", ".attnviz-*.new"):
+        for old in folder.glob(pattern):
+            if old.name != state.name:
+                old.unlink(missing_ok=True)
 
 
 def read_run(folder: Path) -> dict[str, Any]:

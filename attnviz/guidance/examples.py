@@ -63,6 +63,13 @@ class Examples:
             self._names = [s.label or "" for s in self.samples]
         self.classes = names
         wrong = [s.id for s, n in zip(self.samples, self._names, strict=True) if n not in names]
+        if wrong and not names:
+            inside = sorted({label for s in self.samples for label in s.labels})
+            raise DataError(
+                "no image has a label of its own; what is in them is: "
+                f"{', '.join(inside[:10]) or 'nothing'}. Ask for one of these with object=... "
+                "(--object)"
+            )
         if wrong:
             raise DataError(
                 f"{len(wrong)} images have no label among {list(names)[:10]}, the first "
@@ -103,13 +110,14 @@ class Examples:
         image, geometry = self.preprocess(sample.read())
         where: dict[str, Tensor] | None = None
         if kind == "masks":
-            mask = place_mask(sample.mask(name), geometry)
-            where = {"mask": mask} if bool(mask.any()) else None  # cropped away
+            where = self._placed_mask(sample.mask(name), geometry)
         elif kind == "boxes":
             found = [b.coordinates for b in sample.boxes if b.label == name]
             if not found and sample.has_mask(name):
                 box = mask_box(sample.mask(name))
-                found = [box] if box else []
+                if box is None:  # an empty mask, which is for `annotate` to refuse or to skip
+                    return image, self.labels[i], {"mask": torch.zeros(image.shape[-2:])}
+                found = [box]
             boxes = place_boxes(found, geometry)
             where = {"boxes": boxes} if len(boxes) else None
         if self.flip and bool(torch.rand(()) < 0.5):
@@ -121,6 +129,18 @@ class Examples:
                 width = image.shape[-1]
                 where = {"boxes": torch.stack([width - x1, y0, width - x0, y1], 1)}
         return image, self.labels[i], where
+
+    @staticmethod
+    def _placed_mask(mask: np.ndarray, geometry: Geometry) -> dict[str, Tensor] | None:
+        placed = place_mask(mask, geometry)
+        degenerate = bool(placed.all()) or not bool(placed.any())
+        # by cropping alone: nothing is wrong with the mask, and it says nothing here
+        cropped = degenerate and bool(mask.any()) and not bool(mask.all())
+        return None if cropped else {"mask": placed}
+
+    def name_of(self, i: int) -> str:
+        """Return an example's name in the dataset, for messages."""
+        return str(self.samples[i].id)
 
     def counts(self) -> dict[str, int]:
         """Return how many images are shown with masks, with boxes, and with labels only."""

@@ -15,7 +15,7 @@ from ..capturing import unwrap
 from ..errors import AttnvizError, DataError, GuidanceError, OutputExists
 from . import checkpoints
 from ._pass import Step, forward_pass
-from ._run import Run, own_random_state, prepare, resume_run
+from ._run import Run, check_content, own_random_state, prepare, resume_run
 from .batches import Batch, batches
 from .batchnorm import batchnorm_frozen
 from .config import GuideConfig
@@ -163,17 +163,20 @@ def _train(
         if config.patience and run.best_epoch and run.epoch - run.best_epoch >= config.patience:
             stopped = "patience"
             break
-        where = "" if folder is None else f" (the last good checkpoint is in {str(folder)!r})"
+        where = ""
+        if folder is not None and run.epoch:
+            where = f" (the last good checkpoint, of epoch {run.epoch}, is in {str(folder)!r})"
         try:
             record = _epoch(run, data, writer, progress)
+            _check_seen(run)
+            _check_finite(run)
+            run.epoch += 1
+            if validation is not None:
+                record |= validate(run.model, validation, config, run.loss, run.device)
         except AttnvizError as error:
             if type(error) not in (AttnvizError, GuidanceError):
                 raise  # what is wrong with the data has nothing to do with the checkpoint
             raise GuidanceError(f"{error}{where}") from error
-        _check_seen(run)
-        run.epoch += 1
-        if validation is not None:
-            record |= validate(run.model, validation, config, run.loss, run.device)
         score = improvement(record, config)
         if validation is None or not run.counts or score < run.best:
             run.best = score if run.counts else float("inf")
@@ -300,17 +303,17 @@ def _checker(config: GuideConfig) -> Callable[..., Any]:
 
 def _check_seen(run: Run) -> None:
     """After the first epoch it is known what the data holds."""
-    if len(run.labels) == 1:
-        raise DataError(
-            f"every training example has label {next(iter(run.labels))}: a classifier needs at "
-            "least two classes, and guidance a class that the object sets apart"
-        )
-    if run.loss is not None and LOSSES.get(run.config.loss).meta["annotated"] and not run.annotated:
-        raise DataError(
-            f"no training example is annotated, and the loss {run.config.loss!r} reads masks or "
-            "boxes: give them, or use a loss without annotation "
-            f"({', '.join(e.name for e in LOSSES if not e.meta['annotated'])}), or loss='none'"
-        )
+    check_content(run.labels, run.annotated, run.config)
+
+
+def _check_finite(run: Run) -> None:
+    """What the last step of an epoch did to the weights is in no loss yet, and not to be stored."""
+    for name, value in run.model.state_dict().items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise GuidanceError(
+                f"epoch {run.epoch + 1}: {name!r} is not finite after its last step, so training "
+                "stops before it is stored. Lower the learning rate or the weight, or set clip"
+            )
 
 
 def _write_model(folder: Path, run: Run) -> None:

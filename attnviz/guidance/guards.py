@@ -102,8 +102,7 @@ class MassGuard:
         if share < self.dead and self.below >= self.patience:
             raise GuidanceError(
                 f"{where}: the map is dying: its positive mass fell to {share:.1%} of what it was "
-                "before guidance. Use the abs or softplus form, a lower weight, or a longer "
-                "warm-up; the last good checkpoint is kept"
+                "before guidance. Use the abs or softplus form, a lower weight, or a longer warm-up"
             )
         if self.mode == "back_off" and self.below % self.patience == 0:
             self.factor *= 0.5

@@ -43,7 +43,7 @@ class Snapshots:
         if self.photos is None:
             return
         from ..explaining import explain
-        from .checkpoints import write_whole
+        from .checkpoints import disk_faults, write_whole
 
         folder = self.folder / "maps"
         if self.targets is None:
@@ -55,8 +55,9 @@ class Snapshots:
             )  # fmt: skip
         if self.targets is None:
             self.targets = list(maps.target)
-        folder.mkdir(parents=True, exist_ok=True)
-        maps.save(folder / f"epoch-{epoch:04d}.npz", force=True)
+        goal = folder / f"epoch-{epoch:04d}.npz"
+        with disk_faults(goal):
+            maps.save(goal, force=True)
         if maps.images is not None:
             picture = maps.grid()
             write_whole(folder / f"epoch-{epoch:04d}.png", lambda p: picture.save(p, "PNG"))

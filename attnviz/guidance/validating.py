@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..errors import DataError
+from ..errors import DataError, GuidanceError
 from ..targets import logits_of
 from ._pass import check_labels, see
 from .batches import batches
@@ -64,6 +65,12 @@ def validate(
             module.training = training
     if not losses:
         raise DataError("the validation data has no example")
+    if not math.isfinite(sum(losses)):
+        first = next(i for i, value in enumerate(losses) if not math.isfinite(value))
+        raise GuidanceError(
+            f"the loss of validation example {first} is {losses[first]}: its image holds NaN or "
+            "infinity, or the logits are too large; lower the learning rate"
+        )
     flat = [h for label in hits.values() for h in label]
     found = {
         "val_loss": sum(losses) / len(losses),
