@@ -32,7 +32,7 @@ from ..erasing.fills import erase
 from ..errors import GuidanceError
 from ._arm_data import Part, load_part
 from ._arm_list import ARMS, Arm
-from ._arm_table import table
+from ._arm_table import budget, findings, table
 from ._frozen import Tail, divide
 from .checkpoints import write_whole
 from .class_maps import class_map
@@ -246,7 +246,12 @@ def run(
                     file.write(json.dumps(row) + "\n")
                 figures = " ".join(f"{100 * v:3.0f}" for v in row["test"]["accuracy"])
                 say(f"fold {fold} seed {seed} {arm.name:14} weight {row['weight']:4}  {figures}")
-    text = table(rows, {a.name: a.summary for a in ARMS})
+    text = "\n".join([
+        table(rows, {a.name: a.summary for a in ARMS}),
+        "\nWorst group by the share of images annotated:\n", budget(rows),
+        "\nAgainst plain training (95 % for all sentences together):\n",
+        *(f"- {line}" for line in findings(rows)),
+    ])  # fmt: skip
     (folder / "table.md").write_text(text + "\n", encoding="utf-8")
     say(text)
     return rows

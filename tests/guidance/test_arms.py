@@ -9,7 +9,7 @@ import torch
 from attnviz import errors
 from attnviz.guidance import _arm_data, arms
 from attnviz.guidance._arm_data import Part, box_of
-from attnviz.guidance._arm_table import interval, table
+from attnviz.guidance._arm_table import _t_quantile, budget, findings, interval, table
 from attnviz.guidance._frozen import divide, features
 
 
@@ -186,7 +186,7 @@ def test_runs_resume_and_choose_on_validation(tmp_path, net, monkeypatch):
 def test_the_table_by_hand():
     mean, low, high = interval([0.2, 0.4, 0.6])
     assert mean == pytest.approx(0.4)
-    assert (high - mean) == pytest.approx(4.303 * 0.2 / 3**0.5)
+    assert (high - mean) == pytest.approx(4.302653 * 0.2 / 3**0.5, rel=1e-4)
     assert low == pytest.approx(2 * mean - high)
 
     def row(arm, seed, accuracy, energy):
@@ -208,6 +208,35 @@ def test_the_table_by_hand():
     assert cells[9] == "28 (-4 to 59)"  # 25 and 30: 27.5 -+ 12.71 * 3.54 / sqrt(2)
     assert cells[11] == "4.0 (4.0 to 4.0)"
     assert "none" not in text
+
+
+@pytest.mark.parametrize("tail", [0.4, 0.025, 0.025 / 17])
+@pytest.mark.parametrize("freedom", [1, 2, 5, 11])
+def test_quantiles_of_student_t(tail, freedom):
+    stats = pytest.importorskip("scipy.stats")
+    expected = stats.t.ppf(1 - tail, freedom)
+    assert _t_quantile(tail, freedom) == pytest.approx(expected, rel=1e-3)
+
+
+def test_budget_and_findings_by_hand():
+    def row(arm, seed, worst):
+        return {"arm": arm, "fold": 0, "seed": seed, "test": {"worst": worst}}
+
+    rows = [
+        *(row("plain", s, w) for s, w in enumerate((0.0, 0.1, 0.05))),
+        *(row("energy_25", s, w) for s, w in enumerate((0.6, 0.7, 0.66))),
+        *(row("gain", s, w) for s, w in enumerate((0.0, 0.3, 0.0))),
+    ]
+    lines = [[c.strip() for c in line.split("|")[1:-1]] for line in budget(rows).splitlines()]
+    assert lines[0] == ["annotated", "0 %", "10 %", "25 %", "100 %"]
+    assert lines[2][0] == "energy, masks"
+    assert lines[2][1].startswith("5 (")
+    assert lines[2][3].startswith("65 (")
+    assert [lines[3][3], lines[4][4]] == ["", ""]
+    helped, unsure = findings(rows)
+    # differences 60, 60, 61: mean 60.3, deviation .577; t(2) at 1.25 % is 6.205
+    assert helped == ("energy_25 helps: worst group +60 points (+58 to +62) in 3 runs")
+    assert unsure.startswith("gain makes no sure difference: worst group +5 points")
 
 
 @pytest.mark.slow
