@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attention.tap import Gate, tap
+from ..attention.tap import tap
 from ..capturing import eager, preserved, unwrap
 from ..errors import AttnvizError, ModelError
-from .classify import of_gate, of_site
+from .classify import of_all, time_steps
 from .cost import flops, parameters
 from .entry import Entry
 from .moving import watch
@@ -137,9 +137,12 @@ def inspect(
                 forward()
         except Exception:  # an operation that the counter does not know costs only its number
             counted = None
-    found = [of_gate(s) if isinstance(s, Gate) else of_site(s) for s in taken.sites]
     total = parameters(module)
     modules = dict(module.named_modules())
+    # what a module declares stands in the place of the softmaxes that it is made of
+    own = {n for n, m in modules.items() if hasattr(type(m), "own_attention")}
+    found = of_all(taken.sites, steps=time_steps(example))
+    found = [entry for entry in found if entry.name not in own]
     entries = tuple(
         _with_cost(entry, modules, total, counted)
         for entry in _in_order([*found, *moving], modules)

@@ -62,8 +62,10 @@ def watch(model: nn.Module) -> Iterator[list[Entry]]:
     """Collect what moves where the model reads while it runs inside the block.
 
     Spatial transformers (Jaderberg et al. 2015, arXiv:1506.02025), deformable convolutions (Dai
-    et al. 2017, arXiv:1703.06211), and modules that declare themselves by `hard_attention`, a
-    function (inputs, output) -> (tensor, mechanism, attends).
+    et al. 2017, arXiv:1703.06211), and modules that declare themselves: by `hard_attention`, a
+    function (inputs, output) -> (tensor, mechanism, attends), or, for attention of other kinds
+    that no softmax or sigmoid makes, by `own_attention`, (inputs, output) -> (tensor, kind,
+    mechanism, attends).
     """
     found: list[Entry] = []
     running: list[str] = []
@@ -102,18 +104,28 @@ def _leave(name: str, running: list[str], found: list[Entry]) -> Callable[..., N
                     source=offset,
                 )
             )
-        declare = getattr(type(module), "hard_attention", None)
-        if declare is not None:
-            tensor, mechanism, attends = declare(inputs, output)
-            found.append(
-                Entry(
-                    name,
-                    "hard",
-                    mechanism,
-                    attends,
-                    tuple(tensor.shape[1:]),
-                    source=tensor.detach(),
+            if len(inputs) > 2 and isinstance(inputs[2], Tensor):
+                mask = inputs[2].detach()
+                found.append(
+                    Entry(
+                        name,
+                        "spatial",
+                        "modulation of a deformable convolution",
+                        f"one weight for each of {mask.shape[1]} places read",
+                        tuple(mask.shape[1:]),
+                        source=mask,
+                    )
                 )
-            )
+        for declared in ("hard_attention", "own_attention"):
+            declare = getattr(type(module), declared, None)
+            if declare is None:
+                continue
+            told = declare(inputs, output)
+            tensor, kind = (told[0], "hard") if declared == "hard_attention" else told[:2]
+            mechanism, attends = told[-2:]
+            shape = tuple(tensor.shape[1:])
+            # its own warps are how it looks, no further mechanisms
+            found[:] = [e for e in found if e.name != name or e.mechanism != "spatial transformer"]
+            found.append(Entry(name, kind, mechanism, attends, shape, source=tensor.detach()))
 
     return leave

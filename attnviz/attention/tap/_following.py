@@ -65,7 +65,15 @@ class Following:
             compact = source  # expanded: a gate is as large as before
         dim = _dim_after(func, note.dim, source, output)
         return Weighed(
-            note.function, note.origin, note.source, note.given, dim, clean, compact, note.mixed
+            note.function,
+            note.origin,
+            note.source,
+            note.given,
+            dim,
+            clean,
+            compact,
+            note.mixed,
+            note.gate,
         )
 
     def join(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -100,6 +108,15 @@ class Following:
             if clean is not None:
                 clean = func(*(clean if a is source else a for a in args), **kwargs)
             self.weighed.put(output, with_(note, clean=clean))
+        return output
+
+    def resample(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Weights brought to another size, as by the gates of a U-Net, stay weights."""
+        output = func(*args, **kwargs)
+        note = self.weighed.get(args[0]) if args else None
+        if note is not None and isinstance(output, Tensor):
+            clean = None if note.clean is None else func(note.clean, *args[1:], **kwargs)
+            self.weighed.put(output, with_(note, mixed=True, clean=clean))
         return output
 
     def arithmetic(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -65,6 +65,7 @@ FUNCTIONS: dict[Any, str] = {
     **dict.fromkeys(_named("hardsigmoid", "hardsigmoid_"), "hardsigmoid"),
     **dict.fromkeys(_named("relu6", "relu6_"), "relu6"),
 }
+RECTIFY = _named("relu", "relu_")
 #: functions that write into their first argument
 IN_PLACE = set(_named("add_", "sub_", "div_", "mul_", "multiply_"))
 #: functions that change the order of dimensions
@@ -83,6 +84,7 @@ TABLE: dict[str, Iterable[Any]] = {
     "move": MOVE,
     "same": SAME,
     "arithmetic": [*ADD, *DIVIDE],
+    "resample": [F.interpolate, F.upsample],
     "multiply": MULTIPLY,
     "matmul": MATMUL,
     "einsum": [torch.einsum],
@@ -92,6 +94,7 @@ TABLE: dict[str, Iterable[Any]] = {
     "project": PROJECT,
     "normalise": NORMALISE,
     "weigh": FUNCTIONS,
+    "rectify": RECTIFY,
     "fused": [F.scaled_dot_product_attention],
     "multihead": [F.multi_head_attention_forward],
 }

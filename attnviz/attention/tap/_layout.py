@@ -227,7 +227,20 @@ def _is_cross(inner: Running, label: str, queries: int, keys: int) -> bool:
         if t.ndim == 3 and t.is_floating_point() and not _PLACE_ARGS.search(n)
     ]  # fmt: skip
     others = [t for t in sequences[1:] if not same_tensor(t, sequences[0])]
-    return any(keys in (t.shape[0], t.shape[1]) for t in others)
+    if any(keys in (t.shape[0], t.shape[1]) for t in others):
+        return True
+    return queries == 1 and has_state(inner, keys)
+
+
+def has_state(inner: Running, keys: int) -> bool:
+    """Say whether a module got a state (B, d) and then a sequence (B, keys, e) to look it up in."""
+    floats = [t for _, t in inner.tensors if t.is_floating_point()]
+    return (
+        len(floats) > 1
+        and floats[0].ndim == 2
+        and floats[1].ndim == 3
+        and floats[1].shape[:2] == (floats[0].shape[0], keys)
+    )
 
 
 def is_place_argument(name: str) -> bool:

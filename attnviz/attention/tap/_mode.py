@@ -136,6 +136,17 @@ class TapMode(Following, TorchFunctionMode):
         self.weighed.put(output, Weighed(function, modules[0].name, chain, weakref.ref(given), dim))
         return output
 
+    def rectify(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A ReLU of products of pairs may be attention without a softmax (arXiv:2309.08586)."""
+        given = args[0] if args else kwargs.get("input")
+        chain = self.moved.get(given)
+        output = func(*args, **kwargs)
+        if chain is not None and chain.op == "pairs" and isinstance(output, Tensor):
+            modules = self.recorder.here() if output.ndim > 2 else None
+            if modules is not None:
+                self.weighed.put(output, Weighed("relu", modules[0].name, chain, mixed=True))
+        return output
+
     def drop(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Dropout: what was there before it is remembered."""
         source = args[0] if args else None
@@ -167,6 +178,8 @@ class TapMode(Following, TorchFunctionMode):
         for weights, values, second in ((left, right, False), (right, left, True)):
             note = self.weighed.get(weights)
             if note is None or note.function == "relu6" or isinstance(values, nn.Parameter):
+                continue
+            if note.function == "relu" and second:
                 continue
             if weights.ndim < 2 or values.ndim < 2 or output.ndim < 2:
                 continue
@@ -220,11 +233,13 @@ class TapMode(Following, TorchFunctionMode):
         arrange_weights: Callable[[Tensor], Tensor], arrange_output: Callable[[Tensor], Tensor],
         source: str = "matmul",
     ) -> None:  # fmt: skip
+        if note.gate is not None:
+            self.recorder.withdraw(note.gate)
         self.recorder.product(
             a, v, arrange_output(output),
             clean=None if note.clean is None else arrange_weights(note.clean), source=source,
-            mixed=note.mixed, pooled=_projected(note.source), moved=(None, self.moved.get(v)),
-            raw=output, arrange=arrange_output,
+            mixed=note.mixed, function=note.function, pooled=_projected(note.source),
+            moved=(None, self.moved.get(v)), raw=output, arrange=arrange_output,
         )  # fmt: skip
 
     def multiply(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -244,7 +259,7 @@ class TapMode(Following, TorchFunctionMode):
         i = 0 if notes[0] is not None else 1
         note, gate, other = notes[i], args[i], args[1 - i]
         assert note is not None
-        found = note.function != "relu6" and not self._is_self_gate(note, other)
+        found = note.function not in ("relu6", "relu") and not self._is_self_gate(note, other)
         tensor = gate
         if found:
             tensor = note.clean if note.clean is not None else gate
@@ -256,12 +271,18 @@ class TapMode(Following, TorchFunctionMode):
             return output
         if all(n == 1 for n in tensor.shape[1:]) and tensor.shape[:1] != output.shape[:1]:
             return output  # one learned number for everything
+        if output.ndim < 2:
+            return output  # one number a sample: a position or a temperature
         afterwards: dict[str, Any] = {}
         self.recorder.gate(
             tensor, tuple(output.shape), function=note.function, origin=note.origin, dim=note.dim,
             notes=afterwards,
         )  # fmt: skip
         self.gated.put(output, afterwards)
+        if note.function == "softmax" and gate.shape == output.shape:
+            # a softmax times a window (Luong's local-p) may still weigh values
+            reshaped = self.recorder.sites[-1] if self.recorder.sites else None
+            self.weighed.put(output, with_(note, mixed=True, clean=None, gate=reshaped))
         return output
 
     def _is_self_gate(self, note: Weighed, other: Tensor) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._layout import Fold, fold_of, images_of, is_place_argument, kind_of
+from ._layout import Fold, fold_of, has_state, images_of, is_place_argument, kind_of
 from ._modules import Running, running
 from .gate import Gate, Missed
 from .site import Layout, Site
@@ -173,6 +173,7 @@ class Recorder:
         clean: Tensor | None,
         source: str,
         mixed: bool,
+        function: str,
         pooled: bool,
         moved: Any,
         raw: Tensor,
@@ -193,7 +194,7 @@ class Recorder:
         self._site(
             modules, images, fold, source, weights.shape, weights.shape[-1], values.shape[-1],
             folded, moved, dropped=clean is not None, mixed=mixed, pooled=pooled,
-            raw=raw, arrange=arrange,
+            function=function, raw=raw, arrange=arrange,
         )  # fmt: skip
 
     @_guarded
@@ -225,6 +226,12 @@ class Recorder:
             )
         )  # fmt: skip
 
+    def withdraw(self, gate: Gate) -> None:
+        """Take back a gate that turned out to be a step of the weights of an attention."""
+        if self.sites and self.sites[-1] is gate:
+            self.sites.pop()
+            self._calls[gate.name] -= 1
+
     def _site(
         self, modules: list[Running], images: int | None, fold: Fold, source: str,
         shape: torch.Size, keys: int, width: int, folded: dict[str, Tensor], moved: Any, *,
@@ -240,6 +247,8 @@ class Recorder:
             modules, fold=fold, queries=queries, keys=keys, heads=heads, width=width,
             windows=windows,
         )  # fmt: skip
+        # a decoder's additive score is projected from pairs of its state and the words: no pool
+        pooled = pooled and not (queries == 1 and has_state(modules[0], keys))
         if pooled and kind in ("self", "cross"):
             kind = "pool"
         if kind == "cross":
@@ -253,7 +262,7 @@ class Recorder:
             Site(
                 index=len(self.sites), name=name, kind=kind, source=source, step=self._step,
                 call=self._count(name), batch=batch, heads=heads, queries=queries, keys=keys,
-                windows=windows if kind == "window" else 1, images=batch // windows,
+                windows=windows if kind == "window" else 1, images=batch // windows, pooled=pooled,
                 picture=_picture(modules, kind, (queries, keys)), mixed=mixed,
                 _versions=tuple(v for t in held if (v := _version(t)) is not None),
                 _layout=layout, **folded, **extra,

@@ -78,7 +78,8 @@ class Weighed:
     """The values of a tensor are the output of a softmax or sigmoid, moved about since.
 
     Attributes:
-        function: "softmax", "sigmoid", "hardsigmoid" ("relu6" until it is divided by 6).
+        function: "softmax", "sigmoid", "hardsigmoid" ("relu6" until it is divided by 6), or
+            "relu" of a product of pairs.
         origin: module in which it ran.
         source: place chain of that function's input, to tell `x * sigmoid(x)` from a gate.
         given: weak reference to that input.
@@ -86,6 +87,8 @@ class Weighed:
         clean: the same values without dropout; None if there was none.
         compact: the same values before they were expanded to another shape.
         mixed: went through a linear map, so that rows need not sum to 1.
+        gate: a gate that was noted where these weights were multiplied; none, if they go on to
+            weigh values.
     """
 
     function: str
@@ -96,3 +99,4 @@ class Weighed:
     clean: Tensor | None = None
     compact: Tensor | None = None
     mixed: bool = False
+    gate: Any = None

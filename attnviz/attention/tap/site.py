@@ -59,6 +59,8 @@ class Site:
         picture: (height, width) of the model's input in pixels, None where it is no image.
         mixed: the model did more than a softmax before V (mixed heads, renormalised, added), so
             rows need not sum to 1.
+        pooled: the logits were projected from the tokens one by one, no query was compared.
+        function: what made the weights: "softmax", "sigmoid" or "relu".
     """
 
     index: int
@@ -84,6 +86,8 @@ class Site:
     images: int = 1
     picture: tuple[int, int] | None = None
     mixed: bool = False
+    pooled: bool = False
+    function: str = "softmax"
     _versions: tuple[tuple[Tensor, int], ...] = ()
     _layout: Layout | None = None
 
