@@ -7,6 +7,7 @@ import torch
 
 from attnviz.attention import reference
 from attnviz.attention.reference import files
+from attnviz.attention.reference.tasks import phrases
 from attnviz.attention.reference.tasks.canvas import all_digits, box_mask, inside, invert, place
 from attnviz.attention.reference.training import fit
 from attnviz.errors import EnvironmentFault, ModelError
@@ -53,6 +54,74 @@ def test_what_holds_is_reached_on_fresh_data(name):
     if name in ABOVE_CHANCE:
         got, chance = (numbers[key] for key in ABOVE_CHANCE[name])
         assert got > 2 * chance, f"{name}: {got:.3f} against a chance of {chance:.3f}"
+
+
+needs = {
+    name: pytest.mark.skipif(name not in STORED, reason=f"no weights of {name} are stored")
+    for name in NAMES
+}
+
+
+@needs["stn"]
+def test_theta_undoes_the_rotation():
+    batch = reference.sample("stn", 300, seed=21)
+    with torch.no_grad():
+        theta = reference.load("stn")(*batch.inputs).theta
+    # the angle of the window's upper edge, and of the digit's, in degrees
+    turned, true = (
+        torch.rad2deg(torch.atan2(t[:, 1, 0], t[:, 0, 0])) for t in (theta, batch.truth["theta"])
+    )
+    left = true - turned
+    assert true.std() > 30
+    assert (left - left.median()).abs().median() < 7
+    assert torch.corrcoef(torch.stack((turned, true)))[0, 1] > 0.93
+
+
+@needs["ram"]
+def test_glimpses_go_to_the_digit():
+    batch = reference.sample("ram", 300, seed=22)
+    with torch.no_grad():
+        places = reference.load("ram")(*batch.inputs).locations
+    # distance in pixels of 40 from the digit's centre; 8 is its half side
+    away = (places - batch.truth["centre"][:, None]).norm(dim=2) * 20
+    blind = (places[:, 1:] - batch.truth["centre"].roll(1, 0)[:, None]).norm(dim=2) * 20
+    assert away[:, 1:].median() < 6
+    assert away[:, 1:].mean() < 0.6 * away[:, 0].mean()
+    assert away[:, 1:].mean() < 0.6 * blind.mean()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=needs[name])
+        for name in NAMES
+        if reference.task(name).sample is phrases.sample and "location" not in name
+    ],
+)
+def test_each_french_word_is_read_from_the_word_that_it_translates(name):
+    model, batch = reference.load(name), reference.sample(name, 150, seed=23)
+    with torch.no_grad():
+        peaks = model(*batch.inputs, batch.truth["target"]).attention.argmax(2)
+    # by the dictionary alone, without the positions that the sample tells
+    meanings = {noun: {french} for noun, (french, _) in phrases.NOUNS.items()}
+    for table in (phrases.ARTICLES, phrases.BEFORE, phrases.AFTER):
+        meanings |= {english: set(pair) for english, pair in table.items()}
+    meanings |= {english: {french} for english, french in (phrases.VERBS | phrases.PLACES).items()}
+    right, swapped, swaps = [], [], 0
+    for row, english, french in zip(
+        peaks.tolist(), batch.text["source"], batch.text["target"], strict=True
+    ):
+        right += [f in meanings[english[p]] for p, f in zip(row, french, strict=False)]
+        # a colour and its noun have changed places: the alignment steps back by one word
+        for t, word in enumerate(french[:-1]):
+            if word in [noun for noun, _ in phrases.NOUNS.values()] and any(
+                french[t + 1] in pair for pair in phrases.AFTER.values()
+            ):
+                swaps += 1
+                swapped.append(row[t] == t + 1 and row[t + 1] == t)
+    assert swaps > 150
+    assert sum(right) / len(right) > 0.9
+    assert sum(swapped) / swaps > 0.85
 
 
 def test_manifest_describes_what_is_there():
