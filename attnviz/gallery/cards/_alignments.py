@@ -1,0 +1,98 @@
+"""What the cards of sequence alignments share: a sentence, its alignment read, its picture."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ... import inspection
+from ...attention import reference
+from ...attention.drawings.alignments import aligned
+from ...attention.reference.local_attention import LocalAttention
+from ...attention.reference.tasks.base import Batch
+from ..card import Shown
+
+CODE = """
+import attnviz
+steps = attnviz.inspect(model, example).of_kind("cross")  # one a written word
+weights = torch.cat([step.read() for step in steps], 2)[:, 0]  # (B, target, source)
+"""
+READS = "softmax over the source at each step of the decoder, (B, 1, 1, source)"
+
+
+def sentence(name: str, *, seed: int = 0) -> Batch:
+    """Return the test sentence, one of 40, in which most words change places."""
+    batch = reference.sample(name, 40, seed=seed)
+    index = batch.truth["crossing"].sum(1).argmax()
+    one = batch.take(index[None])
+    length = len(one.text["source"][0])
+    truth = {key: value[:, : length + 1] for key, value in one.truth.items()}
+    return Batch((one.inputs[0][:, :length],), truth, one.text)
+
+
+def read(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
+    """Read the alignment (B, T, S) of a decoder through the inventory, one step after another."""
+    steps = inspection.inspect(model, (source, target)).of_kind("cross")
+    return torch.cat([step.read() for step in steps], 2)[:, 0]
+
+
+def show(name: str, what: str) -> Shown:
+    """Return the alignment of a trained translator on that sentence.
+
+    Args:
+        name: of the reference.
+        what: the score, as the title says it.
+    """
+    model, batch = reference.load(name), sentence(name)
+    weights = read(model, batch.inputs[0], batch.truth["target"])
+    source, target = batch.text["source"][0], [*batch.text["target"][0], "(end)"]
+    origin, crossing = batch.truth["origin"][0], batch.truth["crossing"][0]
+    word = origin >= 0
+    right = weights[0].argmax(1) == origin
+    numbers = {
+        "aligned": float(right[word].double().mean()),
+        "aligned_crossing": float(right[crossing].double().mean()),
+        "mass_on_source": float(
+            weights[0].gather(1, origin.clamp_min(0)[:, None])[:, 0][word].mean()
+        ),
+    }
+    local = getattr(model, "attend", None)
+    windows: dict = {}
+    if isinstance(local, LocalAttention):
+        windows = {"centres": centres(model, batch), "half": local.half}
+    figure = aligned(
+        weights[0], source, target, origin=[[o] if o >= 0 else [] for o in origin.tolist()],
+        title=f"{what}: toy English to toy French", **windows,
+    )  # fmt: skip
+    hits, count = int(right[word].sum()), int(word.sum())
+    caption = (
+        f"{hits} of {count} words look most at the word they translate; of the "
+        f"{int(crossing.sum())} that change places, noun and colour, {int(right[crossing].sum())}."
+    )
+    if windows:
+        outside = (torch.arange(len(source)) - windows["centres"][:, None]).abs() > local.half
+        numbers["outside_window"] = float(weights[0][outside].sum())
+        caption += f" Outside the window of {2 * local.half + 1} the weight is exactly 0."
+    return Shown(
+        figure,
+        weights,
+        caption,
+        f"A matrix of {len(target)} written words by {len(source)} source words: a bright diagonal "
+        "that crosses itself where a noun and its colour swap.",
+        numbers,
+    )
+
+
+@torch.no_grad()
+def centres(model: nn.Module, batch: Batch) -> Tensor:
+    """Return p_t (T,) of local attention, as the module computes it at each step."""
+    found: list[Tensor] = []
+    attend = model.attend
+    handle = attend.register_forward_pre_hook(
+        lambda module, inputs: found.append(module.centre(inputs[0], inputs[2], inputs[3]))
+    )
+    try:
+        model(batch.inputs[0], batch.truth["target"])
+    finally:
+        handle.remove()
+    return torch.cat(found)
