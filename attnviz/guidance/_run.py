@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..capturing import find_layers
-from ..errors import DataError, GuidanceError
+from ..capturing import find_layers, preserved
+from ..errors import AttnvizError, DataError, GuidanceError
 from . import checkpoints
-from ._pass import make_loss
-from .batches import count_batches
+from ._pass import forward_pass, make_loss
+from .batches import batches, count_batches, is_map_style
 from .config import GuideConfig
 from .examples import Examples
 from .guards import MassGuard
@@ -116,6 +116,8 @@ def prepare(model: nn.Module, config: GuideConfig, data: Any) -> Run:
     if isinstance(data, Examples):  # which knows beforehand what it holds
         check_content(set(data.labels), len(data) - data.counts()["none"], config)
     loss, extra = make_loss(model, config, data, device)
+    if loss is not None and is_map_style(data):
+        _try_out(model, config, data, loss, device)
     modules = {"model": model, **extra}
     trainable = [p for m in modules.values() for p in m.parameters() if p.requires_grad]
     optimiser = make_optimiser(trainable, config)
@@ -125,6 +127,20 @@ def prepare(model: nn.Module, config: GuideConfig, data: Any) -> Run:
     scaler = torch.amp.GradScaler(device.type, enabled=half)
     guard = MassGuard(config.guard)
     return Run(config, model, modules, optimiser, loss, guard, device, scaler, steps=steps)
+
+
+def _try_out(
+    model: nn.Module, config: GuideConfig, data: Any, loss: Callable[..., Any], device: torch.device
+) -> None:
+    """Guide on the first examples and forget it: what cannot work is said now."""
+    with own_random_state(config.seed), preserved(model):
+        first = next(batches(data, min(config.batch_size, 2), degenerate="skip")).to(device)
+        try:
+            forward_pass(model, first, config, loss, 1.0, config.options_at(0.0))
+        except (TypeError, ValueError) as error:
+            if isinstance(error, AttnvizError):
+                raise
+            raise GuidanceError(f"the loss {config.loss!r} cannot be computed: {error}") from error
 
 
 def check_content(labels: set[int], annotated: int, config: GuideConfig) -> None:

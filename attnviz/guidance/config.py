@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from ..errors import GuidanceError
+from ..errors import GuidanceError, did_you_mean
 from .guards import MassGuard, Strength
-from .losses import LOSSES
+from .losses import LOSSES, option_names
 
 SCHEDULES = ("onecycle", "cosine", "constant")
 MONITORS = ("loss", "accuracy", "worst_class", "outside")
@@ -72,6 +72,15 @@ class GuideConfig:
     def __post_init__(self) -> None:
         if self.loss != "none":
             LOSSES.get(self.loss)  # an unknown one says the nearest
+            known = option_names(self.loss)
+            for name in self.loss_options:
+                if name not in known:
+                    raise GuidanceError(
+                        f"the loss {self.loss!r} has no option {name!r}{did_you_mean(name, known)} "
+                        f"It has: {', '.join(known) or 'none'}"
+                    )
+        elif self.loss_options:
+            raise GuidanceError("loss='none' has no options")
         Strength(self.weight, self.warmup, self.ramp)
         MassGuard(self.guard)
         for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1)):

@@ -278,14 +278,38 @@ def test_the_collapse_guard_acts():
         ({"epochs": 0}, errors.GuidanceError, "at least 1, got 0"),
         ({"lr": -1.0}, errors.GuidanceError, "positive number"),
         ({"schedule": "step"}, errors.GuidanceError, "'onecycle'"),
+        (
+            {"loss_options": {"fom": "abs"}},
+            errors.GuidanceError,
+            "'energy' has no option 'fom'; did you mean 'form'. It has: form, beta",
+        ),
+        ({"loss": "gain_ext", "loss_options": {"generator": None}}, errors.GuidanceError, "omega"),
+        ({"loss": "none", "loss_options": {"form": "abs"}}, errors.GuidanceError, "no options"),
+        ({"loss_options": {"form": "cube"}}, errors.GuidanceError, "'cube' is not one of 'relu'"),
+        ({"loss_options": {"form": "softplus", "beta": "x"}}, errors.GuidanceError, "be computed"),
+        ({"loss": "consistency"}, errors.GuidanceError, "layer=.deep, shallow"),
         ({"layer": "16"}, errors.LayerNotFound, "'16' not found"),
         ({"freeze": tuple("0123456789")}, errors.GuidanceError, "nothing is trainable"),
         ({"resume": True}, errors.GuidanceError, "out="),
     ],
 )
 def test_settings_are_checked(change, error, message):
+    """Before the first step, also where guidance would begin much later only."""
+    steps = []
     with pytest.raises(error, match=message):
-        fit(net(), Stripes(8), **SETTINGS | change)
+        fit(net(), Stripes(8), progress=lambda *s: steps.append(s), **SETTINGS | change)
+    assert not steps
+
+
+@pytest.mark.parametrize("name", ["gain_ext", "box", "mixed", "cdep", "rrr"])
+def test_trying_a_loss_out_leaves_no_trace(name):
+    """Guidance begins too late to act, so the weights are those of training on labels alone."""
+    model, plain = net(dropout=0.3), net(dropout=0.3)
+    late = SETTINGS | {"epochs": 1, "warmup": 1.0}
+    fit(model, Stripes(noise=0.1), loss=name, **late)
+    fit(plain, Stripes(noise=0.1), loss="none", **late)
+    for a, b in zip(model.state_dict().values(), plain.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
 
 
 def broken(kind):

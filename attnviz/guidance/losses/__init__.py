@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ._base import LOSSES, LossParts, register_loss
+from ._base import LOSSES, LossParts, option_names, register_loss
 
-__all__ = ["LOSSES", "LossParts", "get", "register_loss"]
+__all__ = ["LOSSES", "LossParts", "get", "option_names", "register_loss"]
 
 
 def get(name: str) -> Callable[..., LossParts]:

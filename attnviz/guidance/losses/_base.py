@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -84,6 +85,7 @@ def register_loss(
     annotated: bool = True,
     mapped: bool = True,
     aliases: tuple[str, ...] = (),
+    passes: str | None = None,
 ) -> Callable[[Callable[..., dict[str, Tensor]]], Callable[..., LossParts]]:
     """Register a loss written as `fn(scene, **options) -> {part: ()}`.
 
@@ -99,6 +101,7 @@ def register_loss(
         annotated: False where it needs no annotation and takes every image.
         mapped: False where the loss is not a function of the map.
         aliases: other names.
+        passes: the loss whose options it takes too.
     """
 
     def decorate(fn: Callable[..., dict[str, Tensor]]) -> Callable[..., LossParts]:
@@ -119,10 +122,20 @@ def register_loss(
             return LossParts(sum(parts.values()), MappingProxyType(parts), count, _mass(scene))
 
         return LOSSES.register(
-            name, paper=paper, aliases=aliases, needs=needs, annotated=annotated, mapped=mapped
-        )(loss)
+            name, paper=paper, aliases=aliases, needs=needs, annotated=annotated, mapped=mapped,
+            passes=passes,
+        )(loss)  # fmt: skip
 
     return decorate
+
+
+def option_names(name: str) -> list[str]:
+    """Return the options of a loss that are plain values, in the order it lists them."""
+    entry = LOSSES.get(name)
+    listed = inspect.signature(entry.fn).parameters.values()  # those of the function it wraps
+    own = [p.name for p in listed if p.kind is p.KEYWORD_ONLY]
+    more = option_names(entry.meta["passes"]) if entry.meta["passes"] else []
+    return [n for n in [*own, *more] if n not in ("generator", "adversary")]
 
 
 def _mass(scene: Scene) -> Mapping[str, float]:

@@ -13,8 +13,9 @@ from .l1 import mean_known
 
 
 @register_loss(
-    "gain_ext", paper="arXiv:1802.10171", needs=("forward",), annotated=False, aliases=("gain-ext",)
-)
+    "gain_ext", paper="arXiv:1802.10171", needs=("forward",), annotated=False,
+    aliases=("gain-ext",), passes="gain",
+)  # fmt: skip
 def gain_ext(
     scene: Scene, *, omega: float = 10.0, form: str = "relu", **mining: Any
 ) -> dict[str, Tensor]:
