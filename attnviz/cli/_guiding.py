@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,26 @@ def prepare(
         f"boxes), {len(others)} for validation, classes: {', '.join(examples.classes[:8])}"
     )
     return GuideRun(loaded, pipeline, examples, others, loss)
+
+
+def loss_options(given: Sequence[str]) -> dict[str, Any]:
+    """Return NAME=VALUE words as options; values are JSON, or else text."""
+    found: dict[str, Any] = {}
+    for word in given:
+        name, equals, text = word.partition("=")
+        if not name or not equals:
+            raise typer.BadParameter(f"--set {word!r}: expected NAME=VALUE, such as form=relu")
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = text
+    return found
+
+
+def layer_names(given: str | None) -> str | list[str] | None:
+    """Return one name as text, several (with commas between) as a list."""
+    names = [name.strip() for name in (given or "").split(",") if name.strip()]
+    return names if len(names) > 1 else names[0] if names else None
 
 
 def _divide(

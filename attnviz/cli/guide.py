@@ -42,9 +42,20 @@ def guide(
     loss: Annotated[
         str, typer.Option(help="A guidance loss: energy, gain, box, mixed, ...; none for labels.")
     ] = "energy",
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="An option of the loss, such as form=relu or steepness=[5,20] (annealed); may be "
+            "repeated.",
+        ),
+    ] = None,
     weight: Annotated[float, typer.Option(help="Strength of guidance.", min=0)] = 1.0,
     warmup: Annotated[float, typer.Option(help="Share of training before guidance.")] = 0.35,
-    layer: Annotated[str | None, typer.Option(help="A name of `attnviz layers`.")] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="A name of `attnviz layers`; several with commas between.")
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1)] = 10,
     batch_size: Annotated[int, typer.Option(min=1)] = 16,
     accumulate: Annotated[int, typer.Option(min=1, help="Batches to a step.")] = 1,
@@ -84,8 +95,9 @@ def guide(
     photos before training and after each epoch. Images of a split named test are never read.
     """
     from ._console import print_json
-    from ._guiding import prepare, report
+    from ._guiding import layer_names, loss_options, prepare, report
 
+    given = loss_options(options or ())
     run = prepare(
         data=data, model=model, checkpoint=checkpoint, object=object, masks=masks,
         fraction=fraction, boxes=boxes, mixed=mixed, loss=loss, validation=validation, flip=flip,
@@ -93,7 +105,7 @@ def guide(
     )  # fmt: skip
     result = run.fit(
         out=out, resume=resume, force=force, photos=photos,
-        loss=run.loss, weight=weight, warmup=warmup, layer=layer, epochs=epochs,
+        loss=run.loss, loss_options=given, weight=weight, warmup=warmup, layer=layer_names(layer), epochs=epochs,
         batch_size=batch_size, accumulate=accumulate, lr=lr, optimizer=optimizer,
         freeze=tuple(freeze or ()), batchnorm=batchnorm, monitor=monitor, patience=patience,
         amp=amp, degenerate="skip" if skip_bad_masks else "error", seed=seed,

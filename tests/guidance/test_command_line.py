@@ -62,6 +62,27 @@ def test_guide_says_what_is_wrong(folder, capsys):
     assert not (folder / "run").exists()
 
 
+def test_options_of_the_loss(folder, capsys):
+    """The run records them; a pair of layers and a pair of numbers stay pairs."""
+    more = ["--epochs", "1", "--warmup", "0", "--force"]
+    assert guide(folder, "--set", "form=softplus", "--set", "beta=5", *more) == 0
+    config = json.loads((folder / "run" / "run.json").read_text())["config"]
+    assert config["loss_options"] == {"form": "softplus", "beta": 5}
+    gain = ["--loss", "gain", "--set", "steepness=[5,20]", "--set", "fill=mean"]
+    assert guide(folder, *gain, *more) == 0
+    config = json.loads((folder / "run" / "run.json").read_text())["config"]
+    assert config["loss_options"] == {"steepness": [5, 20], "fill": "mean"}
+    layers = ["--loss", "consistency", "--layer", "stages.3, stages.2"]
+    assert guide(folder, *layers, *more) == 0, capsys.readouterr().err
+    config = json.loads((folder / "run" / "run.json").read_text())["config"]
+    assert config["layer"] == ["stages.3", "stages.2"]
+    capsys.readouterr()
+    assert guide(folder, "--set", "fom=relu", *more) == 1
+    assert "no option 'fom'; did you mean 'form'" in capsys.readouterr().err
+    assert guide(folder, "--set", "form", *more) == 2
+    assert "NAME=VALUE" in capsys.readouterr().err
+
+
 def test_erase_reports_the_score_after_every_step(photo, tmp_path, capsys):
     command = ["erase", str(photo), "--out", str(tmp_path), "--steps", "2", "--json"]
     assert main(command) == 0
