@@ -20,10 +20,13 @@ from torch import Tensor
 from ..capturing import capture
 from ..errors import DataError
 from ..explaining import _resolve_model
+from ..geometry import Geometry
 from ..models import default_layer, infer_layout, labels_of
+from .clustering import spectral
 from .log_odds import called, find_target, score_of
 from .measuring import Instrument
 from .pictures import as_samples
+from .result import plain
 from .running import _preparation
 
 _SIDE = 16
@@ -41,6 +44,8 @@ class Cluster:
         score: mean log-odds.
         map: (16, 16) mean normalised map.
         labels: co-occurring labels with lift: how much more frequent than in the rest.
+        maps: (images, 16, 16) normalised maps, in the order of `images`.
+        geometry: where each map lies on its photo.
     """
 
     images: tuple[int, ...]
@@ -50,6 +55,8 @@ class Cluster:
     score: float
     map: np.ndarray
     labels: tuple[tuple[str, float], ...]
+    maps: np.ndarray
+    geometry: tuple[Geometry, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,19 +75,76 @@ class Discovery:
     by: str
     data: Any
 
-    def sheet(self, cluster: int, *, columns: int = 6, images: int = 12, side: int = 128) -> Any:
-        """Return a contact sheet of a cluster as a PIL image, worst examples first."""
-        import cv2
+    def sheet(
+        self, cluster: int, *, columns: int = 6, images: int = 12, side: int = 128,
+        maps: bool = False,
+    ) -> Any:  # fmt: skip
+        """Return a contact sheet of a cluster as a PIL image, worst examples first.
+
+        Args:
+            cluster: which, the most suspicious is 0.
+            columns: tiles in a row.
+            images: most tiles.
+            side: of a tile in pixels; photos keep their shape.
+            maps: under each photo the same with its map over it.
+        """
         from PIL import Image
 
         from ..data.boatwater import contact_sheet
+        from ..render import overlay
 
-        chosen = self.clusters[cluster].images[:images]
-        tiles = [
-            cv2.resize(self.data[i].read(), (side, side), interpolation=cv2.INTER_AREA)
-            for i in chosen
-        ]
+        chosen = self.clusters[cluster]
+        tiles = []
+        for place, number in enumerate(chosen.images[:images]):
+            photo = self.data[number].read()
+            shown = [photo]
+            if maps:
+                values = chosen.maps[place]
+                shown.append(
+                    overlay(photo, values / max(float(values.max()), 1e-12),
+                            geometry=chosen.geometry[place])
+                )  # fmt: skip
+            tiles.append(np.concatenate([_tile(x, side) for x in shown]))
         return Image.fromarray(contact_sheet(np.stack(tiles), columns=min(columns, len(tiles))))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything but the maps as JSON values."""
+        return plain(
+            {
+                "object": self.object, "by": self.by, "eigenvalues": list(self.eigenvalues),
+                "clusters": [
+                    {"images": len(c.images), "share": c.share, "wrong": c.wrong,
+                     "score": c.score, "labels": [list(pair) for pair in c.labels],
+                     "ids": list(c.ids)}
+                    for c in self.clusters
+                ],
+            }
+        )  # fmt: skip
+
+    def save(self, folder: Any, *, force: bool = False) -> dict[str, Any]:
+        """Write discovery.html (contact sheets) and discovery.json; return their paths.
+
+        Raises:
+            OutputExists: one is there and `force` is off.
+        """
+        from ..report import write_discovery
+
+        return write_discovery(self, folder, force=force)
+
+
+def _tile(image: np.ndarray, side: int) -> np.ndarray:
+    """Return an image (h, w, 3) uint8 in a white square, whole and in its own shape."""
+    import cv2
+
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    small = cv2.resize(image, size, interpolation=way)
+    tile = np.full((side, side, 3), 255, np.uint8)
+    top, left = (side - size[1]) // 2, (side - size[0]) // 2
+    tile[top : top + size[1], left : left + size[0]] = small
+    return tile
 
 
 def discover(
@@ -123,10 +187,12 @@ def discover(
     scores: list[float] = []
     rows: list[Tensor] = []
     maps: list[Tensor] = []
+    places: list[Geometry] = []
     aim = None
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
-        inputs = torch.stack([prepare(samples[i].read())[0] for i in part]).to(runner.device)
+        prepared = [prepare(samples[i].read()) for i in part]
+        inputs = torch.stack([tensor for tensor, _ in prepared]).to(runner.device)
         if aim is None:
             with runner.running(), torch.no_grad():
                 total = logits_of_model(module, inputs).shape[1]
@@ -141,6 +207,7 @@ def discover(
                 scores.append(float(score_of(logits, aim.indices)[k]))
                 rows.append(feature[k])
                 maps.append(found[k])
+                places.append(prepared[k][1])
         if len(numbers) >= limit:
             break
     if len(numbers) < 8:
@@ -151,7 +218,7 @@ def discover(
     described = torch.stack(rows if by == "features" else [m.flatten() for m in maps])
     group, values = spectral(described, clusters, seed=seed)
     made = [
-        _cluster(samples, object, k, group, numbers, scores, torch.stack(maps))
+        _cluster(samples, object, k, group, numbers, scores, torch.stack(maps), places)
         for k in range(int(group.max()) + 1)
     ]
     made.sort(key=lambda c: (-(c.wrong if c.wrong == c.wrong else 0), -c.share))
@@ -185,74 +252,9 @@ def _look(
     return small[:, 0], F.normalize(feature, dim=1), logits.detach().float().cpu()
 
 
-def spectral(
-    points: Tensor, clusters: int | None = None, *, neighbours: int = 10, seed: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Spectral clustering (Ng, Jordan & Weiss 2001) with a self-tuning affinity.
-
-    Affinity exp(-d^2 / (s_i s_j)), s the distance to the 7th neighbour (Zelnik-Manor & Perona
-    2004), kept for each point's nearest neighbours; normalised Laplacian; k-means on its first
-    eigenvectors.
-
-    Args:
-        points: (n, d).
-        clusters: how many; None takes the largest gap between eigenvalues 2 to 7.
-        neighbours: of the graph.
-        seed: of k-means.
-
-    Returns:
-        (n,) cluster numbers and the smallest eigenvalues.
-    """
-    n = len(points)
-    distance = torch.cdist(points.double(), points.double())
-    k = min(neighbours, n - 1)
-    near, index = distance.topk(k + 1, largest=False)
-    scale = near[:, min(7, k)].clamp_min(1e-12)
-    affinity = torch.exp(-(distance**2) / (scale[:, None] * scale[None]))
-    keep = torch.zeros(n, n, dtype=torch.bool)
-    keep.scatter_(1, index, True)
-    affinity = affinity * (keep | keep.T)
-    affinity.fill_diagonal_(0)
-    root = affinity.sum(1).clamp_min(1e-12).rsqrt()
-    laplacian = torch.eye(n, dtype=torch.float64) - root[:, None] * affinity * root[None]
-    values, vectors = torch.linalg.eigh(laplacian)
-    if clusters is None:
-        gaps = values[2 : min(7, n)] - values[1 : min(7, n) - 1]
-        clusters = int(gaps.argmax()) + 2
-    if not 1 <= clusters <= n:
-        raise DataError(f"{clusters} clusters of {n} images: expected 1 to {n}")
-    return kmeans(F.normalize(vectors[:, :clusters], dim=1), clusters, seed=seed), values[:8]
-
-
-def kmeans(points: Tensor, clusters: int, *, seed: int = 0, starts: int = 10) -> Tensor:
-    """Return cluster numbers (n,) of the best of several k-means++ starts."""
-    rng = torch.Generator().manual_seed(seed)
-    best, least = torch.zeros(len(points), dtype=torch.long), float("inf")
-    for _ in range(starts):
-        centres = points[torch.randint(len(points), (1,), generator=rng)]
-        while len(centres) < clusters:
-            apart = torch.cdist(points, centres).amin(1) ** 2
-            weight = apart if float(apart.sum()) > 0 else torch.ones_like(apart)
-            centres = torch.cat([centres, points[torch.multinomial(weight, 1, generator=rng)]])
-        for _ in range(50):
-            group = torch.cdist(points, centres).argmin(1)
-            moved = torch.stack(
-                [points[group == c].mean(0) if (group == c).any() else centres[c]
-                 for c in range(clusters)]
-            )  # fmt: skip
-            if torch.equal(moved, centres):
-                break
-            centres = moved
-        inertia = float((torch.cdist(points, centres).amin(1) ** 2).sum())
-        if inertia < least:
-            best, least = torch.cdist(points, centres).argmin(1), inertia
-    # an empty cluster has no number
-    return torch.unique(best, return_inverse=True)[1]
-
-
 def _cluster(
     samples: Any, object: str, number: int, group: Tensor, numbers: list[int],
-    scores: list[float], maps: Tensor,
+    scores: list[float], maps: Tensor, places: Sequence[Geometry],
 ) -> Cluster:  # fmt: skip
     inside = (group == number).nonzero()[:, 0].tolist()
     labelled = any(samples[i].labels for i in numbers)
@@ -275,4 +277,6 @@ def _cluster(
         float(np.mean([scores[i] for i in inside])),
         maps[inside].mean(0).numpy(),
         tuple(sorted(lift.items(), key=lambda item: -item[1])[:5]),
+        maps[order].numpy(),
+        tuple(places[i] for i in order),
     )

@@ -1,8 +1,10 @@
 """Counterfactual images: the object taken away, the context taken away or exchanged, and the same
 operation where it should not matter.
 
-All work on the model's input. A control is as large as the region it stands for and lies on
-neither object nor context; what the model loses there is the price of the operation itself.
+All work on the model's input. A control lies on neither object nor context; what the model loses
+there is the price of the operation itself. It is as large as the region it stands for where the
+image has that much room, smaller (down to a quarter) where it has not, and each variant says how
+large it is.
 """
 
 from __future__ import annotations
@@ -30,11 +32,19 @@ _LEAST_CONTROL = 0.25
 
 @dataclass(frozen=True, eq=False)
 class Variant:
-    """A changed image: of which picture of the batch, which operation, and the input (3, H, W)."""
+    """A changed image.
+
+    Attributes:
+        row: which picture of the batch.
+        name: of the operation.
+        input: (3, H, W).
+        room: of a control, its area over that of the region it stands for; 1 otherwise.
+    """
 
     row: int
     name: str
     input: Tensor
+    room: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,19 +71,22 @@ def grown(mask: Tensor) -> Tensor:
     return torch.from_numpy(cv2.dilate(mask.numpy().astype(np.uint8), kernel) > 0)
 
 
-def control_region(allowed: Tensor, area: int) -> Tensor | None:
+def control_region(allowed: Tensor, area: int, wider: Tensor | None = None) -> Tensor | None:
     """Return a compact region of `area` pixels inside `allowed`, or of all of it if smaller.
 
     It grows around the point that is farthest from everything that matters.
 
     Args:
-        allowed: (H, W) bool, neither object nor context.
+        allowed: (H, W) bool, neither object nor context, and off their edges.
         area: pixels wanted.
+        wider: the same up to their very edges, taken where `allowed` has too little room.
 
     Returns:
         (H, W) bool; None where less than a quarter of the area is to be had.
     """
     space = int(allowed.sum())
+    if wider is not None and space < area:
+        allowed, space = wider, int(wider.sum())
     if space < _LEAST_CONTROL * area or not area:
         return None
     ground = np.pad(allowed.numpy().astype(np.uint8), 1)
@@ -134,16 +147,20 @@ def variants(
     """Yield the counterfactual images of a batch, a name each:
 
     * `object:FILL`, `context:FILL`: the region emptied;
-    * `object-control:FILL`, `context-control:FILL`: the same on an equally large region of neither;
+    * `object-control:FILL`, `context-control:FILL`: the same on a region of neither, as large
+      where there is room;
     * `context:swap`, `context-control:swap`: the region's pixels taken from an image without
       context;
     * `paste:with`, `paste:without`: the object on a donor with and without the context.
     """
     erasures: list[tuple[int, str, Tensor]] = []
     hidden = []
+    rooms: dict[tuple[int, str], float] = {}
     for row, picture in enumerate(pictures):
         for name, mask in _regions(picture):
             erasures.append((row, name, mask))
+            if name.endswith("-control"):
+                rooms[row, name] = float(mask.sum()) / float(erasures[-2][2].sum())
             # what fills the context must not be painted with the object's colours
             inside = picture.object_mask
             apart = name.startswith("context") and inside is not None and bool(inside.any())
@@ -157,13 +174,14 @@ def variants(
             make = _inpaint if fill == "inpaint" else FILLS.get(fill).fn
             made = torch.where(masks, make(images, unseen, generator), images)
             for (row, name, _), changed in zip(erasures, made, strict=True):
-                yield Variant(row, f"{name}:{fill}", changed)
+                yield Variant(row, f"{name}:{fill}", changed, rooms.get((row, name), 1.0))
     if donors is None:
         return
     for row, name, mask in erasures:
         if name.startswith("context"):
             lent = donors.without_context[donor_of(pictures[row], donors, seed)]
-            yield Variant(row, f"{name}:swap", torch.where(mask, lent, pictures[row].input))
+            changed = torch.where(mask, lent, pictures[row].input)
+            yield Variant(row, f"{name}:swap", changed, rooms.get((row, name), 1.0))
     for row, picture in enumerate(pictures):
         if picture.object_mask is not None and picture.object_mask.any():
             number = donor_of(picture, donors, seed)
@@ -181,15 +199,16 @@ def _regions(picture: Picture) -> list[tuple[str, Tensor]]:
     edge = grown(inside) if inside.any() else inside
     found = []
     allowed = ~(edge | (grown(around) if around.any() else around))
+    wider = ~(edge | around)
     if inside.any():
         found.append(("object", edge))
         # a reader of the context must not lose it to the object's control
-        control = control_region(allowed, int(edge.sum()))
+        control = control_region(allowed, int(edge.sum()), wider)
         if control is not None:
             found.append(("object-control", control))
     if around.any():
         found.append(("context", around))
-        control = control_region(allowed, int(around.sum()))
+        control = control_region(allowed, int(around.sum()), wider)
         if control is not None:
             found.append(("context-control", control))
     return found

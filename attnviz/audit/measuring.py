@@ -95,7 +95,7 @@ class Instrument:
         inputs = torch.stack([p.input for p in pictures])
         with self.running():
             maps, logits = self.maps(inputs)
-            attended = attention_map(self, inputs) if self.attention else None
+            mass = attention_mass(self, inputs, _regions(pictures)) if self.attention else None
             changed = list(variants(pictures, fills=self.fills, donors=self.donors, seed=self.seed))
             after = self.logits(torch.stack([v.input for v in changed])) if changed else None
         scores = score_of(logits, self.target.indices).tolist()
@@ -106,20 +106,23 @@ class Instrument:
                 "object": int(p.has_object), "context": int(p.has_context), "digest": p.digest,
                 "score": _number(score), "called": answer, "area": _areas(p), "maps": {},
                 "donor": donor_of(p, self.donors, self.seed) if self.donors else None,
-                "scores": {}, "called_after": {},
+                "scores": {}, "called_after": {}, "room": {},
             }
             for p, score, answer in zip(pictures, scores, answers, strict=True)
         ]  # fmt: skip
         for name, values in maps.items():
-            _locate(rows, pictures, name, values, evidence=True)
-        if attended is not None:
-            _locate(rows, pictures, "attention", attended, evidence=False)
+            _locate(rows, pictures, name, values)
+        if mass is not None:
+            _locate_attention(rows, pictures, mass)
         if after is not None:
             moved = score_of(after, self.target.indices).tolist()
             answered = called(after, self.target.indices).tolist()
             for variant, score, answer in zip(changed, moved, answered, strict=True):
                 rows[variant.row]["scores"][variant.name] = _number(score)
                 rows[variant.row]["called_after"][variant.name] = answer
+                kind = variant.name.partition(":")[0]
+                if kind.endswith("-control"):
+                    rows[variant.row]["room"][kind.removesuffix("-control")] = _number(variant.room)
         return rows
 
 
@@ -135,9 +138,7 @@ def _areas(picture: Picture) -> dict[str, float]:
     return found
 
 
-def _locate(
-    rows: list[Row], pictures: Sequence[Picture], name: str, maps: Tensor, *, evidence: bool
-) -> None:
+def _locate(rows: list[Row], pictures: Sequence[Picture], name: str, maps: Tensor) -> None:
     """Write into each row the share of a map's positive mass in each region, pointing and IoU."""
     size = tuple(pictures[0].input.shape[-2:])
     values = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
@@ -145,7 +146,7 @@ def _locate(
     total = values.double().sum((1, 2))
     located = [i for i, p in enumerate(pictures) if p.object_mask is not None]
     scores: dict[str, dict[int, float]] = {"pointing": {}, "iou": {}}
-    if located and evidence:
+    if located:
         masks = torch.stack([pictures[i].object_mask for i in located])
         # no tolerance: inputs are small, and chance is then the object's area
         for key, found in (
@@ -173,31 +174,73 @@ def _locate(
         row["maps"][name] = entry
 
 
-def attention_map(instrument: Instrument, inputs: Tensor) -> Tensor:
-    """Return what the class token of the last layer attends to, (B, h, w), mean over heads.
+def attention_mass(instrument: Instrument, inputs: Tensor, masks: Tensor) -> Tensor:
+    """Return the share of the last layer's attention to the patches that lands on each region.
 
-    Without a class token it is the mean over all queries. Each map sums to 1 over the patches.
+    Rows are those that the model's head reads: of the class token, or all patches'. Mean over
+    heads; what goes to prefix tokens is left aside, so that an even attention gives the areas.
+
+    Args:
+        instrument: with the model.
+        inputs: (B, 3, H, W).
+        masks: (B, regions, H, W) in [0, 1], disjoint and covering.
+
+    Returns:
+        (B, regions), rows sum to 1.
+
+    Raises:
+        AttentionUnavailable: no attention among patches.
     """
     from ..attention import tap
+    from ..attention.maps._reading import _on_picture
+    from ..attention.mass import region_mass_of
 
-    maps = []
-    for part in inputs.split(instrument.batch_size):
+    found = []
+    size = instrument.batch_size
+    for part, regions in zip(inputs.split(size), masks.split(size), strict=True):
         with torch.no_grad(), tap(instrument.module, keep="qk") as read:
             instrument.module(part.to(instrument.device))
-        site = next(s for s in reversed(read.attention) if s.grid is not None and s.windows == 1)
-        prefix = site.prefix
-        weights = site.weights(rows=slice(0, 1) if prefix else None).float()
-        row = weights.mean((1, 2))[:, prefix:]
-        maps.append((row / row.sum(1, keepdim=True)).view(-1, *site.grid).cpu())
-    return torch.cat(maps)
+            sites = [s for s in read.attention if _on_picture(s, len(part))]
+            if not sites:
+                raise AttentionUnavailable("no attention among the patches of an image")
+            mass = region_mass_of(
+                sites[-1:], regions.to(instrument.device), model=instrument.module
+            )
+        shares = mass[:, 0].double().mean(1)
+        found.append((shares / shares.sum(1, keepdim=True)).cpu())
+    return torch.cat(found)
+
+
+def _regions(pictures: Sequence[Picture]) -> Tensor:
+    """Return (B, 3, H, W): object, context and the rest of each picture, as 0 and 1."""
+    masks = torch.zeros(len(pictures), 3, *pictures[0].input.shape[-2:])
+    for row, picture in enumerate(pictures):
+        for number, mask in enumerate((picture.object_mask, picture.context_mask)):
+            if mask is not None:
+                masks[row, number] = mask
+    masks[:, 2] = 1 - masks[:, 0] - masks[:, 1]
+    return masks
+
+
+def _locate_attention(rows: list[Row], pictures: Sequence[Picture], mass: Tensor) -> None:
+    """Write into each row the share of attention on each region."""
+    for row, picture, shares in zip(rows, pictures, mass.tolist(), strict=True):
+        known = {"object": picture.object_mask, "context": picture.context_mask}
+        if all(mask is None for mask in known.values()):
+            continue
+        row["maps"]["attention"] = {
+            region: _number(share) for region, share in zip(REGIONS, shares, strict=True)
+            if region == "elsewhere" or known[region] is not None
+        }  # fmt: skip
 
 
 def has_attention(instrument: Instrument, inputs: Tensor) -> bool:
-    """Return whether `attention_map` works for this model: it is a transformer on patches."""
+    """Return whether `attention_mass` works for this model: it is a transformer on patches."""
+    whole = torch.ones(1, 1, *inputs.shape[-2:])
     try:
         with instrument.running():
-            return bool(attention_map(instrument, inputs[:1]).isfinite().all())
-    except (AttentionUnavailable, StopIteration):
+            return bool(attention_mass(instrument, inputs[:1], whole).isfinite().all())
+    except AttentionUnavailable:
         return False
 
 

@@ -74,7 +74,9 @@ class Effect:
         operation: such as "object:blur".
         group: name.
         drop: in score, paired by image.
-        control: the same operation on an equally large region of neither; None without room.
+        control: the same operation on a region of neither; None without room.
+        control_area: the control's area over the region's, mean; 1 where all images had the room,
+            NaN without control. A smaller control makes too small a correction.
         net: drop less control on the images that have both; the drop itself without control.
         p: two-sided, of the net drop being zero, by the clustered bootstrap.
         adjusted: after Holm over all operations and groups.
@@ -86,6 +88,7 @@ class Effect:
     group: str
     drop: Interval
     control: Interval | None
+    control_area: float
     net: Interval
     p: float
     adjusted: float
@@ -113,6 +116,8 @@ class AuditResult:
         examples: images for the report, worst first.
         table: one line an image.
         settings: what was done with what, versions included.
+        discovery: contexts found without annotation, for the report; add it by
+            `dataclasses.replace(result, discovery=audit.discover(...))`.
     """
 
     model: str
@@ -130,6 +135,7 @@ class AuditResult:
     table: Table = field(repr=False)
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
     examples: tuple[Any, ...] = field(default=(), repr=False)
+    discovery: Any = field(default=None, repr=False)
 
     @property
     def severity(self) -> Interval | None:
@@ -176,6 +182,7 @@ class AuditResult:
                 "counterfactuals": [_fields(e) for e in self.effects],
                 "settings": dict(self.settings),
             }
+            | ({} if self.discovery is None else {"discovery": self.discovery.as_dict()})
         )
 
     def csv(self) -> str:

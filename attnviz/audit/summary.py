@@ -16,6 +16,8 @@ from .statistics import mcnemar, wilson
 from .table import BOTH, CONTEXT_ALONE, OBJECT_ALONE, Table
 from .verdict import Verdict, evidence_columns, judge
 
+#: mean area of the controls over that of their regions, below which a result says so
+_ROOM = 0.9
 ORDER = (BOTH, OBJECT_ALONE, CONTEXT_ALONE, 0)
 
 
@@ -107,7 +109,9 @@ def summarise(
     )  # fmt: skip
     verdict = judge(
         joint, enough, object=names.object, context=names.context,
-        facts=_facts(names, places, joint, enough, known), missing=missing,
+        facts=_facts(names, places, joint, enough, known),
+        missing=missing,
+        note="; ".join(filter(None, (_room(table, names), _cropped(table, names)))),
     )  # fmt: skip
     return Summary(cells, worst, gap, places, hits, effects, verdict)
 
@@ -118,7 +122,7 @@ def _columns(table: Table) -> dict[str, np.ndarray]:
         for name in ("right", "score"):
             columns[f"{name}:{g}"] = table.only(name, g)
         for name in table.columns:
-            if name.startswith(("map:", "area:")):
+            if name.startswith(("map:", "area:", "room:")):
                 columns[f"{name}:{g}"] = table.only(name, g)
         for operation in table.operations():
             drop = table.drop(operation)
@@ -154,6 +158,29 @@ def _cell(table: Table, boot: ClusterBootstrap, names: Names, limits: Limits, gr
         clustered, boot.estimate(f"score:{group}").interval if there else nothing,
         images >= limits.images and clusters >= limits.clusters,
     )  # fmt: skip
+
+
+def _room(table: Table, names: Names) -> str:
+    """Return where controls had to be clearly smaller than what they stand for, or nothing."""
+    found = []
+    for kind in ("object", "context"):
+        values = table.columns.get(f"room:{kind}")
+        if values is not None:
+            own = values[(table.group == BOTH) & ~np.isnan(values)]
+            if len(own) and own.mean() < _ROOM:
+                found.append(f"of the {getattr(names, kind)} {own.mean():.0%}")
+    if not found:
+        return ""
+    return f"controls are smaller than their regions, for want of room: {', '.join(found)}"
+
+
+def _cropped(table: Table, names: Names) -> str:
+    """Return in how many images the preprocessing crops the whole object away, or nothing."""
+    area = table.columns.get("area:object")
+    gone = 0 if area is None else int(((table.group >= 2) & (area == 0)).sum())
+    if not gone:
+        return ""
+    return f"in {gone} images the {names.object} lies outside of the model's input (cropped away)"
 
 
 def _gap(boot: ClusterBootstrap, known: Sequence[Cell], limits: Limits) -> tuple[str, Interval]:
@@ -218,6 +245,8 @@ def _effects(table: Table, boot: ClusterBootstrap, names: Names) -> list[Effect]
                     "drop": boot.estimate(name).interval,
                     "control": boot.estimate(f"control:{operation}:{g}").interval
                     if controlled else None,
+                    "control_area": float(boot.point[f"room:{operation.partition(':')[0]}:{g}"])
+                    if controlled else np.nan,
                     "net": estimate.interval, "p": estimate.p, "lost": lost, "gained": gained,
                     "mcnemar": mcnemar(lost, gained),
                 }

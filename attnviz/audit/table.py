@@ -28,6 +28,8 @@ def _flat(row: Row) -> Iterator[tuple[str, float]]:
         yield f"after:{name}", _number(value)
     for name, value in row["called_after"].items():
         yield f"called:{name}", float(value)
+    for name, value in row["room"].items():
+        yield f"room:{name}", _number(value)
 
 
 def _number(value: float | None) -> float:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ._app import GATE_FAILED
-
-PAIRS_SCHEMA = 1
 
 
 def audit(
@@ -34,6 +33,17 @@ def audit(
     masks: Annotated[bool, typer.Option("--masks", help="Regions from masks.")] = False,
     boxes: Annotated[bool, typer.Option("--boxes", help="Regions from boxes.")] = False,
     groups: Annotated[bool, typer.Option("--groups", help="No regions: groups alone.")] = False,
+    context_masks: Annotated[
+        str | None,
+        typer.Option(help="package.module:function, photo -> mask of the context: a segmenter."),
+    ] = None,
+    clip: Annotated[
+        Path | None, typer.Option(help="Folder of a CLIP model that tells which images show it.")
+    ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(help="For --clip: what shows the context | what does not."),
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Audit one split of the data only.")] = None,
     against: Annotated[
         str | None,
@@ -41,6 +51,13 @@ def audit(
     ] = None,
     all_classes: Annotated[
         bool, typer.Option("--all-classes", help="Rank all class pairs by risk of confusion.")
+    ] = False,
+    discover: Annotated[
+        bool,
+        typer.Option(
+            "--discover",
+            help="Cluster what is called the object by what its maps cover; needs no --context.",
+        ),
     ] = False,
     trained_on: Annotated[
         Path | None, typer.Option(help="Training data; an image of it in DATA is refused.")
@@ -82,37 +99,52 @@ def audit(
     Prints the verdict with its uncertainty and writes a report that opens offline.
     """
     from ..data import open_dataset
+    from ..report.page import FILES
     from ._console import print_json, progress
+    from ._discovering import find_contexts, mask_function, rank, told_by_words, write
     from ._files import refuse_existing
     from ._models import load_model
 
     if masks + boxes + groups > 1:
         raise typer.BadParameter("--masks, --boxes and --groups exclude one another")
-    if not all_classes and (object is None or context is None):
-        raise typer.BadParameter("--object and --context are needed (or --all-classes)")
+    if not all_classes and (object is None or (context is None and not discover)):
+        raise typer.BadParameter(
+            "--object and --context are needed (or --object with --discover, or --all-classes)"
+        )
+    if (clip is None) != (prompts is None) or (clip is not None and context is None):
+        raise typer.BadParameter("--clip, --prompts and --context belong together")
     if fail_above is not None and not 0 <= fail_above <= 1:
         raise typer.BadParameter(f"--fail-above {fail_above} is no share from 0 to 1")
-    if all_classes and (against is not None or fail_above is not None):
-        raise typer.BadParameter("--all-classes takes neither --against nor --fail-above")
+    if (all_classes or context is None) and (against is not None or fail_above is not None):
+        raise typer.BadParameter(
+            "--against and --fail-above need an audit: --object and --context, not --all-classes"
+        )
     if not force and not all_classes:
-        refuse_existing([out / name for name in ("report.html", "audit.json", "images.csv")])
-    dataset = open_dataset(data, split=split)
+        files = ("discovery.html", "discovery.json") if context is None else FILES
+        refuse_existing([out / name for name in files])
+    dataset: Any = open_dataset(data, split=split)
+    if clip is not None:
+        dataset = told_by_words(dataset, str(context), clip, str(prompts), batch_size)
     loaded = load_model(model, checkpoint, device)
     common: dict[str, Any] = {
         "preprocess": _preprocess(preprocess), "labels": _labels(labels), "batch_size": batch_size,
     }  # fmt: skip
     if all_classes:
-        _all_classes(loaded, dataset, as_json, common)
+        rank(loaded, dataset, as_json, common)
         return
     options = common | {
         "object": object, "context": context,
         "target": [int(t) if t.isdecimal() else t for t in target] if target else None,
         "regions": "masks" if masks else "boxes" if boxes else "groups" if groups else "auto",
+        "context_masks": mask_function(context_masks) if context_masks else None,
         "trained_on": open_dataset(trained_on) if trained_on else None,
         "allow_empty_groups": allow_empty_groups, "methods": method.split(","),
         "fills": fill.split(","), "layer": layer, "examples": examples, "seed": seed,
         "resume": resume,
     }  # fmt: skip
+    if context is None:
+        write(find_contexts(loaded, dataset, options), out, as_json=as_json, force=force)
+        return
     from ..audit import compare, confusion
 
     journal = out / "journal.jsonl"
@@ -139,6 +171,9 @@ def audit(
                 seen[0] = done
 
             results.append(confusion(each, dataset, journal=path, progress=step, **options))
+    if discover:
+        contexts = find_contexts(models[-1][0], dataset, options)
+        results[-1] = replace(results[-1], discovery=contexts)
     found: Any = results[0] if against is None else compare(*results)
     paths = found.save(out, force=force)
     for _, path in models:
@@ -179,7 +214,32 @@ def _print(found: Any, results: list[Any], paths: dict[str, Path]) -> None:
     ]
     right = ["right before", "right after"] if len(results) == 2 else ["right"]
     print_table(["group", "images", *right], rows)
+    _print_places(results[-1])
+    if results[-1].discovery is not None:
+        from ._discovering import print_clusters
+
+        print()
+        print_clusters(results[-1].discovery)
     print(f"report   {paths['report'].absolute()}")
+
+
+def _print_places(result: Any) -> None:
+    """Print where maps and attention lie where both object and context are, beside chance."""
+    from ..audit.summary import percent
+    from ._console import print_table
+
+    both = next(c.name for c in result.cells if c.object and c.context)
+    places = [p for p in result.places if p.group == both]
+    if not places:
+        return
+    names = {"object": result.object, "context": result.context, "elsewhere": "elsewhere"}
+    rows = [
+        [method, *(next((f"{percent(p.energy)} of {p.area:.0%}" for p in places
+                         if (p.method, p.region) == (method, region)), "-") for region in names)]
+        for method in dict.fromkeys(p.method for p in places)
+    ]  # fmt: skip
+    print(f"\nwhere it looks in '{both}', each beside the share of the area")
+    print_table(["map", *names.values()], rows)
 
 
 def _fresh(journal: Path) -> None:
@@ -189,33 +249,6 @@ def _fresh(journal: Path) -> None:
         raise OutputExists(
             f"{str(journal)!r} holds an audit that was stopped; go on with --resume, or remove it"
         )
-
-
-def _all_classes(loaded: Any, dataset: Any, as_json: bool, common: dict[str, Any]) -> None:
-    from ..audit import rank_pairs
-    from ._console import print_json, print_table
-
-    pairs = rank_pairs(loaded, dataset, **common)
-    if as_json:
-        print_json("audit-pairs", PAIRS_SCHEMA, pairs=[p.as_dict() for p in pairs])
-        return
-    rows = [
-        [p.object, p.context, f"{p.risk.value:.2f} [{p.risk.low:.2f}, {p.risk.high:.2f}]",
-         f"{p.effect.value:+.2f}", "-" if p.adjusted != p.adjusted else f"{p.adjusted:.3g}",
-         "/".join(map(str, p.counts))]
-        for p in pairs
-    ]  # fmt: skip
-    print_table(
-        [
-            "object",
-            "context",
-            "risk",
-            "effect of context",
-            "p (Holm)",
-            "images both/object/context/no",
-        ],
-        rows,
-    )
 
 
 def _preprocess(name: str | None) -> Any:

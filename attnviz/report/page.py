@@ -188,7 +188,7 @@ def _charts(result: Any) -> dict[str, Any]:
                 if p.group == both
             ],
             title="where the evidence lies", share=True,
-            unit="share of the map's positive mass; diamond: the region's share of the area",
+            unit="share of the map's positive mass, or of attention; diamond: the area's share",
         ),
         "lines": intervals(lines, title="effects on the score", unit="effect on the log-odds"),
         "severity": intervals(

@@ -12,19 +12,19 @@ _LONGEST = 288
 _SHORTEST = 160
 
 
-def data_uri(image: np.ndarray, *, quality: int = 85) -> str:
-    """Return an image (h, w, 3) uint8 as a JPEG data URI; big ones are reduced to 288 px.
+def data_uri(image: np.ndarray, *, quality: int = 85, longest: int = _LONGEST) -> str:
+    """Return an image (h, w, 3) uint8 as a JPEG data URI, reduced to `longest` pixels.
 
     Small ones (below 160 px) are enlarged without smoothing, so that pixels stay pixels.
     """
     from PIL import Image
 
     picture = Image.fromarray(image)
-    longest = max(picture.size)
-    if longest > _LONGEST:
-        picture.thumbnail((_LONGEST, _LONGEST), Image.Resampling.LANCZOS)
-    elif longest < _SHORTEST:
-        factor = -(-_SHORTEST // longest)
+    side = max(picture.size)
+    if side > longest:
+        picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    elif side < _SHORTEST:
+        factor = -(-_SHORTEST // side)
         picture = picture.resize(
             (picture.width * factor, picture.height * factor), Image.Resampling.NEAREST
         )

@@ -1,4 +1,4 @@
-"""Models for the command line."""
+"""Models, and a segmenter of water, for the command line."""
 
 from attnviz.data import boatwater as bw
 
@@ -9,3 +9,11 @@ def reads_water():
 
 def reads_object():
     return bw.planted("object")
+
+
+def reads_both():
+    return bw.planted("both")
+
+
+def sea(photo):
+    return photo[..., 2].astype(int) - photo[..., 0] > 52

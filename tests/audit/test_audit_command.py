@@ -53,6 +53,59 @@ def test_lines_and_comparison(folder, tmp_path, capsys):
     assert "'boat, no water' 0 % [0, 24] to 100 % [76, 100] right" in said
 
 
+def test_maps_are_printed_beside_their_chance(folder, tmp_path, capsys):
+    assert run(folder, tmp_path / "w", json_out=False) == 0
+    said = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in said.splitlines() if line}
+    document = json.loads((tmp_path / "w" / "audit.json").read_text())
+    place = next(p for p in document["where"]
+                 if (p["group"], p["region"]) == ("boat, water", "context"))  # fmt: skip
+    energy = place["energy"]
+    want = (f"{100 * energy['value']:.0f} % [{100 * energy['low']:.0f}, "
+            f"{100 * energy['high']:.0f}] of {place['area']:.0%}")  # fmt: skip
+    assert want in lines["gradcam"]
+    assert "where it looks in 'boat, water'" in said
+
+
+def test_discovery_alone_and_in_the_report(folder, tmp_path, capsys):
+    words = ["audit", "--model", "tests.audit.makers:reads_water", "--data", str(folder),
+             "--object", "boat", "--discover", "--preprocess", "unit", "--labels", "other,boat",
+             "--device", "cpu", "--out", str(tmp_path / "d")]  # fmt: skip
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["schema"] == "attnviz.audit-discovery"
+    # a reader of water calls the 12 boats on water boats, and the 12 waters without one
+    called = [i for c in found["clusters"] for i in c["ids"]]
+    assert len(called) == len(set(called)) == 24
+    assert sum(c["share"] for c in found["clusters"]) == pytest.approx(1)
+    rates = [c["wrong"] for c in found["clusters"]]
+    assert rates == sorted(rates, reverse=True)
+    counts = [c["images"] for c in found["clusters"]]
+    assert sum(r * n for r, n in zip(rates, counts)) == pytest.approx(12)
+    files = sorted(p.name for p in (tmp_path / "d").iterdir())
+    assert files == ["discovery.html", "discovery.json"]
+    assert main(words) == 1
+    assert "exist already" in capsys.readouterr().err
+    assert main([*words, "--fail-above", "0.3"]) == 2
+    capsys.readouterr()
+    assert run(folder, tmp_path / "both", "--discover") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["discovery"]["clusters"] == found["clusters"]
+    page = (tmp_path / "both" / "report.html").read_text("utf-8")
+    assert page.count('class="sheet"') == len(found["clusters"])
+
+
+def test_context_from_a_segmenter(folder, tmp_path, capsys):
+    out = tmp_path / "s"
+    assert run(folder, out, "--context-masks", "tests.audit.makers:sea") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["verdict"]["kind"] == "context"
+    assert found["settings"]["context_masks"] == "sea"
+    assert run(folder, tmp_path / "t", "--context-masks", "tests.audit.makers:see") == 1
+    assert "did you mean 'sea'" in capsys.readouterr().err
+    assert run(folder, tmp_path / "u", "--clip", str(tmp_path)) == 2
+
+
 def test_usage(folder, tmp_path, capsys):
     assert run(folder, tmp_path / "d", "--boxes") == 2
     assert main(["audit", "--data", str(folder)]) == 2

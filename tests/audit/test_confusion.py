@@ -246,3 +246,91 @@ def test_memory_holds_one_batch_of_pictures(data):
     assert max(alive[1:]) == max(alive[:2])
     # what stays is numbers: four bytes each
     assert all(v.dtype == np.float32 for v in found.table.columns.values())
+
+
+def test_attention_by_hand(data):
+    """The planted ViT's attention, from its weights: softmax of the class token's query."""
+    from timm.layers import Attention
+
+    model = bw.planted("water", kind="vit")
+    found = confusion(model, data)
+    kept = []
+
+    def attend(module, args, output):
+        x = args[0]
+        b, n, c = x.shape
+        q, k, _ = module.qkv(x).view(b, n, 3, module.num_heads, -1).permute(2, 0, 3, 1, 4)
+        a = (q[:, :, :1] @ k.transpose(-1, -2) * module.scale).softmax(-1)[:, :, 0, 1:].mean(1)
+        kept.append((a / a.sum(1, keepdim=True)).view(b, 8, 8))
+
+    attention = model.blocks[-1].attn
+    assert isinstance(attention, Attention)
+    handle = attention.register_forward_hook(attend)
+    with torch.no_grad():
+        model(data.tensors()[0])
+    handle.remove()
+    assert len(kept) == 1
+    pixels = kept[0].numpy().repeat(8, 1).repeat(8, 2) / 64
+    boat = np.where(data.label[:, None, None] == 1, data.object_mask, False)
+    both = data.group == 3
+    for name, mask in (("object", boat), ("context", data.water_mask)):
+        want = (pixels * mask).sum((1, 2))[both]
+        np.testing.assert_allclose(found.table.columns[f"map:attention:{name}"][both], want, 1e-4)
+    shown = {(p.method, p.group, p.region): p for p in found.places}
+    water, rest = (shown["attention", "boat, water", r] for r in ("context", "elsewhere"))
+    assert water.energy.low > water.area  # chance is the area
+    assert water.area == pytest.approx(data.water_mask[both].mean(), abs=1e-5)
+    assert rest.energy.high < rest.area
+
+
+def test_attention_of_windows_and_of_none(data):
+    """A Swin's last windows are read as well; every head alike everywhere gives the areas."""
+    timm = pytest.importorskip("timm")
+    model = timm.create_model(
+        "swin_tiny_patch4_window7_224", img_size=64, window_size=4, embed_dim=16, depths=(1, 1),
+        num_heads=(2, 4), num_classes=2,
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        for block in model.modules():
+            if hasattr(block, "relative_position_bias_table"):
+                block.qkv.weight.zero_()
+                block.qkv.bias.zero_()
+                block.relative_position_bias_table.zero_()
+    found = confusion(model, data.subset(np.arange(0, 48, 2)), min_images=2)
+    for place in (p for p in found.places if p.method == "attention"):
+        assert place.energy.value == pytest.approx(place.area, abs=1e-5)
+    assert any(p.method == "attention" for p in found.places)
+
+
+def test_small_controls_are_told(data):
+    """Where the water leaves little room, the result says how large its control was."""
+    found = confusion(bw.planted("water"), data)
+    effects = {(e.operation, e.group): e for e in found.effects}
+    rows = data.group == 3
+    want = found.table.columns["room:context"][rows]
+    effect = effects["context:blur", "boat, water"]
+    assert effect.control_area == pytest.approx(np.nanmean(want), abs=1e-6)
+    assert np.nanmax(want) <= 1
+    assert np.nanmin(want) >= 0.25
+    assert ("controls are smaller" in found.verdict.why) == (np.nanmean(want) < 0.9)
+    assert np.isnan(effects["paste:with", "boat, water"].control_area)
+
+
+def test_objects_cropped_away_are_told(data):
+    """A mask that misses the model's input: the image counts in its group, without a region."""
+    from attnviz.models import Preprocess
+
+    samples = list(data.dataset())
+    away = [i for i in range(len(data)) if data.label[i]][:3]
+    corner = np.zeros((64, 64), bool)
+    corner[:3, :3] = True
+    for i in away:
+        masks = {**samples[i].masks, "boat": ArrayMask(corner)}
+        samples[i] = replace(samples[i], masks=masks)
+    crop = Preprocess(resize=None, crop=(56, 56), mean=(0.0,) * 3, std=(1.0,) * 3)
+    found = confusion(bw.planted("water"), samples, preprocess=crop, labels=("other", "boat"))
+    gone = (found.table.group >= 2) & (found.table.columns["area:object"] == 0)
+    assert set(away) <= set(np.flatnonzero(gone))
+    assert f"in {gone.sum()} images the boat lies outside" in found.verdict.why
+    assert np.isnan(found.table.columns["after:object:blur"][away]).all()
+    assert found.cells[0].images == 12

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from attnviz import audit
-from attnviz.audit.discovery import spectral
+from attnviz import audit, errors
+from attnviz.audit.clustering import spectral
 from attnviz.data import boatwater as bw
 from attnviz.errors import DataError
 
@@ -59,7 +59,15 @@ def test_discovery_finds_the_two_ways_to_be_called_boat():
     assert found.clusters[0].wrong > 0.9  # the most suspicious first
     assert found.clusters[1].wrong < 0.1
     assert found.clusters[0].labels[0][0] in ("water", "other")
-    assert found.sheet(0).size[0] > 300
+    # tiles of 50 pixels and gaps of 2: 5 columns, 3 rows, with maps twice as high
+    assert found.sheet(0, columns=5, images=12, side=50).size == (262, 158)
+    assert found.sheet(0, columns=5, images=12, side=50, maps=True).size == (262, 308)
+    first = found.clusters[0].images[0]
+    sheet = np.asarray(found.sheet(0, columns=5, images=12, side=64))
+    np.testing.assert_array_equal(sheet[2:66, 2:66], data.images[first])
+    assert all(len(c.maps) == len(c.images) == len(c.geometry) for c in found.clusters)
+    for c in found.clusters:
+        np.testing.assert_allclose(c.maps.mean(0), c.map, atol=1e-7)
     with pytest.raises(DataError, match="at least 8"):
         audit.discover(model, data.subset(range(3)), object="boat", labels=("other", "boat"))
 
@@ -92,3 +100,47 @@ def test_words_give_the_context():
     with pytest.raises(DataError, match="already"):
         audit.text_context(found, context="water", prompts=("a", "b"), model=clip,
                            processor=processor)  # fmt: skip
+
+
+def test_words_by_a_saved_clip(tmp_path):
+    """A tiny CLIP from a folder gives the labels that its own logits give, image by image."""
+    transformers = pytest.importorskip("transformers")
+    import json
+
+    pieces = ["<|startoftext|>", "<|endoftext|>", *"wlaternd", *(f"{c}</w>" for c in "wlaternd")]
+    (tmp_path / "vocab.json").write_text(json.dumps({p: i for i, p in enumerate(pieces)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = transformers.CLIPTokenizer(
+        str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt")
+    )
+    size = {"shortest_edge": 32}
+    looks = transformers.CLIPImageProcessor(size=size, crop_size={"height": 32, "width": 32})
+    processor = transformers.CLIPProcessor(looks, tokenizer)
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+             "num_attention_heads": 2}  # fmt: skip
+    text = {**small, "vocab_size": len(pieces), "max_position_embeddings": 16,
+            "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}  # fmt: skip
+    vision = {**small, "image_size": 32, "patch_size": 8}
+    model = transformers.CLIPModel(
+        transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+    ).eval()
+    model.save_pretrained(tmp_path / "clip")
+    processor.save_pretrained(tmp_path / "clip")
+    data = bw.generate(groups=bw.balanced(3), seed=3)
+    from dataclasses import replace
+
+    bare = [replace(s, labels=(s.label,), group="") for s in data.dataset()]
+    options = {"context": "water", "prompts": ("water", "land"), "threshold": 0.5}
+    found = audit.text_context(bare, model=tmp_path / "clip", **options)
+    for sample in found:
+        inputs = processor(
+            text=["water", "land"], images=[sample.read()], return_tensors="pt", padding=True
+        )
+        with torch.no_grad():
+            share = float(model(**inputs).logits_per_image.softmax(1)[0, 0])
+        assert sample.meta["p(water)"] == pytest.approx(share, abs=1e-5)
+        assert ("water" in sample.labels) == (share >= 0.5)
+    with pytest.raises(errors.ModelError, match="holds no CLIP model"):
+        audit.text_context(bare, model=tmp_path / "none", **options)
+    with pytest.raises(DataError, match="processor is missing"):
+        audit.text_context(bare, model=model, **options)

@@ -82,3 +82,28 @@ def test_log_odds():
         find_target(None, "bot", classes=2, labels=("other", "boat"))
     with pytest.raises(DataError, match="one other"):
         find_target([0, 1], "boat", classes=2, labels=None)
+
+
+def test_control_says_how_large_it_is():
+    """Most of the picture is context: its control has what is left, the object's all it needs."""
+    p = picture()
+    p.context_mask[8:] = True
+    p.context_mask[p.object_mask] = False
+    made = {v.name: v for v in variants([p], fills=("mean",), donors=None)}
+    assert made["object:mean"].room == made["context:mean"].room == 1.0
+    edge = grown(p.object_mask)
+    assert made["object-control:mean"].room == 1.0
+    changed = (made["object-control:mean"].input != p.input).any(0)
+    assert int(changed.sum()) == int(edge.sum()) == 10 * 12
+    # 8 x 32 pixels are left, for 24 x 32 of water less 8 x 10 of the object
+    assert made["context-control:mean"].room == pytest.approx(256 / 688)
+    changed = (made["context-control:mean"].input != p.input).any(0)
+    assert int(changed.sum()) == 256
+
+
+def test_control_goes_up_to_the_edges_only_for_want_of_room():
+    inner, outer = (torch.zeros(12, 12, dtype=torch.bool) for _ in range(2))
+    inner[2:6, 2:6], outer[1:7, 1:7] = True, True
+    assert not (control_region(inner, 16, outer) & ~inner).any()
+    assert int(control_region(inner, 20, outer).sum()) == 20
+    assert int(control_region(inner, 50, outer).sum()) == 36

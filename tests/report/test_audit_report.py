@@ -96,3 +96,18 @@ def test_json_follows_its_schema(found):
     document["gap"].pop("low")
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(document, schema)
+
+
+def test_discovery_page(tmp_path, open_in_browser):
+    data = bw.generate(groups=bw.balanced(10), seed=3, marked=True)
+    found = audit.discover(
+        bw.planted("water"), data, object="boat", labels=("<i>other</i>", "boat"), clusters=2
+    )
+    paths = found.save(tmp_path / "d")
+    dom, asked = open_in_browser(paths["report"])
+    assert 'data-ready="yes"' in dom
+    assert asked == []
+    assert dom.count('class="sheet"') == 2
+    assert json.loads(paths["json"].read_text())["clusters"][0]["images"] > 0
+    with pytest.raises(OutputExists):
+        found.save(tmp_path / "d")
