@@ -30,6 +30,7 @@ _PUBLIC: dict[str, str] = {
     "erasing": "",
     "explain": "attnviz.explaining",
     "find_images": "attnviz.images",
+    "gallery": "",
     "guidance": "",
     "inspect": "attnviz.inspection",
     "load": "attnviz.models",
