@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..erasing import erase
+from . import _arm_list
 from ._frozen import divide, features
 from .checkpoints import write_whole
 
@@ -130,14 +131,13 @@ def _compose(
     data: str | Path, folder: Path, net: Any, fold: int, seed: int, folds: int, kind: str
 ) -> None:
     from ..data.boatwater.compositing import Protocol, composite
-    from .arms import FROZEN, SIZE
 
     protocol = Protocol(
-        size=SIZE, train=320, validation=160, test=320, controls=0,
+        size=_arm_list.SIZE, train=320, validation=160, test=320, controls=0,
         co_occurrence=1.0 if kind == "confounded" else 0.75,
     )  # fmt: skip
     made = composite(_material(data), fold=fold, folds=folds, seed=seed, protocol=protocol)
-    prefix, _ = divide(net, FROZEN)
+    prefix, _ = divide(net, _arm_list.FROZEN)
     # validation and test are the same images for every arm, and are made with the first one
     names = ("train", "validation", "test") if kind == "confounded" else ("train",)
     for name in names:

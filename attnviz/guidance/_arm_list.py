@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+#: side of the images in pixels, and the blocks of the network that are not trained
+SIZE, FROZEN = 224, 16
+
 
 @dataclass(frozen=True)
 class Arm:

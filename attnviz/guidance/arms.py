@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from ..erasing.fills import erase
 from ..errors import GuidanceError
 from ._arm_data import Part, load_part
-from ._arm_list import ARMS, Arm
+from ._arm_list import ARMS, FROZEN, Arm
 from ._arm_table import budget, findings, table
 from ._frozen import Tail, divide
 from .checkpoints import write_whole
@@ -40,8 +40,6 @@ from .guards import MassGuard, Strength
 from .losses import LOSSES
 from .losses._mining import remaining
 from .normalising import positive_part
-
-SIZE, FROZEN = 224, 16
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from attnviz import errors
-from attnviz.guidance import _arm_data, arms
+from attnviz.guidance import _arm_data, _arm_list, arms
 from attnviz.guidance._arm_data import Part, box_of
 from attnviz.guidance._arm_table import _t_quantile, budget, findings, interval, table
 from attnviz.guidance._frozen import divide, features
@@ -242,7 +242,7 @@ def test_budget_and_findings_by_hand():
 @pytest.mark.slow
 def test_a_part_from_photographs(shared_data, tmp_path, net, monkeypatch):
     """The composites' features are those of the images, and erasing changed what it should."""
-    monkeypatch.setattr(arms, "SIZE", 64)
+    monkeypatch.setattr(_arm_list, "SIZE", 64)
     data = _arm_data.load_part(shared_data / "scenes", tmp_path, net, 0, 0, 2, "train")
     assert len(data) == 320
     assert data.groups.unique().tolist() == [0, 3]
