@@ -5,8 +5,10 @@
 Photos that show one kind of thing are classified by the embedded EfficientNet-Lite0, whose first
 blocks are frozen: their features are the network's input here, and the schemes that hide parts of
 the picture hide parts of these. Each variant is trained alike, from labels alone; its map is the
-CAM of the true class (patch scores, for pooling heads; the larger of two, for ACoL). A share of
-each fold's held-out photos chooses the box threshold (MaxBoxAccV2), the rest is measured.
+CAM of the true class (patch scores, for pooling heads; the larger of two, for ACoL). Two variants
+go on from the trained plain one: erasing at test time and the cascade. A share of each fold's
+held-out photos chooses the box threshold (MaxBoxAccV2), and between the variants for the row
+"chosen"; the rest is measured, once.
 """
 
 from __future__ import annotations
@@ -23,12 +25,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..erasing import SCHEMES, ACoL
+from ..erasing import SCHEMES, ACoL, erase, top_region
 from ..errors import DataError
+from ..writing import write_file
 from ._frozen import divide, features
+from ._local_table import table
 from .pooling import PooledModel, with_pooling
 
-SIZE, FROZEN = 224, 9
+SIZE, FROZEN = 224, 11
 #: what may be the one thing in a photo; the rest is ground
 THINGS = (
     *("cow", "sheep", "aeroplane", "car", "bicycle", "flower", "sign", "bird", "book", "chair"),
@@ -60,22 +64,36 @@ class Photos:
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to train and to draw the map: an erasing scheme, a pooling head, or plain CAM."""
+    """One way to train and to draw the map: an erasing scheme, a pooling head, or plain CAM.
+
+    Attributes:
+        name: as in the table.
+        scheme, pooling: a name of `SCHEMES` ("acol" besides) or of `POOLINGS`.
+        after: what goes on from the trained plain network: "mining" or "cascade".
+        options: of the scheme or pooling.
+    """
 
     name: str
     scheme: str | None = None
     pooling: str | None = None
+    after: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
 
+CAM = Variant("cam")
 VARIANTS = (
-    Variant("cam"),
+    CAM,
     *(Variant(f"erasing {n}", scheme=n) for n in ("has", "cutmix", "adl", "eil", "seenet", "acol")),
+    Variant("erasing cascade", after="cascade"),
+    Variant("erasing at test time", after="mining"),
     Variant("pooling gmp", pooling="gmp"),
     Variant("pooling lse", pooling="lse", options={"r": 1.0}),
     Variant("pooling topk", pooling="topk"),
     Variant("pooling attention-mil", pooling="attention-mil"),
 )
+
+#: features (B, C, h, w), labels (B,) -> maps (B, h, w)
+Draw = Callable[[Tensor, Tensor], Tensor]
 
 
 def read_photos(data: str | Path, net: nn.Module, *, things: Sequence[str] = THINGS) -> Photos:
@@ -126,9 +144,28 @@ def split(labels: Tensor, fold: int, folds: int) -> tuple[Tensor, Tensor, Tensor
 
 def train(
     variant: Variant, photos: Photos, rows: Tensor, net: nn.Module, seed: int, *,
-    steps: int = 80, batch: int = 16, lr: float = 5e-4,
-) -> tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]:  # fmt: skip
-    """Train a variant on labels; returns the model, and features, labels -> maps (B, h, w)."""
+    steps: int = 60, batch: int = 16, lr: float = 5e-4, plain: nn.Module | None = None,
+) -> tuple[nn.Module, Draw]:  # fmt: skip
+    """Train a variant on labels; returns the model, and what draws its maps.
+
+    Args:
+        variant: which.
+        photos, rows: what to train on.
+        net: the network with its first weights.
+        seed: of weights and order.
+        steps, batch, lr: of training.
+        plain: the network trained as `CAM`, where the variant goes on from it (`after`).
+    """
+    if variant.after == "mining":
+        return plain, lambda x, y: mined_maps(plain, x, y)
+    if variant.after == "cascade":
+        first = _without(
+            photos.features[rows], _maps(plain, photos.features[rows], photos.labels[rows])
+        )
+        kept = Photos(first, photos.labels[rows], photos.masks[rows], [], photos.classes)
+        again = torch.arange(len(rows))
+        second, _ = train(CAM, kept, again, net, seed, steps=steps, batch=batch, lr=lr)
+        return plain, lambda x, y: _cascaded(plain, second, x, y)
     torch.manual_seed(seed)
     _, tail = divide(net, FROZEN, classes=len(photos.classes))
     draws = torch.Generator().manual_seed(1000 + seed)
@@ -151,7 +188,7 @@ def train(
         elif variant.scheme:
             scheme = SCHEMES.get(variant.scheme).fn
             # inside the network: before the last block, where maps are still to be made
-            loss = scheme(model, x, y, layer="blocks.5", generator=draws, **variant.options)
+            loss = scheme(model, x, y, layer="blocks.3", generator=draws, **variant.options)
         else:
             loss = F.cross_entropy(model(x), y)
         optimiser.zero_grad()
@@ -171,6 +208,34 @@ def _maps(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return torch.einsum("bc,bchw->bhw", model.classifier.weight[y], activation)
 
 
+def _without(features: Tensor, maps: Tensor, threshold: float = 0.6) -> Tensor:
+    """Return features with the region of the maps replaced by the mean of the rest."""
+    region = top_region(maps, tuple(features.shape[-2:]), threshold)
+    return erase(features, region, fill="mean")
+
+
+def mined_maps(model: nn.Module, x: Tensor, y: Tensor, *, steps: int = 3) -> Tensor:
+    """Return the largest of the maps of `steps` looks, each without the regions of those before.
+
+    All are in the units of the first, so that weak evidence stays weak.
+    """
+    found = maps = _maps(model, x, y)
+    left = x
+    for _ in range(steps - 1):
+        left = _without(left, maps)
+        maps = _maps(model, left, y)
+        found = torch.maximum(found, maps)
+    return found
+
+
+def _cascaded(first: nn.Module, second: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    maps = _maps(first, x, y)
+    rest = _maps(second, _without(x, maps), y)
+    return torch.maximum(
+        *(m / m.amax((-2, -1), keepdim=True).clamp_min(1e-6) for m in (maps, rest))
+    )
+
+
 def measure(maps: Tensor, photos: Photos, choosing: Tensor, testing: Tensor) -> dict[str, Any]:
     """Return figures of maps (N, h, w), image by image; box thresholds come from `choosing`."""
     from ..metrics import maxboxacc_v2, pooled_pxap, pxap
@@ -178,7 +243,8 @@ def measure(maps: Tensor, photos: Photos, choosing: Tensor, testing: Tensor) -> 
     size = tuple(photos.masks.shape[-2:])
 
     def overlaps(rows: Tensor) -> Any:
-        return maxboxacc_v2(maps[rows], [photos.boxes[i] for i in rows.tolist()], size=size)
+        boxes = [photos.boxes[i] for i in rows.tolist()]
+        return maxboxacc_v2(maps[rows], boxes, size=size, thresholds=50)
 
     chooser = overlaps(choosing)
     best = chooser.accuracies().argmax(0)
@@ -190,6 +256,7 @@ def measure(maps: Tensor, photos: Photos, choosing: Tensor, testing: Tensor) -> 
     large = F.interpolate(maps[testing][:, None], size, mode="bilinear", align_corners=False)[:, 0]
     return {
         "rows": testing.tolist(),
+        "choosing": chooser.summary(),
         "maxbox": hits.mean(1).tolist(),
         "pxap": pxap(large, photos.masks[testing]).values.tolist(),
         "pooled_pxap": pooled_pxap(large, photos.masks[testing]).summary(),
@@ -219,29 +286,42 @@ def run(
     photos = read_photos(data, net)
     say(f"{len(photos)} photos of {len(photos.classes)} classes: {', '.join(photos.classes)}")
     for fold in range(folds):
-        training, choosing, testing = split(photos.labels, fold, folds)
+        parts = split(photos.labels, fold, folds)
         for seed in range(seeds):
+            plain: nn.Module | None = None
             for variant in (*VARIANTS, Variant("centre")):
                 if (variant.name, fold, seed) in done:
                     continue
-                if variant.name == "centre":
-                    maps, right = _centre(photos), float("nan")
-                else:
-                    model, draw = train(variant, photos, training, net, seed)
-                    maps = draw(photos.features, photos.labels)
-                    right = _accuracy(model, photos, testing)
-                row = {"variant": variant.name, "fold": fold, "seed": seed}
-                row |= {"accuracy": None if right != right else right}
-                row |= measure(maps, photos, choosing, testing)
-                rows.append(row)
+                if variant.after and plain is None:
+                    plain, _ = train(CAM, photos, parts[0], net, seed)
+                model, row = _one(variant, photos, parts, net, seed, plain)
+                plain = model if variant == CAM else plain
+                rows.append({"variant": variant.name, "fold": fold, "seed": seed} | row)
                 with journal.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
+                    file.write(json.dumps(rows[-1]) + "\n")
                 mean = sum(row["maxbox"]) / len(row["maxbox"])
                 say(f"fold {fold} seed {seed} {variant.name:24} {100 * mean:.1f}")
     text = table(rows)
-    (folder / "localisation.md").write_text(text + "\n", encoding="utf-8")
+    write_file(folder / "localisation.md", text + "\n", force=True)
     say(text)
     return text
+
+
+def _one(
+    variant: Variant, photos: Photos, parts: Sequence[Tensor], net: nn.Module, seed: int,
+    plain: nn.Module | None,
+) -> tuple[nn.Module | None, dict[str, Any]]:  # fmt: skip
+    """Train and measure one variant; only held-out photos are drawn."""
+    training, choosing, testing = parts
+    if variant.name == "centre":
+        return None, {"accuracy": None} | measure(_centre(photos), photos, choosing, testing)
+    model, draw = train(variant, photos, training, net, seed, plain=plain)
+    held = torch.cat([choosing, testing])
+    drawn = draw(photos.features[held], photos.labels[held])
+    maps = drawn.new_zeros(len(photos), *drawn.shape[-2:])
+    maps[held] = drawn
+    right = _accuracy(model, photos, testing)
+    return model, {"accuracy": right} | measure(maps, photos, choosing, testing)
 
 
 @torch.no_grad()
@@ -249,55 +329,6 @@ def _accuracy(model: nn.Module, photos: Photos, rows: Tensor) -> float:
     output = model(photos.features[rows])
     logits = output if isinstance(output, Tensor) else output.logits
     return float((logits.argmax(1) == photos.labels[rows]).float().mean())
-
-
-def table(rows: Sequence[dict[str, Any]], *, resamples: int = 2000) -> str:
-    """Return a Markdown table: figures, and paired differences to CAM with 95 % intervals.
-
-    A photo's figure is its mean over seeds; the bootstrap draws photos.
-    """
-    names = list(dict.fromkeys(r["variant"] for r in rows))
-    header = ["variant", "accuracy", "MaxBoxAccV2", "to CAM", "PxAP", "to CAM", "verdict"]
-    lines = [f"| {' | '.join(header)} |", "|" + " --- |" * len(header)]
-    base = {m: _by_photo(rows, "cam", m) for m in ("maxbox", "pxap")}
-    for name in names:
-        right = [r["accuracy"] for r in rows if r["variant"] == name and r["accuracy"] is not None]
-        cells = [name, f"{100 * sum(right) / len(right):.0f}" if right else ""]
-        verdicts = []
-        for metric in ("maxbox", "pxap"):
-            own = _by_photo(rows, name, metric)
-            cells.append(f"{100 * sum(own.values()) / len(own):.1f}")
-            if name == "cam":
-                cells.append("")
-                continue
-            low, mean, high = _paired(own, base[metric], resamples)
-            cells.append(f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})")
-            verdicts.append("better" if low > 0 else "worse" if high < 0 else "no difference")
-        cells.append(" / ".join(verdicts))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _by_photo(rows: Sequence[dict[str, Any]], variant: str, metric: str) -> dict[int, float]:
-    found: dict[int, list[float]] = {}
-    for row in rows:
-        if row["variant"] == variant:
-            for photo, value in zip(row["rows"], row[metric], strict=True):
-                if value == value:
-                    found.setdefault(photo, []).append(value)
-    return {photo: sum(v) / len(v) for photo, v in found.items()}
-
-
-def _paired(
-    own: dict[int, float], base: dict[int, float], resamples: int
-) -> tuple[float, float, float]:
-    photos = sorted(own.keys() & base.keys())
-    differences = torch.tensor([own[p] - base[p] for p in photos], dtype=torch.float64)
-    draws = torch.Generator().manual_seed(0)
-    index = torch.randint(len(photos), (resamples, len(photos)), generator=draws)
-    means = differences[index].mean(1)
-    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return low, float(differences.mean()), high
 
 
 def main(words: Sequence[str] | None = None) -> int:
