@@ -49,13 +49,13 @@ def document(
             f"to {longest} words"
         )
     colours = colormaps[colormap]
-    widths = [[max(0.75, 0.105 * len(word) + 0.25) for word in sentence] for sentence in sentences]
+    widths = [[max(0.5, 0.085 * len(word) + 0.2) for word in sentence] for sentence in sentences]
     right = max((sum(w) + 0.06 * len(w) for w in widths), default=1.0)
-    figure = new_figure(right + 2.0, 0.5 * len(sentences) + 1.3)
+    figure = new_figure(right + 1.8, 0.5 * len(sentences) + 1.3)
     ax = figure.subplots()
     for row, sentence in enumerate(sentences):
-        ax.add_patch(Rectangle((-1.2, row - 0.3), rows[row], 0.6, color=ACCENT, gid="sentence"))
-        ax.text(-1.25, row, f"{rows[row]:.2f}", ha="right", va="center", fontsize=8)
+        ax.add_patch(Rectangle((-1.1, row - 0.3), rows[row], 0.6, color=ACCENT, gid="sentence"))
+        ax.text(-1.15, row, f"{rows[row]:.2f}", ha="right", va="center", fontsize=8)
         left = 0.0
         for place, word in enumerate(sentence):
             weight, wide = float(np.clip(words[row, place], 0, 1)), widths[row][place]
@@ -67,14 +67,14 @@ def document(
             )  # fmt: skip
             ax.text(
                 left + wide / 2, row - 0.08, word, ha="center", va="center", fontsize=8.5,
-                color="white" if weight > 0.7 else "black", parse_math=False,
+                color="white" if weight > 0.6 else "black", parse_math=False,
             )  # fmt: skip
             ax.text(
                 left + wide / 2, row + 0.24, f"{words[row, place]:.2f}", ha="center", va="center",
-                fontsize=5.5, color="white" if weight > 0.7 else "#5f5f64",
+                fontsize=5.5, color="white" if weight > 0.6 else "#5f5f64",
             )  # fmt: skip
             left += wide + 0.06
-    ax.set_xlim(-1.8, right)
+    ax.set_xlim(-1.6, right)
     ax.set_ylim(len(sentences) - 0.4, -0.6)
     ax.axis("off")
     ax.set_title(title, fontsize=10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from ... import inspection
 from ...attention import reference
@@ -41,6 +42,7 @@ def hierarchical() -> Shown:
     on_words = float(inner[verdict][deciding].sum())
     first = " ".join(w for w, d in zip(text[verdict], deciding.tolist(), strict=False) if d)
     kinds = ("bad", "good")
+    mean, denied = many(model)
     return Shown(
         document(
             weights[0, 0], inner, text,
@@ -48,16 +50,33 @@ def hierarchical() -> Shown:
         ),
         weights,
         f"The sentence with the verdict holds {on_sentence:.0%} of the weight (even: "
-        f"{1 / len(text):.0%}), and in it '{first}' {on_words:.0%} of the words' weight.",
+        f"{1 / len(text):.0%}), and in it '{first}' {on_words:.0%} of the words' weight. Over 200 "
+        f"test reviews the verdict's sentence holds {mean:.0%}, but only {denied:.0%} where it is "
+        "'not' and a word of praise: the network may call bad what nothing speaks for, and look "
+        "elsewhere.",
         f"{len(text)} sentences with bars; the bar of the verdict is the longest, and its judging "
-        "words are the darkest.",
-        {"on_sentence": on_sentence, "on_words": on_words, "even": 1 / len(text)},
+        "word is the darkest.",
+        {"on_sentence": on_sentence, "on_words": on_words, "even": 1 / len(text),
+         "on_sentence_mean": mean, "on_sentence_not_praise": denied},
     )  # fmt: skip
 
 
 def review() -> Batch:
-    """Return the test review, of 40, whose verdict is negated and that is longest."""
+    """Return the longest test review, of 40, whose verdict is one word of praise."""
     batch = reference.sample("hierarchical", 40)
-    negated = batch.truth["words"].sum((1, 2)) == 2
+    plain = batch.truth["words"].sum((1, 2)) == 1
     lengths = torch.tensor([len(text) for text in batch.text["source"]])
-    return batch.take((lengths * negated).argmax()[None])
+    return batch.take((lengths * plain * batch.truth["label"]).argmax()[None])
+
+
+@torch.no_grad()
+def many(model: nn.Module) -> tuple[float, float]:
+    """Return the weight on the verdict's sentence over 200 test reviews, and without praise.
+
+    The second is the mean over those whose verdict is "not" and a word of praise.
+    """
+    batch = reference.sample("hierarchical", 200, seed=1)
+    weights = model(*batch.inputs).sentences
+    verdict = weights.gather(1, batch.truth["sentence"][:, None])[:, 0]
+    negated = (batch.truth["words"].sum((1, 2)) == 2) & (batch.truth["label"] == 0)
+    return float(verdict.mean()), float(verdict[negated].mean())
