@@ -45,9 +45,18 @@ def update_dictionary(x: Tensor, dictionary: Tensor, codes: Tensor) -> Tensor:
     return dictionary * up / (down + torch.finfo(x.dtype).eps)
 
 
-def factorise(x: Tensor, dictionary: Tensor, *, steps: int) -> tuple[Tensor, Tensor]:
-    """Factorise x (B, C, N) >= 0 from a first dictionary (B, C, R): it and codes (B, N, R)."""
-    codes = (x.transpose(1, 2) @ dictionary).softmax(-1)
+def factorise(
+    x: Tensor, dictionary: Tensor, *, steps: int, sharpness: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Factorise x (B, C, N) >= 0 from a first dictionary (B, C, R): it and codes (B, N, R).
+
+    The first codes are softmax(x^T d), as in the paper, or softmax(sharpness cos(x, d)): nearly
+    equal columns take many steps to part, unless they begin with different pixels.
+    """
+    if sharpness is None:
+        codes = (x.transpose(1, 2) @ dictionary).softmax(-1)
+    else:
+        codes = (sharpness * F.normalize(x, dim=1).transpose(1, 2) @ dictionary).softmax(-1)
     for _ in range(steps):
         codes = update_codes(x, dictionary, codes)
         dictionary = update_dictionary(x, dictionary, codes)
@@ -61,6 +70,7 @@ class Hamburger(nn.Module):
         channels: input and output channels.
         rank: R.
         steps: multiplicative steps.
+        sharpness: of the first codes, see `factorise`; None as in the paper.
         residual: add the input to the output, as in the paper; without it everything that comes
             after has to be read from the parts.
     """
@@ -68,12 +78,18 @@ class Hamburger(nn.Module):
     initial: Tensor
 
     def __init__(
-        self, channels: int, *, rank: int = 8, steps: int = 6, residual: bool = True
+        self,
+        channels: int,
+        *,
+        rank: int = 8,
+        steps: int = 6,
+        sharpness: float | None = None,
+        residual: bool = True,
     ) -> None:
         super().__init__()
         self.lower = nn.Conv2d(channels, channels, 1)
         self.upper = nn.Conv2d(channels, channels, 1, bias=False)
-        self.steps, self.residual = steps, residual
+        self.steps, self.sharpness, self.residual = steps, sharpness, residual
         # fixed, so that the same image always gets the same parts (the paper draws it anew)
         self.register_buffer("initial", F.normalize(torch.rand(channels, rank), dim=0))
 
@@ -90,7 +106,7 @@ class Hamburger(nn.Module):
         x = F.relu(self.lower(maps)).flatten(2)
         with torch.no_grad():
             start = self.initial.expand(batch, -1, -1)
-            dictionary, codes = factorise(x, start, steps=self.steps)
+            dictionary, codes = factorise(x, start, steps=self.steps, sharpness=self.sharpness)
         codes = update_codes(x, dictionary, codes)
         low_rank = dictionary @ codes.transpose(1, 2)
         context = self.upper(low_rank.view(batch, channels, height, width))

@@ -218,14 +218,14 @@ TASKS = [
     region_task(
         "ema",
         "Noisy coloured shapes; bases found by EM divide the image into its regions.",
-        partial(EMAttention, 32, bases=8, sharpness=30.0, residual=False),
+        partial(EMAttention, 32, bases=8, sharpness=30.0),
         parts_measure,
         {"accuracy": 0.7, "object_is_a_part": 0.9},
     ),
     region_task(
         "hamburger",
         "Noisy coloured shapes; the parts of a low-rank image are its regions.",
-        partial(Hamburger, 32, rank=8, residual=False),
+        partial(Hamburger, 32, rank=8, sharpness=20.0),
         parts_measure,
         {"accuracy": 0.7, "object_is_a_part": 0.9},
     ),
