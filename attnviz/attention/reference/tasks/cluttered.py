@@ -128,9 +128,10 @@ TASKS = [
             sample,
             class_loss,
             transformer_measure,
-            {"accuracy": 0.8, "cls_on_digit": 0.5},
-            steps=3500,
+            {"accuracy": 0.8, "cls_on_digit": 0.4},
+            steps=9000,
             batch=32,
+            rate=3e-3,
             bank=20_000,
         )
         for scores in ("softmax", "relu")
