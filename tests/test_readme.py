@@ -29,7 +29,7 @@ COMMANDS = [
 
 @pytest.fixture
 def newcomer(tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the photos that the README speaks of."""
+    """A folder with the photos and scenes that the README speaks of."""
     shutil.copy(photo, tmp_path / "photo.jpg")
     (tmp_path / "photos").mkdir()
     shutil.copy(photo, tmp_path / "photos" / "one.jpg")
@@ -37,6 +37,9 @@ def newcomer(tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     from PIL import Image
 
     Image.open(photo).save(tmp_path / "more" / "two.png")
+    from attnviz.data.boatwater import generate
+
+    generate(16).write(tmp_path / "scenes")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

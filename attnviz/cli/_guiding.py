@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,14 +17,16 @@ from ..data import Dataset, open_dataset, splits
 from ..errors import DataError
 from ..guidance import Examples, FitResult, fit, new_head
 from ..models import LoadedModel, resolve_preprocess
+from ..writing import write_file
 from ._app import say
 from ._models import load_model
 
 
 @dataclass(frozen=True)
 class GuideRun:
-    """A model and its examples, ready to train."""
+    """A model and its examples, ready to train; `words` of the command line name the model."""
 
+    words: tuple[str, ...]
     loaded: LoadedModel
     prepare: Any
     train: Examples
@@ -36,12 +39,14 @@ class GuideRun:
         order = sorted(range(len(self.validation)), key=lambda i: -self.validation.labels[i])
         chosen = order[:photos]
         with _progress(settings["epochs"]) as progress:
-            return fit(
+            result = fit(
                 self.loaded.module, self.train, validation=self.validation, out=out,
                 photos=[self.validation.samples[i].read() for i in chosen] or None,
                 photo_targets=[self.validation.labels[i] for i in chosen] or None,
-                preprocess=self.prepare, progress=progress, **settings,
+                preprocess=self.prepare, labels=self.train.classes, progress=progress, **settings,
             )  # fmt: skip
+        write_file(out / "labels.txt", "\n".join(self.train.classes) + "\n", force=True)
+        return result
 
 
 def prepare(
@@ -64,6 +69,7 @@ def prepare(
     """Read the data, divide it, load the model and give it as many outputs as there are classes."""
     if boxes and mixed:
         raise typer.BadParameter("--boxes and --mixed exclude each other")
+    named = {"model": model, "preprocess": preprocess}
     dataset = open_dataset(data, masks=masks)
     train, held = _divide(dataset, validation, seed, object)
     loaded = load_model(model, checkpoint, device)
@@ -88,7 +94,8 @@ def prepare(
         f"{len(examples)} images to train on ({counts['masks']} with masks, {counts['boxes']} with "
         f"boxes), {len(others)} for validation, classes: {', '.join(examples.classes[:8])}"
     )
-    return GuideRun(loaded, pipeline, examples, others, loss)
+    words = [f"--{n} {shlex.quote(v)}" for n, v in named.items() if v is not None]
+    return GuideRun(tuple(words), loaded, pipeline, examples, others, loss)
 
 
 def loss_options(given: Sequence[str]) -> dict[str, Any]:
@@ -213,3 +220,6 @@ def report(run: GuideRun, result: FitResult) -> None:
     print(f"weights      {result.folder / 'model.safetensors'}")
     if (result.folder / "maps").is_dir():
         print(f"maps         {result.folder / 'maps'}")
+    files = {"checkpoint": "model.safetensors", "labels": "labels.txt"}
+    words = [f"--{option} {shlex.quote(str(result.folder / n))}" for option, n in files.items()]
+    print(f"use it       attnviz explain PHOTO {' '.join([*run.words, *words])}")

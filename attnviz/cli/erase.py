@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ._options import Labels
+
 ERASE_SCHEMA = 1
 
 
@@ -34,7 +36,7 @@ def erase(
     preprocess: Annotated[
         str | None, typer.Option(help="imagenet, ...; the model's own if left out.")
     ] = None,
-    labels: Annotated[str | None, typer.Option(help="Class names, or a file of them.")] = None,
+    labels: Labels = None,
     out: Annotated[Path, typer.Option(help="Folder for the picture.")] = Path("attnviz-out"),
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,

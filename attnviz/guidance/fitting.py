@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,7 @@ def fit(
     photos: Any = None,
     photo_targets: Any = None,
     preprocess: Any = None,
+    labels: Sequence[str] | None = None,
     writer: Any = None,
     progress: Progress | None = None,
     **settings: Any,
@@ -91,7 +92,7 @@ def fit(
         force: start over in a folder that holds a run.
         photos: fixed images whose maps are kept before training and after each epoch: paths,
             arrays, or a preprocessed batch.
-        photo_targets, preprocess: for these, as in `explain`.
+        photo_targets, preprocess, labels: for these, as in `explain`.
         writer: a TensorBoard `SummaryWriter` or anything with `add_scalar(name, value, step)`.
         progress: called with ("step", record) and ("epoch", record).
         **settings: fields of `GuideConfig`.
@@ -121,7 +122,7 @@ def fit(
     try:
         with own_random_state(config.seed):
             run = prepare(target, config, data)
-            snapshots = Snapshots(folder, photos, photo_targets, preprocess, config)
+            snapshots = Snapshots(folder, photos, photo_targets, preprocess, config, labels)
             if resume and (folder / "run.json").exists():
                 resume_run(run, folder)
             else:

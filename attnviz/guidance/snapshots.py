@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ class Snapshots:
             the pictures of all epochs show the same.
         preprocess: as in `explain`.
         config: layer and method.
+        labels: class names.
     """
 
     def __init__(
@@ -30,11 +32,13 @@ class Snapshots:
         targets: Any,
         preprocess: Any,
         config: GuideConfig,
+        labels: Sequence[str] | None = None,
     ) -> None:
         self.folder = folder
         self.photos = photos if folder is not None else None
         self.targets = targets
         self.preprocess = preprocess
+        self.labels = None if labels is None else tuple(labels)
         self.layer = config.layer[0] if isinstance(config.layer, list | tuple) else config.layer
         self.method = config.method
 
@@ -51,7 +55,7 @@ class Snapshots:
         with torch.enable_grad():
             maps = explain(
                 model, self.photos, target=self.targets, method=self.method, layer=self.layer,
-                preprocess=self.preprocess,
+                preprocess=self.preprocess, labels=self.labels,
             )  # fmt: skip
         if self.targets is None:
             self.targets = list(maps.target)

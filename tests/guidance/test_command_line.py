@@ -1,11 +1,13 @@
 """`attnviz guide` and `attnviz erase`, from the command line to the files."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from attnviz import Heatmaps
 from attnviz.cli import main
 
 
@@ -47,10 +49,20 @@ def test_guide_trains_writes_and_resumes(folder, capsys):
     assert {"run.json", "model.safetensors", "maps/epoch-0000.png", "maps/epoch-0002.npz"} <= set(
         names
     )
+    maps = Heatmaps.load(folder / "run" / "maps" / "epoch-0002.npz")
+    assert (maps.target, maps.label) == ((1, 1), ("ring", "ring"))
     assert guide(folder, "--epochs", "2") == 1
     assert "holds a run already" in capsys.readouterr().err
     assert guide(folder, "--epochs", "2", "--resume") == 0
-    assert "best epoch" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "best epoch" in out
+    # the command that is printed runs, on the weights and by the names of this run
+    words = shlex.split(next(t for t in out.splitlines() if t.startswith("use it")))[3:]
+    photo = folder / "images" / "ring" / "01.png"
+    words = [str(photo) if w == "PHOTO" else w for w in words]
+    assert main([*words, "--out", str(folder / "seen"), "--json"]) == 0
+    (seen,) = json.loads(capsys.readouterr().out)["results"]
+    assert seen["target"]["label"] in ("disc", "ring")
 
 
 def test_guide_says_what_is_wrong(folder, capsys):
