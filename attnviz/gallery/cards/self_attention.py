@@ -1,0 +1,85 @@
+"""Self-attention with softmax and with ReLU scores."""
+
+from __future__ import annotations
+
+import torch
+
+from ... import inspection
+from ...attention import reference
+from ...attention.drawings.self_attention import layer
+from ...attention.reference.tasks.base import Batch
+from ...attention.reference.tasks.canvas import box_mask
+from ..card import Shown, register_card
+
+CODE = """
+import attnviz
+layers = attnviz.inspect(model, example).of_kind("self")
+weights = layers[-1].read()  # (B, heads, N, N)
+"""
+READS = "softmax or ReLU of the scores in each layer, (B, heads, N, N)"
+
+
+@register_card(
+    "self_attention_softmax",
+    title="Self-attention, softmax scores",
+    family="sequence",
+    sentence="Every token asks every other, and takes the average of what they hold; a row sums to "
+    "1, so each token has to look somewhere.",
+    equation=r"A = \mathrm{softmax}(Q K^\top / \sqrt{d}),\quad O = A V",
+    paper="Vaswani and others 2017, arXiv:1706.03762",
+    reads=READS,
+    code=CODE,
+)
+def self_attention_softmax() -> Shown:
+    """Draw the last layer of a small image transformer."""
+    return _show("softmax")
+
+
+@register_card(
+    "self_attention_relu",
+    title="Self-attention, ReLU scores",
+    family="sequence",
+    sentence="With a ReLU instead of the softmax a token may look at nothing, and what it leaves "
+    "out weighs exactly 0.",
+    equation=r"A = \mathrm{relu}(Q K^\top / \sqrt{d}) / N,\quad O = A V",
+    paper="Wortsman, Lee, Gilmer, Kornblith 2023, arXiv:2309.08586",
+    reads=READS,
+    code=CODE,
+)
+def self_attention_relu() -> Shown:
+    """Draw the last layer of the same transformer with ReLU scores."""
+    return _show("relu")
+
+
+def example(scores: str) -> Batch:
+    """Return a test digit among clutter."""
+    return reference.sample(f"transformer_{scores}", 1, seed=5)
+
+
+def _show(scores: str) -> Shown:
+    model, batch = reference.load(f"transformer_{scores}"), example(scores)
+    image, label, box = batch.inputs[0], int(batch.truth["label"]), batch.truth["box"]
+    layers = inspection.inspect(model, image).of_kind("self")
+    weights = layers[-1].read()
+    grid = model.grid
+    patches = weights[0, :, 0, 1:].mean(0)
+    mask = box_mask(box, image.shape[-1], grid[0])[0].flatten()
+    share = float((patches * mask).sum() / patches.sum().clamp_min(1e-9))
+    even = float(mask.mean())
+    zeros = float((weights == 0).double().mean())
+    with torch.no_grad():
+        said = int(model(image).logits.argmax())
+    sums = weights[0, :, 0].sum(-1)
+    return Shown(
+        layer(
+            weights[0], image[0], grid, box=box[0],
+            title=f"Last layer of {len(layers)}; a {label} (dashed) read as {said}",
+        ),
+        weights,
+        f"{share:.0%} of what the class token gives to patches is on the digit; even attention "
+        f"would put {even:.0%} there. Its rows sum to {sums.min():.2f} to {sums.max():.2f}, and "
+        f"{zeros:.0%} of all weights of the layer are exactly 0.",
+        "A digit among clutter under a map that is brightest on the digit, the matrix of all "
+        "tokens, and each head's weights in falling order.",
+        {"cls_on_digit": share, "even": even, "exact_zeros": zeros},
+    )  # fmt: skip
