@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ._options import Checkpoint, Device, Preprocessing
+
 ATTEND_SCHEMA = 1
 
 
@@ -24,10 +26,7 @@ def attend(
             "hf:NAME or a folder.",
         ),
     ] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="Weights for that model, .safetensors or .pth (tensors only)."),
-    ] = None,
+    checkpoint: Checkpoint = None,
     random: Annotated[
         bool, typer.Option("--random", help="Random weights: nothing is fetched, nothing meant.")
     ] = False,
@@ -46,10 +45,7 @@ def attend(
     target: Annotated[
         str | None, typer.Option(help="Class index or label, for maps that have a class.")
     ] = None,
-    preprocess: Annotated[
-        str | None,
-        typer.Option(help="imagenet, imagenet-inception or clip; the model's own if left out."),
-    ] = None,
+    preprocess: Preprocessing = None,
     out: Annotated[
         Path | None, typer.Option(help="Picture to write; for a text .svg, .png or .pdf.")
     ] = None,
@@ -59,9 +55,7 @@ def attend(
     stats: Annotated[
         str | None, typer.Option(help="table or json: statistics of every head, on stdout.")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the GPU if there is one.")
-    ] = None,
+    device: Device = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
 ) -> None:
     """Show what a transformer attends to: a map, a page to click through, a table of its heads.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ._app import FAILURE, say
+from ._options import AsJson, Checkpoint, Device, Labels, Layer, ModelOption, Preprocessing
 
 if TYPE_CHECKING:
     from ..comparison import Settings, Subject
@@ -54,30 +55,11 @@ def compare(
         str | None,
         typer.Option(help="Class index or label; each image's predicted class if left out."),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            help="torchvision:NAME, timm:NAME, hf:NAME or package.module:factory; "
-            "the embedded EfficientNet-Lite0 if left out.",
-        ),
-    ] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="Weights for that model, .safetensors or .pth (tensors only)."),
-    ] = None,
-    layer: Annotated[
-        str | None, typer.Option(help="A name of `attnviz layers`; chosen if left out.")
-    ] = None,
-    preprocess: Annotated[
-        str | None,
-        typer.Option(help="imagenet, imagenet-inception or clip; the model's own if left out."),
-    ] = None,
-    labels: Annotated[
-        str | None,
-        typer.Option(help="Class names, a text file of one a line, JSON, or imagenet."),
-    ] = None,
+    model: ModelOption = None,
+    checkpoint: Checkpoint = None,
+    layer: Layer = None,
+    preprocess: Preprocessing = None,
+    labels: Labels = None,
     out: Annotated[
         Path, typer.Option(help="Folder for summary.json, values.csv and index.html.")
     ] = Path("attnviz-compare"),
@@ -85,10 +67,8 @@ def compare(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it will cost, and stop.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the GPU if there is one.")
-    ] = None,
+    as_json: AsJson = False,
+    device: Device = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a forward pass.")] = 32,
     force: Annotated[
         bool, typer.Option("--force", help="Start anew where --out holds another comparison.")

@@ -7,15 +7,15 @@ from typing import Annotated
 
 import typer
 
+from ._options import AsJson, Device
+
 DEMO_SCHEMA = 1
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the picture.")] = Path("attnviz-out"),
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the GPU if there is one.")
-    ] = None,
+    as_json: AsJson = False,
+    device: Device = None,
     story: Annotated[
         str | None,
         typer.Option(help="boat-water: confuse a small network, audit it, guide it, audit again."),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
 from ._app import FAILURE
+from ._options import AsJson
 
 DOCTOR_SCHEMA = 1
 #: the class of the photo that comes with matplotlib, as every right ImageNet model sees it
@@ -14,7 +13,7 @@ EXPECTED = "military uniform"
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check versions, devices, the embedded model and what it sees on a photo it should know.
 

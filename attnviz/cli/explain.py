@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ._app import FAILURE, say
+from ._options import Checkpoint, Device, Labels, Layer, ModelOption, Preprocessing
 
 EXPLAIN_SCHEMA = 1
 
@@ -19,19 +20,8 @@ def explain(
             metavar="PHOTO...", help="Files, folders, patterns, or - for paths on stdin."
         ),
     ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            help="torchvision:NAME, timm:NAME, hf:NAME or package.module:factory; "
-            "the embedded EfficientNet-Lite0 if left out.",
-        ),
-    ] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="Weights for that model, .safetensors or .pth (tensors only)."),
-    ] = None,
+    model: ModelOption = None,
+    checkpoint: Checkpoint = None,
     method: Annotated[
         list[str], typer.Option(help="A name of `attnviz methods`, or several with commas.")
     ] = ["gradcam"],  # noqa: B006  (typer copies it)
@@ -46,17 +36,9 @@ def explain(
         str | None,
         typer.Option(help="Explain the target rather than this class: the difference of logits."),
     ] = None,
-    layer: Annotated[
-        str | None, typer.Option(help="A name of `attnviz layers`; chosen if left out.")
-    ] = None,
-    preprocess: Annotated[
-        str | None,
-        typer.Option(help="imagenet, imagenet-inception or clip; the model's own if left out."),
-    ] = None,
-    labels: Annotated[
-        str | None,
-        typer.Option(help="Class names, a text file of one a line, JSON, or imagenet."),
-    ] = None,
+    layer: Layer = None,
+    preprocess: Preprocessing = None,
+    labels: Labels = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("attnviz-out"),
     panel: Annotated[
         bool, typer.Option("--panel", help="Original, overlay and contours in one figure.")
@@ -65,9 +47,7 @@ def explain(
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON document on stdout instead of lines.")
     ] = False,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the GPU if there is one.")
-    ] = None,
+    device: Device = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Photos a forward pass.")] = 32,
     force: Annotated[bool, typer.Option("--force", help="Overwrite pictures.")] = False,
 ) -> None:

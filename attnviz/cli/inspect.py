@@ -7,29 +7,21 @@ from typing import Annotated
 
 import typer
 
+from ._options import AsJson, Checkpoint, ModelArgument
+
 INSPECT_SCHEMA = 1
 
 
 def inspect(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MODEL]",
-            help="torchvision:NAME, timm:NAME, hf:NAME or package.module:factory; "
-            "the embedded EfficientNet-Lite0 if left out.",
-        ),
-    ] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="Weights for that model, .safetensors or .pth (tensors only)."),
-    ] = None,
+    model: ModelArgument = None,
+    checkpoint: Checkpoint = None,
     size: Annotated[
         int | None, typer.Option(min=1, help="Side of the example in pixels; the model's own.")
     ] = None,
     draw: Annotated[
         Path | None, typer.Option(help="Write a drawing of the network, .svg, .png or .pdf.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: AsJson = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the drawing.")] = False,
 ) -> None:
     """List every attention mechanism: what kind it is, what attends to what, what it costs.

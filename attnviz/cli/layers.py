@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
+from ._options import AsJson, Checkpoint, ModelArgument
 
 LAYERS_SCHEMA = 1
 
 
 def layers(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MODEL]",
-            help="torchvision:NAME, timm:NAME, hf:NAME or package.module:factory; "
-            "the embedded EfficientNet-Lite0 if left out.",
-        ),
-    ] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="Weights for that model, .safetensors or .pth (tensors only)."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    model: ModelArgument = None,
+    checkpoint: Checkpoint = None,
+    as_json: AsJson = False,
 ) -> None:
     """List a model's layers with their output shapes; the default one is marked.
 

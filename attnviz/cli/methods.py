@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from ._options import AsJson
+
 METHODS_SCHEMA = 1
 
 
 def methods(
     family: Annotated[str, typer.Option(help="Only the methods of this family.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: AsJson = False,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="The table as the README holds it.")
     ] = False,

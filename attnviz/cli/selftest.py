@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ._app import FAILURE, GATE_FAILED, say
+from ._options import AsJson, Checkpoint, Device, Layer, ModelArgument, Preprocessing
 
 SELFTEST_SCHEMA = 1
 #: photos that are tested on; more say little more
@@ -15,37 +15,20 @@ MOST = 8
 
 
 def selftest(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MODEL]",
-            help="torchvision:NAME, timm:NAME, hf:NAME or package.module:factory; "
-            "the embedded EfficientNet-Lite0 if left out.",
-        ),
-    ] = None,
+    model: ModelArgument = None,
     photos: Annotated[
         list[str] | None,
         typer.Option(help="Files, folders or patterns; coloured blobs if left out."),
     ] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="Weights for that model, .safetensors or .pth (tensors only)."),
-    ] = None,
+    checkpoint: Checkpoint = None,
     methods: Annotated[
         str | None,
         typer.Option(help="Names of `attnviz methods`, with commas; all CAMs if left out."),
     ] = None,
-    layer: Annotated[
-        str | None, typer.Option(help="A name of `attnviz layers`; chosen if left out.")
-    ] = None,
-    preprocess: Annotated[
-        str | None,
-        typer.Option(help="imagenet, imagenet-inception or clip; the model's own if left out."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the GPU if there is one.")
-    ] = None,
+    layer: Layer = None,
+    preprocess: Preprocessing = None,
+    as_json: AsJson = False,
+    device: Device = None,
 ) -> None:
     """Test on a model what should hold, and say in words what does not and why.
 
