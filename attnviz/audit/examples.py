@@ -117,12 +117,12 @@ def _captions(instrument: Instrument, names: Names) -> dict[str, str]:
     fill = instrument.fills[0]
     return {
         f"object:{fill}": f"{names.object} removed",
-        f"object-control:{fill}": "as large a patch elsewhere",
+        f"object-control:{fill}": f"patch elsewhere, for the {names.object}",
         f"context:{fill}": f"{names.context} removed",
         "context:swap": f"{names.context} swapped",
-        f"context-control:{fill}": "patch elsewhere",
+        f"context-control:{fill}": f"patch elsewhere, for the {names.context}",
         "paste:with": f"{names.object} on {names.context}",
-        "paste:without": f"{names.object}, no {names.context}",
+        "paste:without": f"{names.object} off the {names.context}",
     }
 
 

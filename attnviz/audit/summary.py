@@ -14,7 +14,7 @@ from .clustered import ClusterBootstrap, crossed
 from .result import Cell, Effect, Hit, Place
 from .statistics import mcnemar, wilson
 from .table import BOTH, CONTEXT_ALONE, OBJECT_ALONE, Table
-from .verdict import Verdict, evidence_columns, judge
+from .verdict import Verdict, evidence_columns, judge, within
 
 #: mean area of the controls over that of their regions, below which a result says so
 _ROOM = 0.9
@@ -147,7 +147,7 @@ def _cell(table: Table, boot: ClusterBootstrap, names: Names, limits: Limits, gr
     nothing = Interval(np.nan, np.nan, np.nan, limits.level, 0)
     there = f"right:{group}" in boot.point
     clusters = boot.clusters[f"right:{group}"] if there else 0
-    clustered = boot.estimate(f"right:{group}").interval if there else nothing
+    clustered = within(boot.estimate(f"right:{group}").interval) if there else nothing
     if clusters and clustered.low == clustered.high:
         # all right or all wrong: redrawing shows no spread, so each cluster counts as one image
         hits = round(share.value * clusters)
@@ -168,7 +168,7 @@ def _room(table: Table, names: Names) -> str:
         if values is not None:
             own = values[(table.group == BOTH) & ~np.isnan(values)]
             if len(own) and own.mean() < _ROOM:
-                found.append(f"of the {getattr(names, kind)} {own.mean():.0%}")
+                found.append(f"of the {getattr(names, kind)} {100 * own.mean():.0f} %")
     if not found:
         return ""
     return f"controls are smaller than their regions, for want of room: {', '.join(found)}"
@@ -203,7 +203,7 @@ def _places(table: Table, boot: ClusterBootstrap, names: Names) -> list[Place]:
                     # chance on the very images that count: those with a map
                     on = ~np.isnan(table.columns[f"map:{method}:{region}"]) & (table.group == g)
                     chance = float(np.nanmean(table.columns[f"area:{region}"][on]))
-                    interval = boot.estimate(energy).interval
+                    interval = within(boot.estimate(energy).interval)
                     found.append(Place(method, names.group(g), region, interval, chance))
     return found
 
@@ -216,8 +216,9 @@ def _hits(table: Table, boot: ClusterBootstrap, names: Names) -> list[Hit]:
             if key % "pointing" in boot.point and key % "iou" in boot.point:
                 found.append(
                     Hit(
-                        method, names.group(g), boot.estimate(key % "pointing").interval,
-                        boot.estimate(key % "iou").interval, float(boot.point[f"area:object:{g}"]),
+                        method, names.group(g), within(boot.estimate(key % "pointing").interval),
+                        within(boot.estimate(key % "iou").interval),
+                        float(boot.point[f"area:object:{g}"]),
                     )
                 )  # fmt: skip
     return found
@@ -277,7 +278,7 @@ def _facts(
                 f"{percent(place.energy)} of the evidence for {names.object} lies on the {name}"
                 if not parts else f"{percent(place.energy)} on the {name}"
             )  # fmt: skip
-            parts.append(f"{start} ({place.area:.0%} of the area)")
+            parts.append(f"{start} ({100 * place.area:.0f} % of the area)")
     for kind in ("net", "raw"):
         if all(enough.get(f"{kind}:{r}", False) for r in ("context", "object")):
             cost = [

@@ -190,7 +190,7 @@ def judge(
     lines, effects = [], []
     for name, c, o, columns in drawn:
         context_effect, object_effect = boot.estimate(c, columns), boot.estimate(o, columns)
-        share = _within(
+        share = within(
             boot.estimate(lambda m, c=c, o=o: _positive_share(c(m), o(m)), columns).interval
         )
         lines.append(
@@ -200,14 +200,15 @@ def judge(
         )  # fmt: skip
         effects.append((context_effect, object_effect))
     columns = [name for _, _, _, names in drawn for name in names]
-    severity = _within(boot.estimate(severity_of(drawn), columns).interval)
+    severity = within(boot.estimate(severity_of(drawn), columns).interval)
     kind, why = _kind(severity, lines, effects)
     why = "; ".join(filter(None, (why, missing, note)))
     text = _sentence(kind, severity, object, context, facts)
     return Verdict(kind, severity, kind in ("context", "both"), text, why, tuple(lines))
 
 
-def _within(interval: Interval) -> Interval:
+def within(interval: Interval) -> Interval:
+    """Return the interval of a share, cut off at 0 and 1."""
     low, high = max(interval.low, 0.0), min(interval.high, 1.0)
     return Interval(interval.value, low, high, interval.level, interval.images)
 

@@ -85,8 +85,9 @@ def print_clusters(found: Any) -> None:
     print_table(
         ["cluster", "images", f"without {found.object}", "mean log-odds", "labels (lift)"],
         [
-            [str(number), str(len(c.images)), "-" if c.wrong != c.wrong else f"{c.wrong:.0%}",
-             f"{c.score:+.2f}", ", ".join(f"{name} {lift:.1f}x" for name, lift in c.labels)]
+            [str(number), str(len(c.images)),
+             "-" if c.wrong != c.wrong else f"{100 * c.wrong:.0f} %", f"{c.score:+.2f}",
+             ", ".join(f"{name} {lift:.1f}x" for name, lift in c.labels)]
             for number, c in enumerate(found.clusters, 1)
         ],
     )  # fmt: skip

@@ -234,7 +234,7 @@ def _print_places(result: Any) -> None:
         return
     names = {"object": result.object, "context": result.context, "elsewhere": "elsewhere"}
     rows = [
-        [method, *(next((f"{percent(p.energy)} of {p.area:.0%}" for p in places
+        [method, *(next((f"{percent(p.energy)} on {100 * p.area:.0f} %" for p in places
                          if (p.method, p.region) == (method, region)), "-") for region in names)]
         for method in dict.fromkeys(p.method for p in places)
     ]  # fmt: skip

@@ -215,7 +215,7 @@ def _room(effects: Sequence[Any]) -> str:
     if not shares:
         return ""
     low = min(shares)
-    return ", equally large" if low > 0.995 else f", {low:.0%} as large or more"
+    return ", equally large" if low > 0.995 else f", at least {100 * low:.0f} % as large"
 
 
 def _operation(name: str, result: Any) -> str:

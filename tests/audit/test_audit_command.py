@@ -62,7 +62,7 @@ def test_maps_are_printed_beside_their_chance(folder, tmp_path, capsys):
                  if (p["group"], p["region"]) == ("boat, water", "context"))  # fmt: skip
     energy = place["energy"]
     want = (f"{100 * energy['value']:.0f} % [{100 * energy['low']:.0f}, "
-            f"{100 * energy['high']:.0f}] of {place['area']:.0%}")  # fmt: skip
+            f"{100 * energy['high']:.0f}] on {100 * place['area']:.0f} %")  # fmt: skip
     assert want in lines["gradcam"]
     assert "where it looks in 'boat, water'" in said
 

@@ -1,0 +1,88 @@
+"""The audit on real photographs: its parts by hand; the whole only beside the development data."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from attnviz import audit
+from attnviz.audit import real
+from attnviz.data import boatwater as bw
+from attnviz.errors import DataError
+from attnviz.guidance import arms
+from attnviz.guidance._frozen import divide
+from attnviz.models import load
+
+
+def test_a_kept_network_takes_photos(tmp_path):
+    """What a run keeps, as a classifier of photos, gives the logits of its two parts."""
+    torch.manual_seed(3)
+    prefix, tail = divide(load().module, arms.FROZEN)
+    tensors = {k: v.contiguous() for k, v in tail.state_dict().items()}
+    (tmp_path / "tails").mkdir()
+    save_file(tensors, tmp_path / "tails" / "energy_25-1of2-4.safetensors")
+    made = real.network(tmp_path, "energy_25", 1, 4, 2)
+    photo = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    x, _ = made.preprocess(photo)
+    # the arms train on 2 x - 1 of RGB in 0 to 1
+    want = 2 * torch.from_numpy(photo.transpose(2, 0, 1).copy()).float() / 255 - 1
+    torch.testing.assert_close(x, want, rtol=0, atol=1e-6)
+    with torch.no_grad():
+        torch.testing.assert_close(made.module(x[None]), tail(prefix(want[None])))
+    assert made.labels == ("other", "boat")
+    assert real.OPTIONS["layer"] in dict(made.module.named_modules())
+
+
+def test_findings_of_a_planted_pair():
+    data = bw.generate(groups=bw.balanced(12), seed=3, marked=True)
+    found = audit.against(
+        bw.planted("water"), bw.planted("object"), data, object="boat", context="water",
+        fills=("blur",), methods=("gradcam",), examples=0, resamples=200,
+    )  # fmt: skip
+    told = real.findings(found)
+    assert json.loads(json.dumps(told)) == told
+    assert (told["found"], told["then"]) == ("context", "object")
+    assert told["agree"] is True
+    assert set(told["lines"]) == {"groups", "removal", "transplant"}
+    assert told["right"]["boat, no water"] == [0.0, 1.0]
+    assert told["better"]["boat, no water"] < 0.05
+    assert told["worse"] == {}
+    other = real.findings(audit.compare(found.after, found.after))
+    assert other["agree"] is False
+    assert other["better"] == {}
+
+
+@pytest.mark.slow
+def test_confusion_is_found_on_photographs(shared_data, tmp_path):
+    """After a short training the confusion must show, whatever guidance makes of it."""
+    data = shared_data / "scenes"
+    run = tmp_path / "arms"
+    how = arms.Training(steps=60)
+    arms.run(
+        data, run, seeds=1, folds=2, arms=["plain", "hide_and_seek"], how=how,
+        say=lambda line: None,
+    )  # fmt: skip
+    said = []
+    found = real.audited(
+        data, run, tmp_path, "hide_and_seek", fills=("blur",), examples=2, resamples=300,
+        say=said.append,
+    )  # fmt: skip
+    told = real.findings(found)
+    assert told["found"] in ("context", "both")
+    assert told["agree"] is True
+    assert min(told["right"], key=lambda g: told["right"][g][0]) in (
+        "boat, no water", "no boat, water",
+    )  # fmt: skip
+    for name in ("plain", "hide_and_seek"):
+        assert (tmp_path / "0-0" / name / "report.html").exists()
+    assert len(said) == 3
+    with pytest.raises(DataError, match="of other images"):
+        (run / "features" / "test-confounded-1of2-0.safetensors").replace(
+            run / "features" / "test-confounded-0of2-0.safetensors"
+        )
+        from attnviz.guidance import _arm_data
+
+        _arm_data._loaded.cache_clear()
+        real.test_images(data, run, 0, 0, 2)
