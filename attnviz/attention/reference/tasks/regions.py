@@ -225,7 +225,7 @@ TASKS = [
     region_task(
         "hamburger",
         "Noisy coloured shapes; the parts of a low-rank image are its regions.",
-        partial(Hamburger, 32, rank=8, sharpness=20.0),
+        partial(Hamburger, 32, rank=8, sharpness=50.0),
         parts_measure,
         {"accuracy": 0.7, "object_is_a_part": 0.9},
     ),
