@@ -41,7 +41,7 @@ OPTIONS = {
 }  # fmt: skip
 
 
-def test_images(
+def held_out(
     data: str | Path, run: Path, fold: int, seed: int, folds: int, per_group: int | None = None
 ) -> GroupedImages:
     """Return the test part's images: those that the run's networks were never shown.
@@ -91,12 +91,12 @@ def audited(
         out: folder of the reports.
         arm: name.
         fold, seed, folds: of the run.
-        per_group: see `test_images`.
+        per_group: see `held_out`.
         force: overwrite reports.
         say: called with each line.
         **options: of `confusion`, such as fills.
     """
-    images = test_images(data, run, fold, seed, folds, per_group)
+    images = held_out(data, run, fold, seed, folds, per_group)
     folder = out / f"{fold}-{seed}"
     results: list[AuditResult] = []
     for name in ("plain", arm):

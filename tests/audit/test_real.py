@@ -85,4 +85,4 @@ def test_confusion_is_found_on_photographs(shared_data, tmp_path):
         from attnviz.guidance import _arm_data
 
         _arm_data._loaded.cache_clear()
-        real.test_images(data, run, 0, 0, 2)
+        real.held_out(data, run, 0, 0, 2)
