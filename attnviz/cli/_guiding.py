@@ -190,7 +190,7 @@ def _progress(epochs: int) -> Iterator[Callable[[str, Mapping[str, Any]], None]]
         def shown(kind: str, record: Mapping[str, Any]) -> None:
             if kind == "epoch":
                 bar.console.print(line(record))
-                bar.reset(task, epoch=record["epoch"] + 1)
+                bar.reset(task, epoch=record["epoch"] + 1, parts="")  # it drops what is not given
                 return
             steps = record["steps"]
             parts = "  ".join(

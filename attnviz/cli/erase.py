@@ -79,11 +79,12 @@ def erase(
     for k, picture in enumerate(pictures):
         gone = f", {area[k - 1]:.0%} erased" if k else ""
         chance = f" ({found.probabilities[k]:.1%})" if found.probabilities is not None else ""
+        mapped = k < len(found.maps)
         tiles.append(
             Tile(
                 photo=picture,
-                values=found.maps[k].numpy() if k < len(found.maps) else None,
-                title="as it is" if k == 0 else f"step {k}",
+                values=found.maps[k].numpy() if mapped else None,
+                title="as it is" if k == 0 else f"step {k}" if mapped else "what is left",
                 caption=f"score {found.scores[k]:.3g}{chance}{gone}",
             )
         )

@@ -101,8 +101,8 @@ def fit(
         `FitResult`.
 
     Raises:
-        GuidanceError: a loss that cannot train the model, a dying map, a loss that is not finite,
-            a full disk; the last good checkpoint is kept, and named.
+        GuidanceError: a loss that cannot train the model, a dying map, a loss or weights that are
+            not finite, a full disk; the last good checkpoint is kept, and named.
         DataError: examples of one class only, no annotation for a loss that needs it, masks or
             boxes that do not fit their images.
         OutputExists: `out` holds a run, and neither resume nor force is set.

@@ -2,13 +2,13 @@
 
     python -m attnviz.guidance.localising --data PHOTOS_WITH_MASKS --out RUN [--seeds 3] [--folds 2]
 
-Photos that show one kind of thing are classified by the embedded EfficientNet-Lite0, whose first
-blocks are frozen: their features are the network's input here, and the schemes that hide parts of
-the picture hide parts of these. Each variant is trained alike, from labels alone; its map is the
-CAM of the true class (patch scores, for pooling heads; the larger of two, for ACoL). Two variants
-go on from the trained plain one: erasing at test time and the cascade. A share of each fold's
-held-out photos chooses the box threshold (MaxBoxAccV2), and between the variants for the row
-"chosen"; the rest is measured, once.
+Photos that show one kind of thing are classified by the embedded EfficientNet-Lite0, whose blocks
+but the last are frozen: their features (7 x 7) are the network's input here, and the schemes that
+hide parts of the picture hide parts of these. Each variant is trained alike, from labels alone;
+its map is the CAM of the true class (patch scores, for pooling heads; the larger of two, for
+ACoL). Two variants go on from the trained plain one: erasing at test time and the cascade. A share
+of each fold's held-out photos chooses the box threshold (MaxBoxAccV2), and between the variants
+for the row "chosen"; the rest is measured, once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ from ._frozen import divide, features
 from ._local_table import table
 from .pooling import PooledModel, with_pooling
 
-SIZE, FROZEN = 224, 11
+SIZE, FROZEN = 224, 15
+#: maps are measured on a grid of so many pixels a side, at so many thresholds
+GRID, THRESHOLDS = 112, 34
 #: what may be the one thing in a photo; the rest is ground
 THINGS = (
     *("cow", "sheep", "aeroplane", "car", "bicycle", "flower", "sign", "bird", "book", "chair"),
@@ -120,7 +122,7 @@ def read_photos(data: str | Path, net: nn.Module, *, things: Sequence[str] = THI
         tensor, geometry = preprocess(sample.read())
         images.append(tensor)
         masks.append(place_mask(sample.mask(name), geometry) > 0)
-    stacked = torch.stack(masks)
+    stacked = torch.stack(masks)[:, :: SIZE // GRID, :: SIZE // GRID]
     prefix, _ = divide(net, FROZEN)
     boxes = [component_boxes(m)[0] for m in stacked]
     labels = torch.tensor([classes.index(n) for _, n in found])
@@ -144,7 +146,7 @@ def split(labels: Tensor, fold: int, folds: int) -> tuple[Tensor, Tensor, Tensor
 
 def train(
     variant: Variant, photos: Photos, rows: Tensor, net: nn.Module, seed: int, *,
-    steps: int = 60, batch: int = 16, lr: float = 5e-4, plain: nn.Module | None = None,
+    steps: int = 40, batch: int = 12, lr: float = 1e-3, plain: nn.Module | None = None,
 ) -> tuple[nn.Module, Draw]:  # fmt: skip
     """Train a variant on labels; returns the model, and what draws its maps.
 
@@ -174,7 +176,7 @@ def train(
         example = photos.features[:2]
         model = with_pooling(tail, variant.pooling, layer="bn2", example=example, **variant.options)
     if variant.scheme == "acol":
-        model = ACoL(tail, "bn2", 1280, len(photos.classes), width=128)
+        model = ACoL(tail, "bn2", 1280, len(photos.classes), width=64)
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps)
     model.eval()  # BatchNorm on its statistics throughout
@@ -187,8 +189,8 @@ def train(
             loss = model.loss(x, y)
         elif variant.scheme:
             scheme = SCHEMES.get(variant.scheme).fn
-            # inside the network: before the last block, where maps are still to be made
-            loss = scheme(model, x, y, layer="blocks.3", generator=draws, **variant.options)
+            # inside the network: before the last convolution, where maps are still to be made
+            loss = scheme(model, x, y, layer="blocks.0", generator=draws, **variant.options)
         else:
             loss = F.cross_entropy(model(x), y)
         optimiser.zero_grad()
@@ -244,7 +246,7 @@ def measure(maps: Tensor, photos: Photos, choosing: Tensor, testing: Tensor) -> 
 
     def overlaps(rows: Tensor) -> Any:
         boxes = [photos.boxes[i] for i in rows.tolist()]
-        return maxboxacc_v2(maps[rows], boxes, size=size, thresholds=50)
+        return maxboxacc_v2(maps[rows], boxes, size=size, thresholds=THRESHOLDS)
 
     chooser = overlaps(choosing)
     best = chooser.accuracies().argmax(0)

@@ -1,14 +1,17 @@
 """`attnviz guide` and `attnviz erase`, from the command line to the files."""
 
+import io
 import json
+import re
 import shlex
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from attnviz import Heatmaps
-from attnviz.cli import main
+from attnviz.cli import _guiding, main
 
 
 @pytest.fixture
@@ -93,6 +96,27 @@ def test_options_of_the_loss(folder, capsys):
     assert "no option 'fom'; did you mean 'form'" in capsys.readouterr().err
     assert guide(folder, "--set", "form", *more) == 2
     assert "NAME=VALUE" in capsys.readouterr().err
+
+
+def test_a_bar_on_a_terminal(monkeypatch):
+    """It counts the steps and shows the loss's parts; an epoch leaves a line."""
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("TERM", "xterm")
+    with _guiding._progress(3) as progress:
+        step = {"steps": 5, "loss": 0.75, "guidance/outside": 0.625, "lr": 1e-3}
+        progress("step", step | {"epoch": 2, "step": 5})
+        progress("epoch", {"epoch": 2, "loss": 0.7, "strength": 0.5, "val_accuracy": 0.9})
+        progress("step", step | {"epoch": 3, "step": 4})
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+    assert "epoch 2/3  loss 0.7  strength 0.5  val_accuracy 0.9" in text
+    assert re.search(r"epoch 3 .* 4/5 .*loss 0\.75  outside 0\.625", text)
 
 
 def test_erase_reports_the_score_after_every_step(photo, tmp_path, capsys):

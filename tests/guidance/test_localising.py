@@ -27,7 +27,7 @@ def net():
 
 def photos(n=24):
     generator = torch.Generator().manual_seed(0)
-    x = 0.1 * torch.randn(n, 112, 4, 4, generator=generator)
+    x = 0.1 * torch.randn(n, 192, 4, 4, generator=generator)
     labels = torch.arange(n) % 3
     for i in range(n):
         x[i, labels[i], 1, 2] += 3
@@ -56,7 +56,7 @@ def test_every_variant_trains_and_draws(variant, net):
     plain = train(CAM, data, rows, net, 0, steps=1, batch=3)[0] if variant.after else None
     model, draw = train(variant, data, rows, net, 0, steps=1, batch=3, plain=plain)
     maps = draw(data.features, data.labels)
-    assert maps.shape == (24, 2, 2)
+    assert maps.shape == (24, 4, 4)
     assert torch.isfinite(maps).all()
     if variant.scheme == "has":  # the one with draws of its own
         again = train(variant, data, rows, net, 0, steps=1, batch=3)[1](data.features, data.labels)
