@@ -98,6 +98,7 @@ def show_map(
     opacity = None
     if photo is not None:
         grey = 0.3 * photo + 0.7 * (photo @ [0.299, 0.587, 0.114])[..., None]
+        grey = 0.2 + 0.6 * grey  # less contrast below, so that the map stands out
         ax.imshow(grey, extent=extent, interpolation="nearest")
         opacity = 0.85 * np.clip(np.nan_to_num(values) / top, 0, 1) ** 0.6
     drawn = ax.imshow(

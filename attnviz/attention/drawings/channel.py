@@ -18,6 +18,9 @@ def channel_gates(
     activation: Any = None,
     photo: Any = None,
     *,
+    other: Any = None,
+    other_photo: Any = None,
+    names: tuple[str, str] = ("this image", "the other"),
     most: int = 4,
     least: int = 2,
     title: str = "",
@@ -35,6 +38,9 @@ def channel_gates(
             least opened channels, over the photo, each from 0 to its own maximum. Negative
             values are drawn as 0.
         photo: (3, H, W) in [0, 1] or (H, W, 3) uint8.
+        other: gates of another image, (C,) or (C, 1, 1), drawn as dots.
+        other_photo: that image.
+        names: of the two images, for the legend.
         most: how many of the most opened channels are shown.
         least: how many of the least opened ones.
         title: above.
@@ -50,9 +56,12 @@ def channel_gates(
     high, low = order[:most], order[len(order) - least :]
     thumbs = activation is not None
     seen = None if photo is None else picture(photo)
+    inputs = [] if seen is None else [(seen, "input" if other is None else names[0])]
+    if other_photo is not None:
+        inputs.append((picture(other_photo), names[1]))
     shown = [*high, *low]
     figure = new_figure(8.6, 4.1 if thumbs else 2.4)
-    across = max(len(shown) + (seen is not None), 1)
+    across = max(len(shown) + len(inputs), 1)
     panels = figure.add_gridspec(1 + thumbs, across)
     bars = figure.add_subplot(panels[0, :])
     colours = np.full(len(values), QUIET, object)
@@ -60,7 +69,14 @@ def channel_gates(
     colours[low] = SECOND
     bars.bar(range(len(values)), values, width=0.85, color=list(colours))
     bars.axhline(values.mean(), color="black", linewidth=0.8, linestyle=":")
-    bars.set_ylim(0, limit)
+    if other is not None:
+        dots = array(other.reshape(-1) if hasattr(other, "reshape") else other, 1, "other")
+        bars.plot(range(len(dots)), dots, "o", color="black", markersize=3, label=names[1])
+        bars.plot([], [], "s", color=QUIET, markersize=6, label=names[0])
+        bars.legend(
+            fontsize=7, frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1.0, -0.36)
+        )
+    bars.set_ylim(0, 1.02 * limit)
     bars.set_xlim(-0.7, len(values) - 0.3)
     bars.set_xlabel("channel", fontsize=8)
     bars.set_ylabel(f"gate, 0 to {limit:g}", fontsize=8)
@@ -78,9 +94,9 @@ def channel_gates(
             f"{len(values)} gates for an activation of {len(maps)} channels {maps.shape}; pass "
             "the tensor that this gate multiplies"
         )
-    if seen is not None:
-        show_photo(figure.add_subplot(panels[1, 0]), seen, "input")
-    for place, channel in enumerate(shown, start=int(seen is not None)):
+    for place, (image, name) in enumerate(inputs):
+        show_photo(figure.add_subplot(panels[1, place]), image, name)
+    for place, channel in enumerate(shown, start=len(inputs)):
         ax = figure.add_subplot(panels[1, place])
         positive = maps[channel].clip(0)
         top = float(positive.max())

@@ -53,6 +53,7 @@ def coordinate_gates(
     for ax in (strips, beside):
         ax.set_xlabel("channel", fontsize=8)
         ax.tick_params(labelsize=7)
+        ax.locator_params(integer=True)
     below = [figure.add_subplot(panels[1, i]) for i in range(len(chosen) + 1)]
     show_photo(below[0], seen, "input")
     for ax, channel in zip(below[1:], chosen, strict=True):

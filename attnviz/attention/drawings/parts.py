@@ -1,4 +1,7 @@
-"""Attention to parts: K maps that share an image out, and which of them is strongest where."""
+"""Attention to parts: K maps that share an image out, and which of them is strongest where.
+
+A part's colour among the strongest is that of its map's title.
+"""
 
 from __future__ import annotations
 
@@ -64,6 +67,9 @@ def parts(
         most = float(one.max())
         text = f"{name} {k}: max {most:.2g}" if each else f"{name} {k}"
         show_map(ax, seen, one, top=most if each else top, title=text)
+        if winner:
+            ax.title.set_color(_colour(k, len(values)))
+            ax.title.set_fontweight("bold")
     for ax in axes[count:]:
         ax.set_visible(False)
     if each:
@@ -78,17 +84,15 @@ def parts(
 def _winners(ax: Any, values: np.ndarray, seen: np.ndarray, name: str) -> None:
     height, width = seen.shape[:2]
     strongest = np.where(values.max(0) > 0, values.argmax(0), -1)
-    drawn = np.ma.masked_less(strongest, 0)
-    ax.imshow(
-        drawn, cmap="tab10" if len(values) <= 10 else "tab20", vmin=-0.5,
-        vmax=(10 if len(values) <= 10 else 20) - 0.5, extent=(0, width, height, 0),
-        interpolation="nearest",
-    )  # fmt: skip
+    colours = np.ones((*strongest.shape, 3))
+    for k in range(len(values)):
+        colours[strongest == k] = _colour(k, len(values))
+    ax.imshow(colours, extent=(0, width, height, 0), interpolation="nearest")
     bare(ax, f"largest {name}")
-    for k in np.unique(strongest[strongest >= 0]):
-        y, x = np.argwhere(strongest == k).mean(0)
-        ax.text(
-            (x + 0.5) * width / strongest.shape[1], (y + 0.5) * height / strongest.shape[0],
-            str(k), fontsize=7, ha="center", va="center", color="white",
-            bbox={"facecolor": "black", "alpha": 0.45, "pad": 0.8, "linewidth": 0},
-        )  # fmt: skip
+
+
+def _colour(number: int, count: int) -> tuple[float, ...]:
+    from matplotlib import colormaps
+
+    table = colormaps["tab10" if count <= 10 else "tab20"]
+    return table(number % table.N)[:3]

@@ -1,0 +1,189 @@
+"""A small network around one mechanism, trained in seconds on generated scenes.
+
+The mechanisms of timm and torchvision come without weights that can be shipped; a card shows them
+in this network instead, and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from ...attention.reference.tasks import regions, scenes
+from ...attention.reference.tasks.base import Batch
+
+SIDE, GRID = scenes.SIDE, regions.GRID
+#: on top of the scenes' own noise, so that the whole picture is needed to name one cell
+NOISE = 0.45
+TINT = 0.2
+COLOURS = ("background", *scenes.COLOURS)
+
+
+class SceneNetwork(nn.Module):
+    """A convolution that sees 4 x 4 pixels, a mechanism, a linear head for each cell.
+
+    Args:
+        mechanism: (B, channels, 20, 20) to the same shape.
+        channels: of the convolution.
+        activate: rectify what the convolution gives.
+    """
+
+    def __init__(self, mechanism: nn.Module, *, channels: int = 32) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, channels, 4, stride=2, padding=1), nn.BatchNorm2d(channels), nn.ReLU()
+        )
+        self.mechanism = mechanism
+        # normalised first: otherwise every gate opens, a larger activation being a surer answer
+        self.head = nn.Sequential(
+            nn.BatchNorm2d(channels, affine=False), nn.Conv2d(channels, len(COLOURS), 1)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, 40, 40) -> (B, 7, 20, 20): logits of background and six colours."""
+        return self.head(self.mechanism(self.stem(images)))
+
+
+@cache
+def drawn(count: int, seed: int, *, training: bool, negatives: bool = False) -> Batch:
+    """Noisy scenes of two coloured shapes, with the colour of each cell.
+
+    Args:
+        count: how many.
+        seed: of everything.
+        training: which side of the split.
+        negatives: every second scene is a photographic negative, labels unchanged, and its
+            background a little redder: which a cell alone does not show and the whole picture
+            does. Otherwise there is more noise, so that a cell's own colour says little.
+    """
+    generator = Generator().manual_seed(seed)
+    batch = regions.sample(count, generator, training)
+    image = batch.inputs[0]
+    if negatives:
+        odd = (torch.arange(count) % 2).view(-1, 1, 1, 1)
+        image = torch.where(odd == 1, negative(image, batch.truth["masks"]), image)
+    else:
+        image = image + NOISE * torch.randn(image.shape, generator=generator)
+    return replace(batch, inputs=(image,))
+
+
+def negative(images: Tensor, masks: Tensor) -> Tensor:
+    """Photographic negatives (B, 3, 40, 40) with a redder background; masks (B, 2, 40, 40)."""
+    background = (masks.amax(1) == 0)[:, None]
+    return 1 - images + TINT * background * torch.eye(3)[0].view(3, 1, 1)
+
+
+def train(
+    build: Callable[[], nn.Module],
+    *,
+    steps: int = 240,
+    batch: int = 16,
+    rate: float = 6e-3,
+    price: float = 0.0,
+    negatives: bool = False,
+    seed: int = 0,
+) -> SceneNetwork:
+    """Train a `SceneNetwork` to name the colour of each cell; the random state is left alone.
+
+    Args:
+        build: makes the mechanism for 32 channels.
+        steps: how many.
+        batch: scenes a step.
+        rate: peak of a one-cycle rate.
+        price: added to the loss for each fully open gate, on average over the gates. Without it
+            they all open: a larger activation is a surer answer.
+        negatives: see `drawn`.
+        seed: of weights, scenes and order.
+
+    Returns:
+        The network in eval mode.
+    """
+    scenes_ = drawn(480, seed, training=True, negatives=negatives)
+    images, label = scenes_.inputs[0], scenes_.truth["label"]
+    order = Generator().manual_seed(seed)
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = SceneNetwork(build()).train()
+        gates: list[Tensor] = []
+        for name, module in model.named_modules():
+            if price and name.endswith(".gate"):
+                module.register_forward_hook(lambda m, i, gate: gates.append(gate.mean()))
+        optimizer = torch.optim.AdamW(model.parameters(), rate)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
+        for _ in range(steps):
+            chosen = torch.randint(len(images), (batch,), generator=order)
+            loss = F.cross_entropy(model(images[chosen]), label[chosen])
+            if gates:
+                loss = loss + price * torch.stack(gates).mean()
+                gates.clear()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    for module in model.modules():
+        module._forward_hooks.clear()
+    return model.eval()
+
+
+@torch.no_grad()
+def judge(
+    model: nn.Module,
+    *,
+    negatives: bool = False,
+    change: Callable[[Tensor], Tensor] | None = None,
+    gate: nn.Module | None = None,
+) -> float:
+    """Mean IoU of the colours on 64 test scenes.
+
+    Args:
+        model: a `SceneNetwork`.
+        negatives: see `drawn`.
+        change: what becomes of the output of `gate`, such as its mean over the scenes.
+        gate: a module inside the model.
+    """
+    batch = drawn(64, 7, training=False, negatives=negatives)
+    handle = None
+    if gate is not None and change is not None:
+        handle = gate.register_forward_hook(lambda m, i, output: change(output))
+    try:
+        found = model(batch.inputs[0]).argmax(1)
+    finally:
+        if handle is not None:
+            handle.remove()
+    return regions.mean_iou(found, batch.truth["label"], len(COLOURS))
+
+
+def held(gate: Tensor) -> Tensor:
+    """The same gate for every image: the mean over the batch."""
+    return gate.mean(0, keepdim=True).expand_as(gate)
+
+
+def scene(number: int, *, negatives: bool = False) -> tuple[Tensor, Tensor, Tensor, str]:
+    """One test scene.
+
+    Returns:
+        Images (1, 3, 40, 40), or (2, 3, 40, 40) with the negative of the same scene; colour of
+        each cell (20, 20); masks (2, 40, 40); what is on it in words.
+    """
+    batch = drawn(64, 7, training=False, negatives=negatives)
+    image, masks = batch.inputs[0][number : number + 1], batch.truth["masks"][number]
+    if negatives:  # even numbers are no negatives
+        image = torch.cat((image, negative(image, masks[None])))
+    words = " ".join(batch.text["caption"][number])
+    return image, batch.truth["label"][number], masks, words
+
+
+def centres(masks: Tensor) -> list[tuple[int, int]]:
+    """Cells (row, column) in the middle of each object, masks (2, 40, 40)."""
+    rows = torch.arange(SIDE, dtype=torch.float) / 2
+    found = []
+    for mask in masks:
+        total = mask.sum()
+        y, x = (mask.sum(1) * rows).sum() / total, (mask.sum(0) * rows).sum() / total
+        found.append((int(y), int(x)))
+    return found
