@@ -152,12 +152,18 @@ def test_card(name):
     assert torch.equal(names["weights"], card.tensor)
     if name.startswith("local"):
         assert card.numbers["outside_window"] == 0
+        assert "global attention" in card.caption
         centres = _alignments.centres(model, batch)
         assert np.allclose(figure.lines[0].get_xdata(), centres)
         if name == "local_m":
             length = example[0].shape[1]
             steps = torch.arange(example[1].shape[1]).clamp(max=length - 1)
             assert torch.equal(centres, steps.float())
+
+
+def test_weight_on_the_source_by_hand():
+    weights = torch.tensor([[[0.5, 0.5], [0.25, 0.75], [1.0, 0.0]]])
+    assert _alignments.on_source(weights, torch.tensor([0, 1, -1])) == pytest.approx(0.625)
 
 
 def test_card_of_letters():

@@ -118,7 +118,7 @@ def test_card(scores):
     assert (card.tensor[0] - expected).abs().max() < 1e-4
     drawn = card.figure.axes[1].images[0].get_array()
     assert np.allclose(drawn, expected.mean(0), atol=1e-4)
-    assert card.numbers["cls_on_digit"] > 2 * card.numbers["even"]
+    assert card.numbers["cls_on_digit_mean"] > 2 * card.numbers["even"]
     assert (card.numbers["exact_zeros"] > 0.1) == (scores == "relu")
     names = {"model": model.float(), "example": image}
     exec(cards(name)[0].code, names)

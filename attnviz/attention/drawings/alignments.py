@@ -68,9 +68,9 @@ def aligned(
             )
         rows = np.arange(len(target))
         ax.hlines(rows, middle - half, middle + half, colors=SECOND, linewidth=1.6)
-        ax.plot(middle, rows, "|", color="white", markersize=7)
+        ax.plot(middle, rows, "o", color=SECOND, markeredgecolor="white", markersize=5)
         ax.set_xlim(-0.5, len(source) - 0.5)
-        notes.append(f"line: window of {half} to each side, tick: its centre")
+        notes.append(f"line: window of {half} to each side, dot: its centre")
     if notes:
         figure.supxlabel(";  ".join(notes), fontsize=8)
     return figure

@@ -52,9 +52,7 @@ def show(name: str, what: str) -> Shown:
     numbers = {
         "aligned": float(right[word].double().mean()),
         "aligned_crossing": float(right[crossing].double().mean()),
-        "mass_on_source": float(
-            weights[0].gather(1, origin.clamp_min(0)[:, None])[:, 0][word].mean()
-        ),
+        "mass_on_source": on_source(weights, origin),
     }
     local = getattr(model, "attend", None)
     windows: dict = {}
@@ -72,7 +70,15 @@ def show(name: str, what: str) -> Shown:
     if windows:
         outside = (torch.arange(len(source)) - windows["centres"][:, None]).abs() > local.half
         numbers["outside_window"] = float(weights[0][outside].sum())
-        caption += f" Outside the window of {2 * local.half + 1} the weight is exactly 0."
+        everywhere = on_source(
+            read(reference.load("luong_general"), batch.inputs[0], batch.truth["target"]), origin
+        )
+        numbers["mass_on_source_global"] = everywhere
+        caption += (
+            f" Outside the window of {2 * local.half + 1} the weight is exactly 0. On their source "
+            f"words lie {numbers['mass_on_source']:.0%} of the weight; global attention with the "
+            f"same score weighs all {len(source)} words and puts {everywhere:.0%} there."
+        )
     return Shown(
         figure,
         weights,
@@ -81,6 +87,12 @@ def show(name: str, what: str) -> Shown:
         "that crosses itself where a noun and its colour swap.",
         numbers,
     )
+
+
+def on_source(weights: Tensor, origin: Tensor) -> float:
+    """Return the mean weight (1, T, S) of the words at their own source; origin (T,), -1: none."""
+    held = weights[0].gather(1, origin.clamp_min(0)[:, None])[:, 0]
+    return float(held[origin >= 0].mean())
 
 
 @torch.no_grad()
