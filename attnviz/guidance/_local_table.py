@@ -12,8 +12,8 @@ def table(rows: Sequence[dict[str, Any]], *, resamples: int = 2000) -> str:
     """Return a Markdown table: figures, and paired differences to CAM with 95 % intervals.
 
     A photo's figure is its mean over seeds; the bootstrap draws photos. "chosen" is, in each fold,
-    the variant that is best on the split that chooses. Pooled PxAP is the mean over folds and
-    seeds.
+    the variant whose average of both is best on the split that chooses. Pooled PxAP is the mean
+    over folds and seeds.
     """
     rows = [*rows, *_chosen(rows)]
     names = list(dict.fromkeys(r["variant"] for r in rows))
