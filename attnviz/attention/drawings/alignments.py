@@ -58,7 +58,7 @@ def aligned(
                         (place - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=MARK, linewidth=1.4
                     )
                 )
-        notes.append("framed: the source of that word")
+        notes.append("framed: where each one comes from")
     if centres is not None:
         middle = array(centres, 1, "the centres")
         if len(middle) != len(target) or half is None:

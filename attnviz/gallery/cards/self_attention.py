@@ -53,7 +53,7 @@ def self_attention_relu() -> Shown:
 
 def example(scores: str) -> Batch:
     """Return a test digit among clutter."""
-    return reference.sample(f"transformer_{scores}", 1, seed=8)
+    return reference.sample(f"transformer_{scores}", 1, seed=3)
 
 
 def _show(scores: str) -> Shown:
