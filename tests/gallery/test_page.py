@@ -19,6 +19,7 @@ from attnviz import gallery
 from attnviz.cli import main
 from attnviz.errors import DataError, MethodError, OutputExists
 from attnviz.gallery.card import CARDS
+from attnviz.gallery.drawing import chosen
 from attnviz.gallery.page import SAID, number_text
 
 HOSTILE = "</code></pre><script>alert(1)</script><img src=x onerror='a()'>\"'&{{ 7*7 }}"
@@ -251,7 +252,8 @@ def test_saving_is_whole_or_not_at_all(tmp_path):
 
 
 def test_choosing():
-    assert [d.card.name for d in gallery.draw_all("stn", "stn")] == ["stn"]
+    assert [card.name for card in chosen(["ram", "stn", "stn"])] == ["stn", "ram"]  # spatial first
+    assert {card.family for card in chosen(family="hard")} == {"hard"}
     with pytest.raises(MethodError, match="did you mean 'stn'"):
         gallery.draw_all("stnn")
     with pytest.raises(DataError, match="family 'chanel' is not known; did you mean 'channel'"):
