@@ -134,7 +134,7 @@ def saliency_by_hand(model, image):
     entropy = -(p * p.log()).sum()
     slope = -p * (p.log() + entropy)
     jacobian = torch.autograd.functional.jacobian(model.top, vectors)[0, :, 0]
-    return torch.einsum("k,kdhw->dhw", slope, jacobian).square().sum(0).sqrt()
+    return torch.einsum("k,kdhw->dhw", slope, jacobian).square().sum(0).sqrt().detach()
 
 
 def test_chosen_cells_are_where_the_entropy_turns():

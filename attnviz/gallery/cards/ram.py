@@ -85,7 +85,7 @@ def policy_gradient(
     label: int,
     *,
     push: float = 0.32,
-    count: int = 1500,
+    count: int = 1000,
     seed: int = 0,
 ) -> dict[str, float]:
     """Estimate dJ/db by REINFORCE and by a finite difference, b being added to every place's x.
