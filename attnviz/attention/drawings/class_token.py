@@ -68,7 +68,7 @@ def mass_mask(maps: Tensor, mass: float = 0.6) -> Tensor:
     if not 0 < mass <= 1:
         raise DataError(f"mass={mass}, expected a share above 0 and at most 1")
     flat = maps.flatten(-2).double()
-    order = flat.argsort(-1, descending=True, stable=True)
+    order = flat.argsort(dim=-1, descending=True, stable=True)
     share = flat.gather(-1, order).cumsum(-1) / flat.sum(-1, keepdim=True).clamp_min(1e-300)
     # a patch is needed while those before it do not hold enough
     before = torch.nn.functional.pad(share, (1, -1))
