@@ -139,8 +139,14 @@ def test_picture_shows_the_weights_the_frames_and_the_windows():
 @pytest.mark.parametrize("name", NAMES)
 def test_card(name):
     card = shown(name)
-    assert card.numbers["aligned"] >= 0.8
-    assert card.numbers["aligned_crossing"] >= 0.8
+    if name == "luong_location":  # reads no word, so it cannot tell where words swap
+        assert card.numbers["aligned"] >= 0.4
+        assert card.numbers["aligned_crossing"] < 0.5
+        assert "does not cross itself" in card.alt
+    else:
+        assert card.numbers["aligned"] >= 0.8
+        assert card.numbers["aligned_crossing"] >= 0.8
+        assert "crosses itself" in card.alt
     figure = card.figure.axes[0]
     assert np.allclose(figure.images[0].get_array(), card.tensor[0])
     batch, model = _alignments.sentence(name), reference.load(name)

@@ -67,6 +67,13 @@ def show(name: str, what: str) -> Shown:
         f"{hits} of {count} words look most at the word they translate; of the "
         f"{int(crossing.sum())} that change places, noun and colour, {int(right[crossing].sum())}."
     )
+    crosses = "crosses itself"
+    if numbers["aligned_crossing"] < 0.5:
+        crosses = "does not cross itself"
+        caption += (
+            " A place chosen from the state alone cannot depend on what stands there, so the "
+            "weights walk along the diagonal and spread where words swap."
+        )
     if windows:
         outside = (torch.arange(len(source)) - windows["centres"][:, None]).abs() > local.half
         numbers["outside_window"] = float(weights[0][outside].sum())
@@ -84,7 +91,7 @@ def show(name: str, what: str) -> Shown:
         weights,
         caption,
         f"A matrix of {len(target)} written words by {len(source)} source words: a bright diagonal "
-        "that crosses itself where a noun and its colour swap.",
+        f"that {crosses} where a noun and its colour swap.",
         numbers,
     )
 
