@@ -56,15 +56,13 @@ def audit_page(result: Any, *, comparison: Any = None) -> str:
         c=comparison,
         version=__version__,
         audits=[comparison.before, comparison.after] if comparison else [result],
-        charts=_charts(result),
+        charts=_charts(result) | {"change": _change(comparison)},
         examples=[_example(e) for e in result.examples],
         changes=comparison.changes if comparison else (),
-        moved={
-            "came right": comparison.better[:_MOST_MOVED],
-            "went wrong": comparison.worse[:_MOST_MOVED],
-        }
+        moved={"came right": comparison.better, "went wrong": comparison.worse}
         if comparison
         else {},
+        most=_MOST_MOVED,
         settings=_settings(result),
         found=result.discovery,
         sheets=sheets_of(result.discovery),
@@ -216,6 +214,21 @@ def _room(effects: Sequence[Any]) -> str:
         return ""
     low = min(shares)
     return ", equally large" if low > 0.995 else f", at least {100 * low:.0f} % as large"
+
+
+def _change(comparison: Any) -> Any:
+    """Return the chart of the groups before and after, or nothing."""
+    if comparison is None:
+        return ""
+    cells = zip(comparison.before.cells, comparison.after.cells, strict=True)
+    return intervals(
+        [
+            Bar(f"{b.name} (n = {b.images})", b.right, second=a.right, kind="object")
+            for a, b in cells if b.images
+        ],
+        title="share answered rightly before and after", share=True,
+        unit="answered rightly, with Wilson's interval; grey: before",
+    )  # fmt: skip
 
 
 def _operation(name: str, result: Any) -> str:

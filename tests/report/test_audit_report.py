@@ -69,6 +69,12 @@ def test_comparison(found, tmp_path, open_in_browser):
     assert asked == []
     assert "Before and after" in dom
     assert "20 images that came right" in dom
+    # four groups, before in grey at its own place: from 250 (0 %) to 610 (100 %)
+    chart = dom[dom.index("before and after</title>") : dom.index("grey: before")]
+    assert chart.count('class="dot control"') == chart.count('class="dot object"') == 4
+    for cells, kind in ((both.before.cells, "control"), (both.after.cells, "object")):
+        places = [float(x) for x in re.findall(rf'class="dot {kind}" cx="([\d.]+)"', chart)]
+        assert places == pytest.approx([250 + 360 * c.right.value for c in cells], abs=0.06)
 
 
 def test_chart_places_points_on_its_axis():
