@@ -12,7 +12,7 @@ def table(rows: Sequence[dict[str, Any]], *, resamples: int = 2000) -> str:
     """Return a Markdown table: figures, and paired differences to CAM with 95 % intervals.
 
     A photo's figure is its mean over seeds; the bootstrap draws photos. "chosen" is, in each fold,
-    the variant whose average of both is best on the split that chooses. Pooled PxAP is the mean
+    the variant with the best MaxBoxAccV2 on the split that chooses. Pooled PxAP is the mean
     over folds and seeds.
     """
     rows = [*rows, *_chosen(rows)]
