@@ -91,6 +91,7 @@ def gates_by_layer(gates: Any, *, title: str = "", name: str = "gate") -> Figure
     means.set_xlabel(f"mean {name}", fontsize=8)
     for ax in (cells, means):
         ax.tick_params(labelsize=7)
+    cells.locator_params(integer=True)
     scale_bar(figure, cells, 1.0, f"{name}, 0 to 1", location="left")
     figure.suptitle(title, fontsize=9)
     return figure

@@ -57,8 +57,8 @@ def card() -> Shown:
     caption = (
         f"{MADE}; blocks of {_BLOCK} x {_BLOCK} cells with a halo of {_HALO} (white line). On this "
         f"scene the objects' cells give {own:.0%} of their attention to cells of their own "
-        f"colour; spread evenly over what they reach it would be {chance:.0%}. Mean IoU of the colours on test "
-        f"scenes {numbers['accuracy']:.2f}."
+        f"colour; spread evenly over what they reach it would be {chance:.0%}. Mean IoU of the "
+        f"colours on test scenes {numbers['accuracy']:.2f}."
     )
     alt = (
         "For a cell of each object and one of the background, where two heads look inside the "
