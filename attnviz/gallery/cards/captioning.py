@@ -57,7 +57,7 @@ def captioning_soft() -> Shown:
     share = on_object(maps, batch)
     even = float(scenes.cells(batch.truth["masks"], (side, side)).mean())
     return Shown(
-        word_maps(maps, words, batch.inputs[0][0], title=" ".join(words[:-1])),
+        word_maps(maps, words, batch.inputs[0][0], columns=3, title=" ".join(words[:-1])),
         weights,
         f"The words for colour and shape take {share:.0%} of their weight from the object they "
         f"name; even attention would take {even:.0%}.",
@@ -95,7 +95,9 @@ def captioning_hard() -> Shown:
     named = {1: 0, 2: 0, 5: 1, 6: 1}
     hits = sum(int(touched[o, cells[0, t, 0], cells[0, t, 1]]) for t, o in named.items())
     return Shown(
-        word_maps(maps, words, batch.inputs[0][0], places=cells[0], title=" ".join(words[:-1])),
+        word_maps(
+            maps, words, batch.inputs[0][0], places=cells[0], columns=3, title=" ".join(words[:-1])
+        ),
         cells,
         f"{hits} of the 4 words for colour and shape are read from the object they name; "
         f"the weights put {on_object(maps, batch):.0%} there.",
