@@ -80,7 +80,7 @@ def document_by_hand(model, tokens):
 def caption_by_hand(model, image, caption):
     """alpha (T, N) of a soft or hard captioner, word by word."""
     vectors = model.reader(image[None])[0].flatten(1).T
-    state = torch.tanh(model.begin.weight @ vectors.mean(0) + model.begin.bias)
+    state = torch.tanh(model.begin)
     score, token, rows = model.attend.score, torch.tensor(START), []
     for word in caption:
         keys = vectors @ score.key.weight.T + score.query.weight @ state

@@ -190,7 +190,7 @@ def test_words_are_read_from_the_cell_that_alone_decides_them():
         out = model(image)
         vectors = model.reader(image)
         # word t from the state before it and the vector of the chosen cell, nothing else
-        state = torch.tanh(model.begin(vectors.flatten(2).mean(2)))
+        state = torch.tanh(model.begin)[None].repeat(len(image), 1)
         token = torch.ones(len(image), dtype=torch.long)
         for step, cells in enumerate(entry.read().unbind(1)):
             seen = torch.stack(

@@ -70,10 +70,11 @@ def test_caption_step_by_hand(hard):
     torch.manual_seed(0)
     model = Captioner(9, hard=hard, channels=6, embed=4, hidden=5).double()
     image, caption = randn(2, 3, 12, 16).abs(), torch.tensor([[3, 4, 2], [5, 2, 0]])
-    out = model(image, caption)
     vectors = model.reader(image).flatten(2).transpose(1, 2)
     score = model.attend.score
-    state = torch.tanh(vectors.mean(1) @ model.begin.weight.T + model.begin.bias)
+    torch.nn.init.normal_(model.begin)
+    state = torch.tanh(model.begin)[None].repeat(2, 1)
+    out = model(image, caption)
     token = torch.tensor([1, 1])
     for step in range(3):
         hidden = torch.tanh((state @ score.query.weight.T)[:, None] + vectors @ score.key.weight.T)

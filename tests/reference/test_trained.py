@@ -53,7 +53,9 @@ def test_what_holds_is_reached_on_fresh_data(name):
         assert numbers[key] >= least, f"{name}: {key} is {numbers[key]:.3f}, at least {least}"
     if name in ABOVE_CHANCE:
         got, chance = (numbers[key] for key in ABOVE_CHANCE[name])
-        assert got > 2 * chance, f"{name}: {got:.3f} against a chance of {chance:.3f}"
+        # twice as much as by chance, or half of what chance leaves where that is most already
+        needed = min(2 * chance, chance + (1 - chance) / 2)
+        assert got > needed, f"{name}: {got:.3f} against a chance of {chance:.3f}"
 
 
 needs = {
@@ -139,7 +141,7 @@ def test_manifest_describes_what_is_there():
         assert entry["class"] == type(model).__name__
         assert entry["task"] == reference.task(name).says
         assert entry["command"].endswith(f"train {name} --seed {entry['seed']}")
-        assert entry["cpu_seconds"] < 300
+        assert entry["cpu_seconds"] < 600
         for key, least in reference.task(name).holds.items():
             assert entry["measured"][key] >= least
     assert total < 4_000_000

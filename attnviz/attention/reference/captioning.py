@@ -7,8 +7,10 @@ Equations (Xu and others 2015, Show, Attend and Tell, arXiv:1502.03044), a_i the
     hard:  s_t ~ Multinoulli(alpha_t),  z_t = a_{s_t}            one place; trained by REINFORCE
     h_t = GRU(h_{t-1}, [E y_{t-1}; z_t]),   p(y_t) from [h_t; z_t; E y_{t-1}]
 
-Differs from the paper in a GRU instead of an LSTM. When not sampling, hard attention takes the
-likeliest place, as the paper's decoder does.
+Differs from the paper in a GRU instead of an LSTM, in vectors that know their place, and in a first
+state that has not seen the image (the paper's is made of the mean vector, past the attention): all
+that the writer knows came through the maps. When not sampling, hard attention takes the likeliest
+place, as the paper's decoder does.
 """
 
 from __future__ import annotations
@@ -39,6 +41,39 @@ class Captioned(NamedTuple):
     """(B, T): log alpha of that cell."""
 
 
+class Reader(nn.Module):
+    """Few convolutions: a vector stands for 18 x 18 pixels around its cell and knows its place.
+
+    Args:
+        channels: D.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(5, 32, 4, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(32),
+            nn.ReLU(),
+            nn.Conv2d(32, 32, 3, padding=1, bias=False),
+            nn.BatchNorm2d(32),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(32, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 1),
+            nn.ReLU(),
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, D, H / 4, W / 4); places join the colours as two more channels."""
+        height, width = image.shape[-2:]
+        y = torch.linspace(-1, 1, height).to(image)[:, None].expand(height, width)
+        x = torch.linspace(-1, 1, width).to(image).expand(height, width)
+        place = torch.stack((x, y)).expand(len(image), -1, -1, -1)
+        return self.layers(torch.cat((image, place), 1))
+
+
 class Look(nn.Module):
     """Look at the vectors of an image: at all of them, weighed, or at one.
 
@@ -59,11 +94,13 @@ class Look(nn.Module):
         vectors: Tensor,
         *,
         sample: bool = False,
+        expected: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """State (B, query_dim), vectors (B, N, D) -> context (B, D), weights (B, N), place (B,).
 
-        The place is the likeliest one, or drawn where `sample` is set and the attention is hard.
+        The place is the likeliest one, or drawn where `sample` is set and the attention is hard;
+        images in `expected` (B,) see the weighed mean all the same.
         """
         weights = self.score(query, vectors).softmax(-1)
         place = weights.argmax(1)
@@ -72,6 +109,8 @@ class Look(nn.Module):
         if sample:
             place = torch.multinomial(weights.detach(), 1, generator=generator).squeeze(1)
         chosen = F.one_hot(place, weights.shape[1]).to(weights.dtype)
+        if expected is not None:
+            chosen = torch.where(expected[:, None], weights, chosen)
         return (chosen[:, None] @ vectors).squeeze(1), weights, place
 
 
@@ -99,19 +138,8 @@ class Captioner(nn.Module):
     ) -> None:
         super().__init__()
         self.longest = longest
-        # few layers: a vector stands for the 26 x 26 pixels around its cell, no more
-        self.reader = nn.Sequential(
-            nn.Conv2d(3, 32, 4, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(32, 32, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(32, channels, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-            nn.ReLU(),
-        )
-        self.begin = nn.Linear(channels, hidden)
+        self.reader = Reader(channels)
+        self.begin = nn.Parameter(torch.zeros(hidden))
         self.word = nn.Embedding(vocabulary, embed, padding_idx=PAD)
         self.attend = Look(hidden, channels, hard=hard)
         self.cell = nn.GRUCell(embed + channels, hidden)
@@ -130,24 +158,33 @@ class Captioner(nn.Module):
         Args:
             image: (B, 3, H, W).
             caption: (B, T) tokens with END, for teacher forcing; None writes greedily.
-            sample: hard attention draws its places (training) instead of taking the likeliest.
+            sample: hard attention draws its places (training) instead of taking the likeliest. As
+                in the paper, half of the images see the expected context instead, which tells the
+                weights more than the draws do; the log probability of their places is given as 0.
             generator: where the draws come from.
         """
         maps = self.reader(image)
         count, _, height, width = maps.shape
         vectors = maps.flatten(2).transpose(1, 2)
-        state = torch.tanh(self.begin(vectors.mean(1)))
+        state = torch.tanh(self.begin).expand(count, -1)
         token = torch.full((count,), START, device=image.device)
         done = torch.zeros(count, dtype=torch.bool, device=image.device)
+        expected = None
+        if self.attend.hard and sample:
+            expected = torch.rand(count, generator=generator).to(image.device) < 0.5
         rows: list[tuple[Tensor, ...]] = []
         for step in range(self.longest if caption is None else caption.shape[1]):
-            seen, weights, place = self.attend(state, vectors, sample=sample, generator=generator)
+            seen, weights, place = self.attend(
+                state, vectors, sample=sample, expected=expected, generator=generator
+            )
             word = self.word(token)
             state = self.cell(torch.cat((word, seen), 1), state)
             logits = self.head(torch.cat((state, seen, word), 1))
             token = logits.argmax(1) if caption is None else caption[:, step]
             token = token.masked_fill(done, PAD)
             log_prob = weights.gather(1, place[:, None]).squeeze(1).clamp_min(1e-12).log()
+            if expected is not None:
+                log_prob = log_prob.masked_fill(expected, 0.0)
             rows.append((logits, weights.view(-1, height, width), token, place, log_prob))
             if caption is None:
                 done = done | (token == END)

@@ -169,7 +169,14 @@ TASKS = [
             ("cosine", "cosine"),
         ]
     ),
-    task("luong_location", f"{SAYS}; positions from the state alone.", GLOBAL, score="location"),
+    task(
+        "luong_location",
+        "English words to French ones; positions from the state alone: diagonal, also where words "
+        "change places and the neighbour is read.",
+        # which words will swap stands in the keys, and this score reads none
+        {"accuracy": 0.9, "aligned_straight": 0.9},
+        score="location",
+    ),
     task("local_m", f"{SAYS}; a window that walks along.", GLOBAL, score="general", local="m"),
     task("local_p", f"{SAYS}; a window that is predicted.", GLOBAL, score="general", local="p"),
 ]
