@@ -153,7 +153,7 @@ def test_card(name):
     example = (batch.inputs[0], batch.truth["target"])
     expected = by_hand(name, model.double(), example[0][0], example[1][0])
     assert (card.tensor[0] - expected).abs().max() < 1e-4  # float32 over a dozen steps
-    names = {"torch": torch, "model": model.float(), "example": example}
+    names = {"model": model.float(), "example": example}
     exec(cards(name)[0].code, names)
     assert torch.equal(names["weights"], card.tensor)
     if name.startswith("local"):

@@ -142,6 +142,6 @@ def test_card_of_the_sampling_kernels():
     assert bilinear.abs().max() > 0.1
     assert nearest.abs().max() == 0
     assert card.numbers["largest_jump_nearest"] > 0.1
-    names = {"torch": torch, "example": reference.sample("stn", 1, seed=3).inputs[0]}
+    names = {"example": reference.sample("stn", 1, seed=3).inputs[0]}
     exec(cards("stn_sampling")[0].code, names)
     assert torch.equal(names["slope"], bilinear)

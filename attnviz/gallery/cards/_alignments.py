@@ -13,7 +13,7 @@ from ...attention.reference.tasks.base import Batch
 from ..card import Shown
 
 CODE = """
-import attnviz
+import attnviz, torch
 steps = attnviz.inspect(model, example).of_kind("cross")  # one a written word
 weights = torch.cat([step.read() for step in steps], 2)[:, 0]  # (B, target, source)
 """

@@ -42,7 +42,7 @@ def words_of(batch: Batch) -> list[str]:
     paper=PAPER,
     reads="softmax over the places at each word, (B, 1, 1, h w)",
     code="""
-import attnviz
+import attnviz, torch
 steps = attnviz.inspect(model, example).of_kind("cross")  # one a written word
 weights = torch.cat([step.read() for step in steps], 2)[:, 0]  # (B, words, h w)
 """,

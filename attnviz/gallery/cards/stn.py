@@ -71,9 +71,9 @@ def stn() -> Shown:
     paper="Jaderberg, Simonyan, Zisserman, Kavukcuoglu 2015, arXiv:1506.02025, equation 7",
     reads="d output / d shift through torch.nn.functional.grid_sample, (N,)",
     code="""
-from attnviz.attention.drawings.warp import shift_response
-shift, place = torch.linspace(-3.99, 3.99, 400), (11, 10)
-value, slope = shift_response(example[0], place, shift, mode="bilinear")  # or "nearest"
+import torch, attnviz.attention.drawings.warp as warp
+shift = torch.linspace(-3.99, 3.99, 400)  # pixels
+value, slope = warp.shift_response(example[0], (11, 10), shift, mode="bilinear")  # or "nearest"
 """,
 )
 def stn_sampling() -> Shown:
