@@ -250,6 +250,6 @@ def test_card_of_captioning(name):
         drawn = ax.images[-1].get_array()
         assert np.allclose(drawn, expected[number].view(10, 10), atol=1e-4)
     assert card.numbers["on_object"] >= 0.5
-    names = {"torch": torch, "model": model.float(), "example": example}
+    names = {"model": model.float(), "example": example}
     exec(cards(name)[0].code, names)
     assert torch.equal(names["weights" if name.endswith("soft") else "cells"], card.tensor)
