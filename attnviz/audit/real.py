@@ -8,6 +8,15 @@ chooses on the validation part; networks that `RUN/arms` (or the folder of `--ru
 not trained again. Both are then audited on the test part, no photo of which was seen by training
 or by a choice. For each fold and seed, `RUN/K-S/plain` holds the audit of the confused network,
 `RUN/K-S/ARM` the comparison and what it must show, `findings.json`.
+
+Measured with `--fold 0 1 --per-group 40 --fill blur` (seed 0, 25 % of the images with masks): the
+plain network is called a reader of the water in both folds, severity .75 [.65, .91] and .80
+[.70, .90], and groups, removal and transplant each put the water's share surely above one half.
+Guided, right on boats off the water 18 -> 82 % and 35 -> 90 % (significant after Holm in both
+folds), on water without boats 20 -> 80 % (not: its photos are too few) and 15 -> 90 %
+(significant); severity .37 [.00, .81] and .18 [.09, .38]: in fold 0 the audit cannot tell what the
+guided network, whose scores have become small, reads. No group is significantly worse; boats on
+water lose 10 and 15 points.
 """
 
 from __future__ import annotations
@@ -101,12 +110,19 @@ def audited(
     results: list[AuditResult] = []
     for name in ("plain", arm):
         model = network(run, name, fold, seed, folds)
-        results.append(confusion(model, images, **{**OPTIONS, **options}))
+        journal = folder / f"{name}.jsonl"  # a run that was stopped goes on
+        results.append(
+            confusion(
+                model, images, journal=journal, resume=journal.exists(), **{**OPTIONS, **options}
+            )
+        )
         say(f"fold {fold} seed {seed} {name}: {results[-1].verdict.text}")
         if name == "plain":
             results[0].save(folder / "plain", force=force)
     found = compare(*results)
     found.save(folder / arm, force=force)
+    for name in ("plain", arm):
+        (folder / f"{name}.jsonl").unlink()
     text = json.dumps(findings(found), indent=1)
     (folder / arm / "findings.json").write_text(text, encoding="utf-8")
     say(f"fold {fold} seed {seed} change: {found.text}")
