@@ -148,9 +148,10 @@ def test_manifest_describes_what_is_there():
     assert {"torch", "python"} <= set(manifest["versions"])
 
 
-def test_the_measured_numbers_are_the_weights_own():
-    entry = reference.manifest()["models"]["stn"]
-    again = reference.measure("stn", count=1000, seed=1)
+@pytest.mark.parametrize("name", ["stn", "ram", "dcn", "bahdanau", "hierarchical", "highway"])
+def test_the_measured_numbers_are_the_weights_own(name):
+    entry = reference.manifest()["models"][name]
+    again = reference.measure(name, count=1000, seed=1)
     for key, value in entry["measured"].items():
         assert again[key] == pytest.approx(value, abs=2e-3)
 
