@@ -218,3 +218,14 @@ def test_pruning_everything_leaves_the_output_bias_and_nothing_is_the_model():
     assert torch.allclose(bare, module.out.bias.expand_as(bare), atol=1e-12)
     with pytest.raises(ValueError, match="got 'sparsemax'"):
         SelfAttention(8, scores="sparsemax")
+
+
+def test_relu_rows_begin_at_the_sum_that_softmax_rows_have():
+    torch.manual_seed(0)
+    module = SelfAttention(40, scores="relu")
+    tokens = torch.nn.functional.layer_norm(torch.randn(16, 65, 40), (40,))
+    sums = module(tokens).attention.sum(-1)
+    assert sums.mean().item() == pytest.approx(1, abs=0.15)
+    # a standard normal's positive part is 1 / sqrt(2 pi) on average: that of the scores, scaled
+    score = 7.5 * (1 / 3) / (2 * torch.pi) ** 0.5
+    assert score == pytest.approx(1, abs=0.01)

@@ -57,6 +57,11 @@ class SelfAttention(nn.Module):
         self.heads, self.scores = heads, scores
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
+        if scores == "relu":
+            # torch's first scores have a deviation of 1/3, so that a row of relu(s) / N would sum
+            # to 0.13; 7.5 times as much lets rows begin at a sum of 1, as softmax's do
+            with torch.no_grad():
+                self.qkv.weight[: 2 * dim] *= 7.5**0.5
 
     def forward(self, tokens: Tensor, *, keep: Keep = None) -> SelfAttended:
         """(B, N, C) -> SelfAttended.
