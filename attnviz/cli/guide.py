@@ -105,8 +105,9 @@ def guide(
     )  # fmt: skip
     result = run.fit(
         out=out, resume=resume, force=force, photos=photos,
-        loss=run.loss, loss_options=given, weight=weight, warmup=warmup, layer=layer_names(layer), epochs=epochs,
-        batch_size=batch_size, accumulate=accumulate, lr=lr, optimizer=optimizer,
+        loss=run.loss, loss_options=given, weight=weight, warmup=warmup,
+        layer=layer_names(layer), epochs=epochs, batch_size=batch_size,
+        accumulate=accumulate, lr=lr, optimizer=optimizer,
         freeze=tuple(freeze or ()), batchnorm=batchnorm, monitor=monitor, patience=patience,
         amp=amp, degenerate="skip" if skip_bad_masks else "error", seed=seed,
     )  # fmt: skip
