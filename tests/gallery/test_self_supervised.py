@@ -123,7 +123,7 @@ def test_maps_are_those_written_out_and_drawn(name):
     for h in range(2):
         ax, below = figure.axes[1 + h], figure.axes[4 + h]
         np.testing.assert_allclose(ax.images[-1].get_array(), of_class[1, h], atol=1e-7)
-        assert ax.get_title() == f"head {h}, max {of_class[1, h].max():.2g}"
+        assert ax.get_title() == f"head {h}\nmax {of_class[1, h].max():.2g}"
         kept = np.kron(masks[h].numpy(), np.ones((8, 8))) > 0
         shown = np.asarray(below.images[0].get_array())
         np.testing.assert_allclose(shown[kept], photo.permute(1, 2, 0).numpy()[kept], atol=1e-6)
@@ -147,7 +147,7 @@ def test_mass_masks_are_dinos(share):
     for one, mask in zip(maps.flatten(0, 1), masks.flatten(0, 1), strict=True):
         assert torch.equal(mask.flatten(), dino_threshold(one.flatten(), share))
         inside = one[mask]
-        assert inside.sum() >= share * one.sum() - 1e-6 * one.sum()
+        assert inside.sum() >= share * one.sum() - 1e-9
         if len(inside) > 1:  # without its smallest patch it would not hold enough
             assert inside.sum() - inside.min() < share * one.sum()
 

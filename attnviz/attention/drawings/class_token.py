@@ -57,7 +57,7 @@ def mass_mask(maps: Tensor, mass: float = 0.6) -> Tensor:
 
     Args:
         maps: (..., h, w), not negative.
-        mass: above 0, at most 1; held to 1e-6.
+        mass: above 0, at most 1; held to 1e-6, in float64 to 1e-12.
 
     Returns:
         (..., h, w) bool.
@@ -72,7 +72,8 @@ def mass_mask(maps: Tensor, mass: float = 0.6) -> Tensor:
     share = flat.gather(-1, order).cumsum(-1) / flat.sum(-1, keepdim=True).clamp_min(1e-300)
     # a patch is needed while those before it do not hold enough
     before = torch.nn.functional.pad(share, (1, -1))
-    needed = before < mass - 1e-6  # weights are float32: 0.5 of them may sum to 0.4999999
+    # half of float32 weights may sum to 0.4999999
+    needed = before < mass - (1e-12 if maps.dtype == torch.float64 else 1e-6)
     return torch.zeros_like(flat, dtype=torch.bool).scatter(-1, order, needed).view(maps.shape)
 
 
@@ -125,7 +126,7 @@ def head_maps(
         mark(axes[0, 0], seen, values.shape[1:], query)
     for ax, name, one in zip(axes[0, 1:], names, values, strict=True):
         top = float(one.max())
-        show_map(ax, seen, one, top=top, title=f"{name}, max {top:.2g}")
+        show_map(ax, seen, one, top=top, title=f"{name}\nmax {top:.2g}")
     if masks is not None:
         kept = np.asarray(masks.cpu() if isinstance(masks, Tensor) else masks, bool)
         axes[1, 0].set_visible(False)

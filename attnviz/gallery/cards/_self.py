@@ -10,7 +10,7 @@ from ...inspection import inspect
 from ..card import Shown
 from ._vits import GRID, HEADS, on_objects, pictures
 
-_NUMBER = 3
+_NUMBER = 14
 MADE = (
     "A timm transformer of two blocks, trained here for a few seconds without labels on generated "
     "scenes"

@@ -46,6 +46,7 @@ def card() -> Shown:
     disc = batch.truth["disc"][0] == 1
     figure = spatial_gate(
         gate[0], image[0].clamp(0, 1), before=skip, after=gate[0] * skip, outline=disc.float(),
+        top=None,
         title="Attention gate of a U-Net that finds discs (outlined)",
     )  # fmt: skip
     known = measured("attention_gate")
