@@ -61,8 +61,8 @@ def captioning_soft() -> Shown:
         weights,
         f"The words for colour and shape take {share:.0%} of their weight from the object they "
         f"name; even attention would take {even:.0%}.",
-        f"A picture of two shapes and {len(words)} maps; the maps of 'a', colour and shape lie on "
-        "the object that is named.",
+        f"A picture of two shapes and {len(words)} maps; those of the words for colour and shape "
+        "lie on the object that is named.",
         {"on_object": share, "even": even},
     )
 
