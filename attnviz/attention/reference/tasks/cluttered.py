@@ -128,12 +128,14 @@ TASKS = [
             sample,
             class_loss,
             transformer_measure,
-            {"accuracy": 0.8, "cls_on_digit": 0.4},
+            {"accuracy": 0.8, "cls_on_digit": on_digit},
             steps=9000,
             batch=32,
             rate=3e-3,
             bank=20_000,
         )
-        for scores in ("softmax", "relu")
+        # a head's ReLU row need not attend at all, so that less of the sum is the digit's;
+        # the digit is 0.16 of the canvas
+        for scores, on_digit in (("softmax", 0.4), ("relu", 0.33))
     ),
 ]
