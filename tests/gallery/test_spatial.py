@@ -340,3 +340,15 @@ def test_what_a_module_declares_stands_for_what_it_is_made_of():
 def test_errors(call, says):
     with pytest.raises(DataError, match=says):
         call()
+
+
+def test_every_non_local_block_of_a_network_is_listed():
+    import timm
+
+    model = timm.create_model("resnet18", num_classes=2, block_args={"attn_layer": "nl"}).eval()
+    inventory = attnviz.inspect(model, torch.randn(1, 3, 64, 64))
+    want = [name for name, m in model.named_modules() if isinstance(m, NonLocalAttn)]
+    assert [e.name for e in inventory] == want
+    assert len(want) == 8
+    assert {e.kind for e in inventory} == {"self"}
+    assert inventory[0].shape == (1, 256, 256)
