@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 from ..errors import DataError
 from ..metrics.bootstrap import Interval
@@ -77,6 +78,7 @@ def student_tail(t: float, freedom: float) -> float:
     return _incomplete_beta(freedom / (freedom + t * t), freedom / 2, 0.5)
 
 
+@lru_cache(maxsize=1024)
 def student_quantile(p: float, freedom: float) -> float:
     """Return the quantile of p in [0.5, 1) of Student's t with `freedom` degrees."""
     low, high = 0.0, 1.0
