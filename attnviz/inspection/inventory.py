@@ -95,7 +95,9 @@ def inspect(
 
     Softmax attention and gates are found by what the model computes while it runs on the example
     (see `attnviz.attention.tap`), whatever its modules are called; so are spatial transformers
-    and deformable convolutions. A model without any gives an empty inventory.
+    and deformable convolutions. A module whose attention is made in another way can declare it by a
+    static method `own_attention` (inputs, output) -> (tensor, kind, mechanism, attends), which
+    stands for what it is made of. A model without any gives an empty inventory.
 
     Args:
         model: any `nn.Module`; it is run twice in evaluation mode and left as it was.
