@@ -200,7 +200,7 @@ def _instrument(
     first = _sightings(reader)
     bare = Instrument(module, None, names, "", False, check_fills(fills), None, batch_size, seed)
     with bare.running(), torch.no_grad():
-        logits = logits_of(module(first.to(bare.device)))
+        logits = logits_of(module(first[:1].to(bare.device)))  # for the number of classes
     if logits.ndim != 2:
         raise DataError(f"an audit takes a classifier, got an output of {tuple(logits.shape)}")
     if labels is None:
