@@ -9,7 +9,6 @@ from attnviz.attention import reference
 from attnviz.attention.reference.dynamic_capacity import entropy
 from attnviz.attention.reference.glimpses import glimpse
 
-TRAINED = list(reference.manifest()["models"])
 SOURCE = (1, 1, None)  # None: the length of the source
 ALIGNMENTS = (
     "dates",
@@ -79,18 +78,9 @@ EXPECTED = {
 }
 
 
-def model_of(name):
-    """The trained model; a fresh one from a seed where none is stored."""
-    if name in TRAINED:
-        return reference.load(name)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return reference.task(name).build().eval()
-
-
 @pytest.mark.parametrize("name", [name for name in reference.names() if name != "hierarchical"])
 def test_inventory_lists_the_mechanism_and_reads_it(name):
-    model, batch = model_of(name), reference.sample(name, 3, seed=11)
+    model, batch = reference.load(name), reference.sample(name, 3, seed=11)
     with torch.no_grad():
         out = model(*batch.inputs)
     module, kind, shape, tensors = EXPECTED[name]
@@ -118,7 +108,7 @@ def test_inventory_lists_the_mechanism_and_reads_it(name):
 
 
 def test_hierarchical_has_words_and_sentences():
-    model, batch = model_of("hierarchical"), reference.sample("hierarchical", 3, seed=11)
+    model, batch = reference.load("hierarchical"), reference.sample("hierarchical", 3, seed=11)
     with torch.no_grad():
         out = model(*batch.inputs)
     _, sentences, width = batch.inputs[0].shape
@@ -143,7 +133,7 @@ def test_every_reference_is_expected():
 
 
 def hard(name, count=3):
-    model, batch = model_of(name), reference.sample(name, count, seed=3)
+    model, batch = reference.load(name), reference.sample(name, count, seed=3)
     [entry] = attnviz.inspect(model, batch.inputs).of_kind("hard")
     return model, batch.inputs[0], entry
 
