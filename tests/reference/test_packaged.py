@@ -22,7 +22,7 @@ def test_the_wheel_takes_the_folder_where_the_library_looks():
     assert "assets" in targets["sdist"]["include"]
     assert files.HERE.relative_to(ROOT).as_posix() + "/weights" == INSIDE
     # what is sent along is what the manifest names, and the digits
-    kept = {path.name for path in (ROOT / "assets" / "reference").iterdir()}
+    kept = {p.name for p in (ROOT / "assets" / "reference").iterdir() if p.is_file()}
     named = {f"{name}.safetensors" for name in files.manifest()["models"]}
     assert kept == named | {"manifest.json", "digits.safetensors"}
 
