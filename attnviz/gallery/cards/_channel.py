@@ -14,7 +14,7 @@ from ._trained import held, judge, scene
 #: (scene, its negative) of this number among the test scenes
 NUMBER = 4
 SCENES = (
-    "a network of one convolution, this module and a linear head, trained here for a few seconds "
+    "a network of one convolution, this module and a linear head, trained for a few seconds "
     "to name the colours in generated scenes, half of which are negatives"
 )
 

@@ -9,7 +9,7 @@ from ._trained import centres, scene
 
 NUMBER = 4
 MADE = (
-    "A network of one convolution, this layer and a linear head, trained here for a few seconds to "
+    "A network of one convolution, this layer and a linear head, trained for a few seconds to "
     "name the colours in generated scenes under heavy noise"
 )
 

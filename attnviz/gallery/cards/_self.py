@@ -12,8 +12,7 @@ from ._vits import GRID, HEADS, on_objects, pictures
 
 _NUMBER = 14
 MADE = (
-    "A timm transformer of two blocks, trained here for a few seconds without labels on generated "
-    "scenes"
+    "A timm transformer of two blocks, trained for a few seconds without labels on generated scenes"
 )
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ...attention.reference.tasks import regions, scenes
 from ...attention.reference.tasks.base import Batch
+from ..stored import keep, restored
 
 SIDE, GRID = scenes.SIDE, regions.GRID
 #: on top of the scenes' own noise, so that the whole picture is needed to name one cell
@@ -79,6 +80,7 @@ def negative(images: Tensor, masks: Tensor) -> Tensor:
 
 
 def train(
+    name: str,
     build: Callable[[], nn.Module],
     *,
     steps: int = 240,
@@ -90,7 +92,10 @@ def train(
 ) -> SceneNetwork:
     """Train a `SceneNetwork` to name the colour of each cell; the random state is left alone.
 
+    Weights that are stored for the card are taken instead, see `gallery.stored`.
+
     Args:
+        name: of the card.
         build: makes the mechanism for 32 channels.
         steps: how many.
         batch: scenes a step.
@@ -103,6 +108,9 @@ def train(
     Returns:
         The network in eval mode.
     """
+    found = restored(name, lambda: SceneNetwork(build()))
+    if found is not None:
+        return found
     scenes_ = drawn(480, seed, training=True, negatives=negatives)
     images, label = scenes_.inputs[0], scenes_.truth["label"]
     order = Generator().manual_seed(seed)
@@ -110,8 +118,8 @@ def train(
         torch.manual_seed(seed)
         model = SceneNetwork(build()).train()
         gates: list[Tensor] = []
-        for name, module in model.named_modules():
-            if price and name.endswith(".gate"):
+        for path, module in model.named_modules():
+            if price and path.endswith(".gate"):
                 module.register_forward_hook(lambda m, i, gate: gates.append(gate.mean()))
         optimizer = torch.optim.AdamW(model.parameters(), rate)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
@@ -127,7 +135,7 @@ def train(
             schedule.step()
     for module in model.modules():
         module._forward_hooks.clear()
-    return model.eval()
+    return keep(name, model.eval())
 
 
 @torch.no_grad()

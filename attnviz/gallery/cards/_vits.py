@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from ...attention.reference.tasks import scenes
+from ..stored import keep, restored
 
 PATCH, WIDTH, HEADS = 5, 48, 3
 GRID = (scenes.SIDE // PATCH, scenes.SIDE // PATCH)
@@ -52,6 +53,7 @@ def views(images: Tensor, draw: Generator) -> Tensor:
 
 
 def train(
+    name: str,
     build: Callable[[], nn.Module],
     loss: Callable[[nn.Module, Tensor, Generator], Tensor],
     *,
@@ -61,7 +63,13 @@ def train(
     rate: float = 2e-3,
     seed: int = 0,
 ) -> nn.Module:
-    """Train a module with `encoder` inside by a loss of pictures alone; return it in eval mode."""
+    """Train a module with `encoder` inside by a loss of pictures alone; return it in eval mode.
+
+    Weights that are stored for the card are taken instead, see `gallery.stored`.
+    """
+    found = restored(name, build)
+    if found is not None:
+        return found
     images, _ = pictures(768, training=True)
     draw = Generator().manual_seed(seed)
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
@@ -81,7 +89,7 @@ def train(
             schedule.step()
             if after is not None:
                 after(model)
-    return model.eval()
+    return keep(name, model.eval())
 
 
 class Contrast(nn.Module):

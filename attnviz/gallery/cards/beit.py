@@ -25,7 +25,7 @@ def subject() -> tuple[nn.Module, Tensor]:
         )  # fmt: skip
 
     model = train(
-        build, lambda model, images, draw: model.loss(images, draw), steps=400, rate=4e-3
+        "beit", build, lambda model, images, draw: model.loss(images, draw), steps=400, rate=4e-3
     ).encoder
     return model, example()
 

@@ -18,7 +18,12 @@ def subject() -> tuple[nn.Module, Tensor]:
     """The network and the example that the card shows."""
     from timm.layers.bottleneck_attn import BottleneckAttn
 
-    model = train(lambda: BottleneckAttn(32, feat_size=(20, 20), num_heads=2), steps=200, batch=6)
+    model = train(
+        "bottleneck",
+        lambda: BottleneckAttn(32, feat_size=(20, 20), num_heads=2),
+        steps=200,
+        batch=6,
+    )
     return model, example()
 
 

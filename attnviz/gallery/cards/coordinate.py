@@ -19,7 +19,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     """The network and the example that the card shows."""
     from timm.layers.coord_attn import CoordAttn
 
-    model = train(lambda: CoordAttn(32, rd_channels=8), steps=320)
+    model = train("coordinate", lambda: CoordAttn(32, rd_channels=8), steps=320)
     return model, scene(_NUMBER)[0]
 
 
@@ -56,7 +56,7 @@ def card() -> Shown:
         "most_open_on_objects": float((inside / outside).max()),
     }
     caption = (
-        "A network of one convolution, this module and a linear head, trained here for a few "
+        "A network of one convolution, this module and a linear head, trained for a few "
         f"seconds to name the colours in generated scenes under heavy noise; on this one, {words}. "
         "Bands of rows and columns open where an object is: for one channel the gates on the "
         f"objects are {numbers['most_open_on_objects']:.1f} times those elsewhere. Mean IoU of "

@@ -47,7 +47,7 @@ class Deformable(nn.Module):
 @cache
 def network() -> SceneNetwork:
     """Return the trained network."""
-    return train(lambda: Deformable(32), steps=110, batch=8)
+    return train("deformable_convolution", lambda: Deformable(32), steps=110, batch=8)
 
 
 def example(number: int = 0) -> tuple[Tensor, Tensor, str]:

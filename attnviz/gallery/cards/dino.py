@@ -15,6 +15,7 @@ from ._vits import Distillation, train, vit
 def subject() -> tuple[nn.Module, Tensor]:
     """The encoder and the example that the card shows."""
     model = train(
+        "dino",
         lambda: Distillation(vit()),
         lambda model, images, draw: model.loss(images, draw),
         after=lambda model: model.follow(),

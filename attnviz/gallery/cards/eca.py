@@ -16,7 +16,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     """The network and the example that the card shows."""
     from timm.layers import EcaModule
 
-    return train(lambda: EcaModule(32, kernel_size=5), steps=400, negatives=True), example()
+    return train("eca", lambda: EcaModule(32, kernel_size=5), steps=400, negatives=True), example()
 
 
 @register_card(

@@ -16,7 +16,9 @@ def subject() -> tuple[nn.Module, Tensor]:
     """The network and the example that the card shows."""
     from timm.layers import GlobalContext
 
-    return train(lambda: GlobalContext(32, rd_channels=8), steps=400, negatives=True), example()
+    return train(
+        "global_context", lambda: GlobalContext(32, rd_channels=8), steps=400, negatives=True
+    ), example()
 
 
 @register_card(

@@ -23,7 +23,10 @@ def subject() -> tuple[nn.Module, Tensor]:
     from timm.layers.halo_attn import HaloAttn
 
     model = train(
-        lambda: HaloAttn(32, block_size=_BLOCK, halo_size=_HALO, num_heads=2), steps=200, batch=6
+        "halo",
+        lambda: HaloAttn(32, block_size=_BLOCK, halo_size=_HALO, num_heads=2),
+        steps=200,
+        batch=6,
     )
     return model, example()
 

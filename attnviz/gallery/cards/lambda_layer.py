@@ -18,7 +18,9 @@ def subject() -> tuple[nn.Module, Tensor]:
     """The network and the example that the card shows."""
     from timm.layers.lambda_layer import LambdaLayer
 
-    model = train(lambda: LambdaLayer(32, num_heads=4, dim_head=8, r=7), steps=200, batch=6)
+    model = train(
+        "lambda_layer", lambda: LambdaLayer(32, num_heads=4, dim_head=8, r=7), steps=200, batch=6
+    )
     return model, example()
 
 

@@ -15,6 +15,7 @@ from ._vits import Autoencoder, train, vit
 def subject() -> tuple[nn.Module, Tensor]:
     """The encoder and the example that the card shows."""
     model = train(
+        "mae",
         lambda: Autoencoder(vit()),
         lambda model, images, draw: model.loss(images, draw),
         steps=400,

@@ -15,6 +15,7 @@ from ._vits import Contrast, train, vit
 def subject() -> tuple[nn.Module, Tensor]:
     """The encoder and the example that the card shows."""
     model = train(
+        "moco_v3",
         lambda: Contrast(vit()),
         lambda model, images, draw: model.loss(images, draw),
         after=lambda model: model.follow(),

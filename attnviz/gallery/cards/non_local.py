@@ -19,7 +19,9 @@ def subject() -> tuple[nn.Module, Tensor]:
     from timm.layers import NonLocalAttn
 
     # timm's own starts with its output multiplied by 0 and its logits by 1 / sqrt(channels)
-    model = train(lambda: NonLocalAttn(32, rd_channels=16, use_scale=False), steps=250, batch=6)
+    model = train(
+        "non_local", lambda: NonLocalAttn(32, rd_channels=16, use_scale=False), steps=250, batch=6
+    )
     return model, example()
 
 

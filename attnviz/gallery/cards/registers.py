@@ -17,6 +17,7 @@ from ._vits import GRID, Contrast, pictures, train, vit
 def subject() -> tuple[nn.Module, Tensor]:
     """The encoder and the example that the card shows."""
     model = train(
+        "registers",
         lambda: Contrast(vit(reg_tokens=4)),
         lambda model, images, draw: model.loss(images, draw),
         after=lambda model: model.follow(),

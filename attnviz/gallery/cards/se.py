@@ -16,7 +16,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     """The network and the example that the card shows."""
     from timm.layers import SEModule
 
-    return train(lambda: SEModule(32, rd_channels=16), steps=400, negatives=True), example()
+    return train("se", lambda: SEModule(32, rd_channels=16), steps=400, negatives=True), example()
 
 
 @register_card(

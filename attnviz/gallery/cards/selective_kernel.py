@@ -17,7 +17,9 @@ def subject() -> tuple[nn.Module, Tensor]:
     """The network and the example that the card shows."""
     from timm.layers import SelectiveKernel
 
-    return train(lambda: SelectiveKernel(32, 32), steps=250, negatives=True), example()
+    return train(
+        "selective_kernel", lambda: SelectiveKernel(32, 32), steps=250, negatives=True
+    ), example()
 
 
 @register_card(

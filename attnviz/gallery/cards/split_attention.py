@@ -17,7 +17,12 @@ def subject() -> tuple[nn.Module, Tensor]:
     """The network and the example that the card shows."""
     from timm.layers import SplitAttn
 
-    model = train(lambda: SplitAttn(32, 32, norm_layer=nn.BatchNorm2d), steps=250, negatives=True)
+    model = train(
+        "split_attention",
+        lambda: SplitAttn(32, 32, norm_layer=nn.BatchNorm2d),
+        steps=250,
+        negatives=True,
+    )
     return model, example()
 
 
