@@ -10,11 +10,11 @@ ACoL). Two variants go on from the trained plain one: erasing at test time and t
 of each fold's held-out photos chooses the box threshold (MaxBoxAccV2), and between the variants
 for the row "chosen"; the rest is measured, once.
 
-On 271 scenes of 14 classes (2 folds, 2 seeds; MaxBoxAccV2 and PxAP less plain CAM's 50.3 and 63.5):
-better in both are LSE pooling (+2.3, +6.5), CutMix (+3.9, +3.2), top-k and attention-MIL pooling
-(about +2, +2.5); erasing at test time changes nothing; worse in one or both are hide-and-seek,
-ADL, EIL, SeeNet, the cascade and maximum pooling. A blob in the middle, which looks at nothing,
-has 53.2 and 67.6 there: the objects of these photos are large and central.
+On 271 scenes of 14 classes (3 seeds x 2 folds; MaxBoxAccV2 and PxAP less CAM's 50.8 and 64.2):
+better in both are LSE pooling (+2.6, +6.2; chosen in both folds), CutMix (+2.7, +2.2) and top-k
+pooling (+1.3, +3.0); ACoL (+4.1) and attention-MIL (+1.9) in PxAP only; erasing at test time
+changes nothing; hide-and-seek, ADL, EIL, SeeNet, the cascade and maximum pooling are worse. A blob
+in the middle, which looks at nothing, has 53.2 and 67.6: these objects are large and central.
 """
 
 from __future__ import annotations
