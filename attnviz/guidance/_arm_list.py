@@ -23,6 +23,8 @@ class Arm:
         context: weight of the context's being undecided, relative to the loss's.
         erasing: hides cells of the features and keeps the label: "random" (hide-and-seek), "map"
             (the top of the map: adversarial erasing), or "".
+        chosen: a criterion of `guidance.choose` by which a plainly trained network names the images
+            that get masks; "" draws them.
         guarded: warm-up, ramp and the collapse guard.
         data: "confounded"; "swapped" where a quarter of all things change their context; "boats"
             where a quarter of the boats do.
@@ -37,6 +39,7 @@ class Arm:
     weights: tuple[float, ...] = (0.0,)
     context: float = 0.0
     erasing: str = ""
+    chosen: str = ""
     guarded: bool = True
     data: str = "confounded"
 
@@ -55,6 +58,13 @@ ARMS = (
         {**_MEAN, "score": "logit"}, 0.25, weights=(1.0,), guarded=False),
     Arm("energy_relu_25", "energy (ReLU), 25 % masks", "energy", {"form": "relu"}, 0.25,
         weights=_GRID),
+    Arm("energy_5", "energy, 5 % masks", "energy", _ABS, 0.05, weights=_GRID),
+    Arm("outside_5", "energy, 5 % masks, chosen by evidence in several places", "energy", _ABS,
+        0.05, weights=_GRID, chosen="outside"),
+    Arm("flip_5", "energy, 5 % masks, chosen by maps that mirroring changes", "energy", _ABS,
+        0.05, weights=_GRID, chosen="flip"),
+    Arm("confusion_5", "energy, 5 % masks, chosen by the classes' closeness", "energy", _ABS,
+        0.05, weights=_GRID, chosen="confusion"),
     Arm("energy_10", "energy, 10 % masks", "energy", _ABS, 0.1, weights=_GRID),
     Arm("energy_25", "energy, 25 % masks", "energy", _ABS, 0.25, weights=_GRID),
     Arm("energy_100", "energy, all masks", "energy", _ABS, 1.0, weights=_GRID),

@@ -86,10 +86,16 @@ def table(rows: Sequence[Mapping[str, Any]], summaries: Mapping[str, str]) -> st
 
 #: what is drawn against the share of annotated images: line -> arms, from none on
 BUDGETS = {
-    "energy, masks": (("plain", 0.0), ("energy_10", 0.1), ("energy_25", 0.25), ("energy_100", 1.0)),
+    "energy, masks": (
+        ("plain", 0.0), ("energy_5", 0.05), ("energy_10", 0.1), ("energy_25", 0.25),
+        ("energy_100", 1.0),
+    ),
+    "masks chosen by evidence outside": (("plain", 0.0), ("outside_5", 0.05)),
+    "masks chosen by mirrored maps": (("plain", 0.0), ("flip_5", 0.05)),
+    "masks chosen by class confusion": (("plain", 0.0), ("confusion_5", 0.05)),
     "energy + context, masks": (("plain", 0.0), ("context_25", 0.25), ("context_100", 1.0)),
     "energy + context, boxes": (("plain", 0.0), ("boxes_25", 0.25), ("boxes", 1.0)),
-}
+}  # fmt: skip
 
 
 def budget(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -30,11 +30,12 @@ from torch import Tensor, nn
 
 from ..erasing.fills import erase
 from ..errors import GuidanceError
-from ._arm_data import Part, load_part
+from ._arm_data import MASK, Part, load_part
 from ._arm_list import ARMS, FROZEN, Arm
 from ._arm_table import budget, findings, table
 from ._frozen import Tail, divide
 from .checkpoints import write_whole
+from .choosing import choose
 from .class_maps import class_map
 from .guards import MassGuard, Strength
 from .losses import LOSSES
@@ -63,6 +64,8 @@ def train(
     _, tail = divide(net, FROZEN)
     draws = torch.Generator().manual_seed(1000 + seed)
     kinds = part.deal(arm.masks, arm.boxes, draws)
+    if arm.chosen:
+        kinds = _chosen(arm, part, net, seed, how)
     annotated = (kinds > 0).nonzero()[:, 0]
     optimiser = torch.optim.AdamW(tail.parameters(), lr=how.lr, weight_decay=how.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, how.lr, total_steps=how.steps)
@@ -102,6 +105,18 @@ def train(
         schedule.step()
     log = {"stopped": stopped, "events": guard.events, "mass": [masses[0], masses[-1]]}
     return tail.eval(), log
+
+
+def _chosen(arm: Arm, part: Part, net: Any, seed: int, how: Training) -> Tensor:
+    """Masks for the images that a network trained on labels alone is least sure of."""
+    plain, _ = train(ARMS[0], 0.0, part, net, seed, how)
+    data = list(zip(part.features, part.labels.tolist(), strict=True))
+    count = round(arm.masks * len(part))
+    options: dict[str, Any] = {} if arm.chosen == "confusion" else {"layer": "bn2"}
+    picked = choose(plain, data, count, criterion=arm.chosen, **options).order
+    kinds = torch.zeros(len(part), dtype=torch.int64)
+    kinds[list(picked)] = MASK
+    return kinds
 
 
 def _margins(y: Tensor) -> list[Any]:

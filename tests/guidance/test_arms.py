@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -83,6 +84,21 @@ def test_every_arm_trains(arm, net):
     assert len(figures["accuracy"]) == 4
     again, _ = arms.train(arm, arm.weights[-1], part(), net, 0, how)
     assert torch.equal(again.classifier.weight, tail.classifier.weight)
+
+
+def test_masks_go_to_the_images_that_were_chosen(net, monkeypatch):
+    asked = {}
+
+    def record(model, data, count, *, criterion, layer):
+        asked.update(count=count, criterion=criterion, layer=layer, images=len(data))
+        return SimpleNamespace(order=(3, 5))
+
+    monkeypatch.setattr(arms, "choose", record)
+    arm = replace(next(a for a in arms.ARMS if a.name == "outside_5"), masks=0.1)
+    kinds = arms._chosen(arm, part(), net, 0, arms.Training(steps=2, batch=4, annotated=2))
+    assert kinds.nonzero()[:, 0].tolist() == [3, 5]
+    assert kinds[[3, 5]].tolist() == [1, 1]
+    assert asked == {"count": 2, "criterion": "outside", "layer": "bn2", "images": 24}
 
 
 def test_energy_and_context_do_what_they_are_for(net):
@@ -228,10 +244,10 @@ def test_budget_and_findings_by_hand():
         *(row("gain", s, w) for s, w in enumerate((0.0, 0.3, 0.0))),
     ]
     lines = [[c.strip() for c in line.split("|")[1:-1]] for line in budget(rows).splitlines()]
-    assert lines[0] == ["annotated", "0 %", "10 %", "25 %", "100 %"]
+    assert lines[0] == ["annotated", "0 %", "5 %", "10 %", "25 %", "100 %"]
     assert lines[2][0] == "energy, masks"
     assert lines[2][1].startswith("5 (")
-    assert lines[2][3].startswith("65 (")
+    assert lines[2][4].startswith("65 (")
     assert [lines[3][3], lines[4][4]] == ["", ""]
     helped, unsure = findings(rows)
     # differences 60, 60, 61: mean 60.3, deviation .577; t(2) at 1.25 % is 6.205
