@@ -122,7 +122,7 @@ def audited(
     found = compare(*results)
     found.save(folder / arm, force=force)
     for name in ("plain", arm):
-        (folder / f"{name}.jsonl").unlink()
+        (folder / f"{name}.jsonl").unlink(missing_ok=True)
     text = json.dumps(findings(found), indent=1)
     (folder / arm / "findings.json").write_text(text, encoding="utf-8")
     say(f"fold {fold} seed {seed} change: {found.text}")

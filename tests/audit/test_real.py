@@ -1,16 +1,14 @@
-"""The audit on real photographs: its parts by hand; the whole only beside the development data."""
+"""The audit on real photographs: its parts by hand."""
 
 import json
 
 import numpy as np
-import pytest
 import torch
 from safetensors.torch import save_file
 
 from attnviz import audit
 from attnviz.audit import real
 from attnviz.data import boatwater as bw
-from attnviz.errors import DataError
 from attnviz.guidance import arms
 from attnviz.guidance._frozen import divide
 from attnviz.models import load
@@ -52,37 +50,3 @@ def test_findings_of_a_planted_pair():
     other = real.findings(audit.compare(found.after, found.after))
     assert other["agree"] is False
     assert other["better"] == {}
-
-
-@pytest.mark.slow
-def test_confusion_is_found_on_photographs(shared_data, tmp_path):
-    """After a short training the confusion must show, whatever guidance makes of it."""
-    data = shared_data / "scenes"
-    run = tmp_path / "arms"
-    how = arms.Training(steps=60)
-    arms.run(
-        data, run, seeds=1, folds=2, arms=["plain", "hide_and_seek"], how=how,
-        say=lambda line: None,
-    )  # fmt: skip
-    said = []
-    found = real.audited(
-        data, run, tmp_path, "hide_and_seek", fills=("blur",), examples=2, resamples=300,
-        say=said.append,
-    )  # fmt: skip
-    told = real.findings(found)
-    assert told["found"] in ("context", "both")
-    assert told["agree"] is True
-    assert min(told["right"], key=lambda g: told["right"][g][0]) in (
-        "boat, no water", "no boat, water",
-    )  # fmt: skip
-    for name in ("plain", "hide_and_seek"):
-        assert (tmp_path / "0-0" / name / "report.html").exists()
-    assert len(said) == 3
-    with pytest.raises(DataError, match="of other images"):
-        (run / "features" / "test-confounded-1of2-0.safetensors").replace(
-            run / "features" / "test-confounded-0of2-0.safetensors"
-        )
-        from attnviz.guidance import _arm_data
-
-        _arm_data._loaded.cache_clear()
-        real.held_out(data, run, 0, 0, 2)
