@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..capturing.threads import own_thread
+
 
 @dataclass(frozen=True)
 class LinearHead:
@@ -41,6 +43,7 @@ class HeadProbe:
         self._handles: list[Any] = []
 
     def __enter__(self) -> HeadProbe:
+        @own_thread
         def remember(module: nn.Module, inputs: Any, output: Any) -> None:
             if inputs and isinstance(inputs[0], Tensor):
                 self._last = (module, inputs[0], output)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...capturing.threads import own_thread
 from ...errors import AttentionUnavailable, LayerNotFound, MethodError, did_you_mean
 from ...methods import Request
 from ...targets import Column, resolve
@@ -234,6 +235,7 @@ def _blocks(model: nn.Module, found: dict[str, Tensor], wanted: bool) -> Iterato
 
 
 def _keeper(name: str, found: dict[str, Tensor]) -> Callable[..., None]:
+    @own_thread
     def keep(module: nn.Module, args: Any, output: Any) -> None:
         first = output[0] if isinstance(output, tuple) and output else output
         if isinstance(first, Tensor) and first.ndim == 3 and module_holds_attention(module):

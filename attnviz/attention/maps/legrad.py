@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...capturing.threads import own_thread
 from ...errors import MethodError
 from ..tap import Site
 from ..tap._fold import wide
@@ -112,6 +113,7 @@ def _behind_last_block(reading: Reading, pooled: list[Tensor]) -> list[Any]:
     last = reading.model.get_submodule(list(reading.tokens)[-1])
     stacked = torch.cat(pooled)
 
+    @own_thread
     def replace(module: Any, args: Any, output: Any) -> Any:
         torch.set_grad_enabled(True)  # the block below sets it back
         first = output[0] if isinstance(output, tuple) else output
