@@ -73,6 +73,7 @@ def mean(images: Tensor, masks: Tensor, generator: torch.Generator | None = None
 
 
 @FILLS.register("blur")
+@torch.no_grad()
 def blur(images: Tensor, masks: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """The surroundings, blurred into the region: nothing of the erased object shines through.
 
@@ -80,6 +81,7 @@ def blur(images: Tensor, masks: Tensor, generator: torch.Generator | None = None
     the nearest cells that hold anything outside the region.
     """
     keep = 1 - masks
+    seen = images * keep
     filler = mean(images, masks)
     size = tuple(images.shape[-2:])
     cells = 2
@@ -89,12 +91,14 @@ def blur(images: Tensor, masks: Tensor, generator: torch.Generator | None = None
         cells *= 2
     for grid in levels:
         weight = F.adaptive_avg_pool2d(keep, grid)
-        colour = F.adaptive_avg_pool2d(images * keep, grid)
+        colour = F.adaptive_avg_pool2d(seen, grid)
         # a weighted mean of neighbours, so that empty cells lend no colour
         wide = F.interpolate(weight, size, mode="bilinear", align_corners=False)
         colour = F.interpolate(colour, size, mode="bilinear", align_corners=False)
         trust = (wide * 4).clamp(0, 1)
-        filler = filler + trust * (colour / wide.clamp_min(1e-6) - filler)
+        # filler + trust * (colour / wide - filler), in the memory that is there
+        colour.div_(wide.clamp_min_(1e-6)).sub_(filler).mul_(trust).add_(filler)
+        filler = colour
     return filler
 
 
