@@ -22,6 +22,7 @@ _PUBLIC = {
     "ClassMap": "class_maps",
     "ContextClassifier": "losses.box",
     "Examples": "examples",
+    "Exchanged": "exchanging",
     "FitResult": "fitting",
     "GuideConfig": "config",
     "LOSSES": "losses",
@@ -36,9 +37,12 @@ _PUBLIC = {
     "check_alive": "liveness",
     "choose": "choosing",
     "class_map": "class_maps",
+    "emptied": "exchanging",
+    "exchange": "exchanging",
     "fit": "fitting",
     "losses": "",
     "new_head": "examples",
+    "seam_control": "exchanging",
     "with_pooling": "pooling",
 }
 
