@@ -40,7 +40,7 @@ def pictures() -> dict[str, Image]:
     return {
         "hopper.jpg": hopper.panel(),
         "palace.jpg": palace.grid(),
-        "coffee.jpg": attnviz.compare(coffee, title="Espresso, at the middle layer blocks.4"),
+        "coffee.jpg": attnviz.grid(coffee, title="Espresso, at the middle layer blocks.4"),
     }
 
 

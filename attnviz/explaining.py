@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .capturing import eager, find_layers, preserved, unwrap
 from .errors import AttnvizError, ImageError, TargetError
 from .geometry import Geometry
 from .heatmaps import Heatmaps
+from .hooks import eager, find_layers, preserved, unwrap
 from .images import read_image
 from .methods import METHODS, RawMaps, Request, runner
 from .models import Layout, LoadedModel, labels_of, load, resolve_preprocess

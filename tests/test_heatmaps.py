@@ -16,7 +16,7 @@ from PIL import Image
 
 from attnviz.errors import DataError
 from attnviz.geometry import Geometry
-from attnviz.heatmaps import Heatmaps, compare
+from attnviz.heatmaps import Heatmaps, grid
 from attnviz.render import overlay
 
 CROP = Geometry((120, 160), (224, 224), (30.0, 10.0, 130.0, 110.0))
@@ -414,19 +414,19 @@ def test_photos_fill_rows(monkeypatch):
 def test_methods_have_each_map_on_its_own_scale_and_layers_share_one(monkeypatch):
     seen = drawn_tiles(monkeypatch)
     maps = make(torch.rand(2, 3, 3))
-    compare({"gradcam": maps, "layercam": dataclasses.replace(maps, method="layercam")})
+    grid({"gradcam": maps, "layercam": dataclasses.replace(maps, method="layercam")})
     assert [[t.title for t in row] for row in seen["rows"]] == [
         ["photo", "gradcam", "layercam"]
     ] * 2
     assert not seen["shared"]
-    compare({"layer3": maps, "layer4": maps})
+    grid({"layer3": maps, "layer4": maps})
     assert seen["shared"]
-    compare({"layer3": maps, "layer4": maps}, shared=False)
+    grid({"layer3": maps, "layer4": maps}, shared=False)
     assert not seen["shared"]
 
 
 def test_unlike_results_are_not_compared():
     with pytest.raises(DataError, match="same, not zero"):
-        compare({"a": make(), "b": make()[:2]})
+        grid({"a": make(), "b": make()[:2]})
     with pytest.raises(DataError, match="same, not zero"):
-        compare({})
+        grid({})

@@ -1,38 +1,42 @@
 """Attention of any model: read it (`tap`), turn it into maps and numbers.
 
 Subpackages, imported when first used: `statistics` (a table of all heads), `views` (figures and
-an offline page), `drawings` (a picture for each mechanism), `reference` (small modules of the
-literature), `hf` (Hugging Face's own `output_attentions` under fused attention).
+an offline page), `hf` (Hugging Face's own `output_attentions` under fused attention).
 """
+
+from __future__ import annotations
 
 import importlib
 from typing import Any
 
-from .maps.flow import attention_flow
-from .maps.rollout import rollout
-from .mass import region_mass, region_mass_of
-from .relevance import Relevance, relevance
 from .tap import Gate, Missed, Places, Site, Tap, tap
 
-__all__ = [
-    "Gate",
-    "Missed",
-    "Places",
-    "Relevance",
-    "Site",
-    "Tap",
-    "attention_flow",
-    "region_mass",
-    "region_mass_of",
-    "relevance",
-    "rollout",
-    "tap",
-]
+_METHODS = "attnviz.methods.attention"
 
-_SUBPACKAGES = ("drawings", "hf", "reference", "statistics", "views")
+#: public name imported when first used -> module that defines it ("" for a subpackage of that name)
+_PUBLIC: dict[str, str] = {
+    "Relevance": f"{_METHODS}.relevance",
+    "attention_flow": f"{_METHODS}.flow",
+    "hf": "",
+    "region_mass": f"{_METHODS}.mass",
+    "region_mass_of": f"{_METHODS}.mass",
+    "relevance": f"{_METHODS}.relevance",
+    "rollout": f"{_METHODS}.rollout",
+    "statistics": "",
+    "views": "",
+}
+
+__all__ = ["Gate", "Missed", "Places", "Site", "Tap", "tap", *_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _SUBPACKAGES:
+    if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return importlib.import_module(f"{__name__}.{name}")
+    module = importlib.import_module(_PUBLIC[name] or f"{__name__}.{name}")
+    value = getattr(module, name) if _PUBLIC[name] else module
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

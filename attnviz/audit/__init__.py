@@ -7,8 +7,8 @@
 `against` compares two models on the same images, `rank_pairs` ranks all class pairs of a dataset
 by risk. Without annotated contexts: `discover` clusters what the maps of a class cover,
 `confusion(..., context_masks=segment)` takes masks of the context from a function photo -> mask,
-and `text_context` labels it by two prompts and a CLIP model. `python -m attnviz.audit.real` trains
-a confused network on composed photographs, audits it, and audits its guided copy beside it.
+and `text_context` labels it by two prompts and a CLIP model. A study,
+`notebooks/studies/audit_photographs.py`, trains a confused network on composed photographs, audits it, and its guided copy beside it.
 """
 
 from __future__ import annotations

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..metrics.bootstrap import Interval
-from ..metrics.paired import holm
+from ..statistics.exact import mcnemar
+from ..statistics.intervals import Interval
+from ..statistics.resampling import holm
 from .result import AuditResult, plain
 from .running import confusion
-from .statistics import mcnemar
 from .summary import ORDER, Limits, Names, bootstrap_of, percent
 from .table import Table
 

@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..capturing import capture
 from ..errors import DataError
 from ..explaining import _resolve_model
 from ..geometry import Geometry
+from ..hooks import capture
 from ..models import default_layer, infer_layout, labels_of
-from .clustering import spectral
+from ..statistics.clustering import spectral
 from .log_odds import called, find_target, score_of
 from .measuring import Instrument
 from .pictures import as_samples

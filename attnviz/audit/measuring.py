@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..capturing import eager, preserved
 from ..errors import AttentionUnavailable, AttnvizWarning
 from ..explaining import explain
+from ..hooks import eager, preserved
 from ..metrics import iou, pointing
 from ..targets import logits_of
 from .interventions import Donors, donor_of, variants
@@ -192,8 +192,8 @@ def attention_mass(instrument: Instrument, inputs: Tensor, masks: Tensor) -> Ten
         AttentionUnavailable: no attention among patches.
     """
     from ..attention import tap
-    from ..attention.maps._reading import _on_picture
-    from ..attention.mass import region_mass_of
+    from ..methods.attention.mass import region_mass_of
+    from ..methods.attention.reading import _on_picture
 
     found = []
     size = instrument.batch_size

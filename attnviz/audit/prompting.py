@@ -75,7 +75,7 @@ def text_context(
 
 def _from_folder(folder: Path) -> tuple[Any, Any]:
     """Return a saved CLIP model, in eval mode, and its processor; from this folder alone."""
-    from ..models._environment import import_transformers
+    from ..models.environment import import_transformers
 
     transformers = import_transformers()
     try:

@@ -12,11 +12,11 @@ import torch
 
 from ..errors import DataError, TargetError
 from ..explaining import _resolve_model
-from ..metrics.bootstrap import Interval
-from ..metrics.paired import holm
 from ..models import labels_of
+from ..statistics.clustered import ClusterBootstrap, crossed
+from ..statistics.intervals import Interval
+from ..statistics.resampling import holm
 from ..targets import class_index, logits_of
-from .clustered import ClusterBootstrap, crossed
 from .log_odds import score_of
 from .measuring import Instrument
 from .pictures import as_samples

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..metrics.bootstrap import Interval
+from ..statistics.intervals import Interval
 from .table import Table, as_row_dicts
 from .verdict import Verdict
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ..metrics.bootstrap import Interval
-from ..metrics.paired import holm
-from .clustered import ClusterBootstrap, crossed
+from ..statistics.clustered import ClusterBootstrap, crossed
+from ..statistics.exact import mcnemar, wilson
+from ..statistics.intervals import Interval
+from ..statistics.resampling import holm
 from .result import Cell, Effect, Hit, Place
-from .statistics import mcnemar, wilson
 from .table import BOTH, CONTEXT_ALONE, OBJECT_ALONE, Table
 from .verdict import Verdict, evidence_columns, judge, within
 

@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from ..metrics.bootstrap import Interval
-from .clustered import ClusterBootstrap, Estimate
+from ..statistics.clustered import ClusterBootstrap, Estimate
+from ..statistics.intervals import Interval
 from .table import BOTH, CONTEXT_ALONE, NEITHER, OBJECT_ALONE, Table
 
 #: severity from which on, with confidence, the context counts as relied on, and as what is read

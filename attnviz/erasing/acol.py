@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..capturing import find_layers, unwrap
 from ..errors import MethodError
+from ..hooks import find_layers, unwrap
 
 
 class ACoLOutput(NamedTuple):

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..capturing import preserved, unwrap
 from ..errors import DataError
+from ..hooks import preserved, unwrap
 from ..targets import Target, logits_of, resolve
 from .cascade import top_region
 from .fills import erase

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..capturing import find_layers, unwrap
 from ..errors import MethodError
+from ..hooks import find_layers, unwrap
 from ..registry import Registry
 from ..targets import logits_of
 

@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..attention.reference.files import folder
 from ..writing import write_file
+from .modules.files import folder
 
 Network = TypeVar("Network", bound=nn.Module)
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..capturing import find_layers, preserved
 from ..errors import AttnvizError, DataError, GuidanceError
+from ..hooks import find_layers, preserved
 from . import checkpoints
 from ._pass import forward_pass, make_loss
 from .batches import batches, count_batches, is_map_style

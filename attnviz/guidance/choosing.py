@@ -171,8 +171,8 @@ def heads(model: nn.Module, images: Tensor, classes: Tensor, *, layer: Any = Non
         LayerNotFound: no such attention.
     """
     from ..attention import region_mass_of, tap
-    from ..capturing import preserved, unwrap
     from ..errors import AttentionUnavailable, LayerNotFound, did_you_mean
+    from ..hooks import preserved, unwrap
 
     module = unwrap(model)
     with preserved(module), torch.no_grad(), tap(module, keep="qk", required=False) as read:
@@ -200,7 +200,7 @@ def heads(model: nn.Module, images: Tensor, classes: Tensor, *, layer: Any = Non
 @CRITERIA.register("confusion")
 def confusion(model: nn.Module, images: Tensor, classes: Tensor, *, layer: Any = None) -> Tensor:
     """One minus the margin between the two most probable classes; in [0, 1]."""
-    from ..capturing import preserved, unwrap
+    from ..hooks import preserved, unwrap
 
     module = unwrap(model)
     with preserved(module), torch.no_grad():

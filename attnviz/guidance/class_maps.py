@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..capturing import unwrap
 from ..errors import GuidanceError, MethodError
+from ..hooks import unwrap
 from ..methods import METHODS, Request
 from ..targets import Column
 
@@ -114,7 +114,7 @@ def class_map(
         GuidanceError: there is no graph to train on (`no_grad` or `inference_mode` around it).
         LayerNotFound, TargetError, LayoutError: as `explain`.
     """
-    from ..cams._run import _apply, _forward  # here, not above: it imports the model loaders
+    from ..methods.cam._run import _apply, _forward  # here, not above: it imports the model loaders
 
     model = unwrap(model)
     entry = METHODS.get(method)
@@ -172,6 +172,6 @@ def class_map(
 def _names(model: nn.Module, layer: Any) -> list[str] | None:
     if layer is None:
         return None
-    from ..capturing import find_layers
+    from ..hooks import find_layers
 
     return list(find_layers(model, layer))

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..capturing import unwrap
 from ..data import Dataset, Sample, mask_box
 from ..errors import DataError, ModelError
 from ..geometry import Geometry
+from ..hooks import unwrap
 
 KINDS = ("masks", "boxes", "none")
 

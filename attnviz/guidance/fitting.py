@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..capturing import unwrap
 from ..errors import AttnvizError, DataError, GuidanceError, OutputExists
+from ..hooks import unwrap
 from . import checkpoints
 from ._pass import Step, forward_pass
 from ._run import Run, check_content, own_random_state, prepare, resume_run

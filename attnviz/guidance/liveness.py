@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..capturing import unwrap
 from ..errors import GuidanceError
+from ..hooks import unwrap
 from .class_maps import ClassMap
 from .losses import LossParts
 

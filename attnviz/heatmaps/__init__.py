@@ -1,6 +1,6 @@
 """Heatmaps: raw maps with where they come from and where they lie on the photo."""
 
 from .core import Heatmaps
-from .pictures import compare
+from .pictures import grid
 
-__all__ = ["Heatmaps", "compare"]
+__all__ = ["Heatmaps", "grid"]

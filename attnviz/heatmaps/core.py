@@ -304,8 +304,8 @@ class Heatmaps:
         return pictures.panel(self, index, image=image, truth=truth, **options)
 
     def grid(self, **options: Any) -> Image:
-        """Return all maps in one picture on one stated scale; see `attnviz.heatmaps.compare`."""
-        return pictures.compare(self, **options)
+        """Return all maps in one picture on one stated scale; see `attnviz.heatmaps.grid`."""
+        return pictures.grid(self, **options)
 
     def plot(self, ax: Axes | None = None, *, index: int = 0, **options: Any) -> Axes:
         """Draw one map over its photo with matplotlib: colour bar in raw units, and a caption.

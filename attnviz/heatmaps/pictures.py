@@ -130,7 +130,7 @@ def panel(
     return draw(shown, units=maps.units, scale=scale, **options)
 
 
-def compare(
+def grid(
     results: Heatmaps | Mapping[str, Heatmaps],
     *,
     columns: int | None = None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ..capturing import unwrap
+from ..hooks import unwrap
 from .entry import KINDS
 from .inventory import Inventory
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..attention.tap import tap
-from ..capturing import eager, preserved, unwrap
 from ..errors import AttnvizError, ModelError
+from ..hooks import eager, preserved, unwrap
 from .classify import of_all, time_steps
 from .cost import flops, parameters
 from .entry import Entry

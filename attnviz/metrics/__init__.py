@@ -9,9 +9,11 @@ changed: not the model, not the caller's arrays.
 `ranking_stability` turn numbers into statements.
 """
 
+from ..statistics.intervals import Interval
+from ..statistics.resampling import holm, sign_flip_test
 from ._register import METRICS, NEEDS, register_metric
 from .baselines import BASELINES, baseline, blur
-from .bootstrap import Interval, bootstrap
+from .bootstrap import bootstrap
 from .complexity import EffectiveSize, Entropy, Gini, effective_size, entropy, gini
 from .controls import CONTROLS, control_maps, relative
 from .curves import (
@@ -48,7 +50,7 @@ from .infidelity import Infidelity, infidelity
 from .iou import BoxIoU, IoU, box_iou, iou
 from .irof import IROF, irof
 from .maxbox import BoxAccuracy, MaxBoxAcc, MaxBoxAccV2, maxboxacc, maxboxacc_v2
-from .paired import Comparison, compare_methods, holm, sign_flip_test
+from .paired import Comparison, compare_methods
 from .pointing import Pointing, pointing
 from .protocol import Protocol, require_alike
 from .pxap import (

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from ..errors import MetricError, did_you_mean
-from ._forward import Scorer, scoring
 from ._inputs import as_images, as_maps, finite_reasons, kept, resize_maps
 from ._register import register_metric
 from .baselines import Baseline
 from .baselines import baseline as make_baseline
+from .forward import Scorer, scoring
 from .protocol import SCORE_NAMES, Protocol
 from .scores import Curve, scattered
 from .streaming import StreamingMetric

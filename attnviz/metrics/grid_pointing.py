@@ -238,7 +238,7 @@ def difull(
     disconnected = DisconnectedGrid(model, side)
     disconnected.training = model.training
     with torch.no_grad():
-        from ._forward import untouched
+        from .forward import untouched
 
         with untouched(model):
             count = disconnected(grids.images[:1]).shape[1] // side**2

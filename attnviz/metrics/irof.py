@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ..errors import MetricError
-from ._forward import scoring
 from ._inputs import as_images, as_maps, finite_reasons, kept, resize_maps
 from ._register import register_metric
 from .baselines import baseline as make_baseline
+from .forward import scoring
 from .protocol import Protocol
 from .scores import Scores, scattered
 from .segments import superpixels

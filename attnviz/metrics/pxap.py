@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..statistics.correlation import average_ranks
 from ._inputs import as_maps, as_masks, finite_reasons, resize_maps
 from ._localise import against_masks, skip
-from ._pairs import average_ranks
 from ._register import register_metric
 from .protocol import Protocol
 from .scores import Scores

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ..errors import MetricError
-from ._forward import scoring
 from ._inputs import as_images, as_maps, finite_reasons, kept, resize_maps
 from ._random import image_keys, normal
 from ._register import register_metric
+from .forward import scoring
 from .imputation import impute
 from .protocol import SCORE_NAMES, Protocol
 from .scores import Curve, scattered

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from ..errors import MetricError
-from ._forward import scoring
+from ..statistics.correlation import pearson
 from ._inputs import as_images, as_maps, finite_reasons, is_flat, kept, resize_maps
-from ._pairs import pearson
 from ._random import generator, image_keys
 from ._register import register_metric
 from .baselines import baseline as make_baseline
+from .forward import scoring
 from .protocol import SCORE_NAMES, Protocol
 from .scores import Scores, scattered
 from .streaming import StreamingMetric

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import MetricError
+from ..statistics.correlation import pearson, spearman
 from ._inputs import as_maps, resize_maps
-from ._pairs import pearson, spearman
 
 SIMILARITIES = ("spearman", "pearson", "ssim")
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import ModelError
-from ._environment import import_torchvision
+from .environment import import_torchvision
 from .loaded import LoadedModel
 
 _IN1K = re.compile(r"(^|[_.\-])(in1k|imagenet1k)($|[_.\-])")

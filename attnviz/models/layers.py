@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from ..capturing.modules import unwrap
 from ..errors import LayerNotFound
+from ..hooks.modules import unwrap
 from .families import static_layer
 from .probing import Seen, choose, probe
 

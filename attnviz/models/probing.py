@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..capturing.modules import eager
-from ..capturing.outputs import pick, put
-from ..capturing.preserve import preserved
 from ..errors import AttnvizError, CaptureError, LayoutError, ModelError
+from ..hooks.modules import eager
+from ..hooks.outputs import pick, put
+from ..hooks.preserve import preserved
 from ..targets import logits_of
 from .layout import Layout, infer_layout
 

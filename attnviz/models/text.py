@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from ._environment import import_transformers
+from .environment import import_transformers
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from ..metrics.bootstrap import Interval
+from ..statistics.intervals import Interval
 
 _LEFT, _RIGHT, _ROW, _WIDTH = 250, 150, 26, 760
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import AttnvizError, AttnvizWarning
 from ..explaining import explain
 from ..metrics import Scores, parameter_randomisation, random_logit
-from ..metrics._forward import untouched
+from ..metrics.forward import untouched
 from ..targets import logits_of
 from .findings import FAILS, HOLDS, Finding
 

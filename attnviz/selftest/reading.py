@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..cams._head import HeadProbe, LinearHead
-from ..capturing import capture, eager, preserved, unwrap
-from ..capturing.outputs import pick, put
 from ..errors import MethodError
-from ..metrics._forward import untouched
+from ..hooks import capture, eager, preserved, unwrap
+from ..hooks.outputs import pick, put
+from ..methods.heads import HeadProbe, LinearHead
+from ..metrics.forward import untouched
 from ..models import infer_layout
 from ..targets import logits_of
 

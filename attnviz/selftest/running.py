@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..capturing import unwrap
 from ..errors import AttnvizError, AttnvizWarning, MethodError
 from ..explaining import explain
+from ..hooks import unwrap
 from ..methods import METHODS
 from ..models import LoadedModel, default_layer
 from . import gates

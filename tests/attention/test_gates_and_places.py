@@ -6,8 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from attnviz import attention
-
-from ._models import timm_model
+from tests.support.attention_models import timm_model
 
 
 def _gates(model, x):

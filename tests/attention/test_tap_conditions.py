@@ -10,8 +10,7 @@ from torch import nn
 
 from attnviz import attention
 from attnviz.errors import AttentionUnavailable
-
-from ._models import plain, sharpen, timm_model
+from tests.support.attention_models import plain, sharpen, timm_model
 
 
 class Attend(nn.Module):

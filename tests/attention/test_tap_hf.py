@@ -8,8 +8,7 @@ import torch
 from attnviz import attention
 from attnviz.attention import hf
 from attnviz.errors import AttentionUnavailable
-
-from ._models import first, hf_config, hf_model, sharpen
+from tests.support.attention_models import first, hf_config, hf_model, sharpen
 
 transformers = pytest.importorskip("transformers")
 

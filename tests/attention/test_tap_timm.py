@@ -5,8 +5,7 @@ import torch
 
 from attnviz import attention
 from attnviz.errors import AttentionUnavailable
-
-from ._models import first, sharpen, timm_model
+from tests.support.attention_models import first, sharpen, timm_model
 
 # name, configuration, kinds of attention in order of first appearance
 TIMM = {

@@ -14,6 +14,7 @@ import torch
 from attnviz import audit
 from attnviz.audit import wilson
 from attnviz.data import boatwater as bw
+from tests.support import planting
 
 OPTIONS = {"fills": ("blur",), "methods": ("gradcam",), "examples": 0, "resamples": 300}
 
@@ -22,7 +23,7 @@ def planted(kind: str, reads: str, seed: int, per_group: int = 12) -> str:
     """Return the verdict on a planted model with scenes of that seed."""
     data = bw.generate(groups=bw.balanced(per_group), seed=10_000 + seed, marked=True)
     found = audit.confusion(
-        bw.planted(reads, kind=kind), data, object="boat", context="water", **OPTIONS
+        planting.planted(reads, kind=kind), data, object="boat", context="water", **OPTIONS
     )
     return found.verdict.kind
 

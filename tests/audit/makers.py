@@ -1,18 +1,18 @@
 """Models, and a segmenter of water, for the command line."""
 
-from attnviz.data import boatwater as bw
+from tests.support import planting
 
 
 def reads_water():
-    return bw.planted("water")
+    return planting.planted("water")
 
 
 def reads_object():
-    return bw.planted("object")
+    return planting.planted("object")
 
 
 def reads_both():
-    return bw.planted("both")
+    return planting.planted("both")
 
 
 def sea(photo):

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from attnviz.audit.clustered import ClusterBootstrap, crossed
-from attnviz.audit.statistics import mcnemar, student_quantile, student_tail, wilson
 from attnviz.errors import DataError
+from attnviz.statistics.clustered import ClusterBootstrap, crossed
+from attnviz.statistics.exact import mcnemar, student_quantile, student_tail, wilson
 
 
 def test_wilson_by_hand_and_scipy():

@@ -7,6 +7,7 @@ from attnviz import audit
 from attnviz.audit.story import tell
 from attnviz.data import boatwater as bw
 from attnviz.errors import DataError
+from tests.support import planting
 
 FAST = {"object": "boat", "context": "water", "fills": ("blur",), "methods": ("gradcam",),
         "examples": 0, "resamples": 200}  # fmt: skip
@@ -18,7 +19,7 @@ def data():
 
 
 def test_paired_by_hand(data):
-    both = audit.against(bw.planted("water"), bw.planted("object"), data, **FAST)
+    both = audit.against(planting.planted("water"), planting.planted("object"), data, **FAST)
     a, b = both.before.table, both.after.table
     changes = {(c.what, c.group): c for c in both.changes}
     land = changes["right", "boat, no water"]
@@ -40,11 +41,11 @@ def test_paired_by_hand(data):
 
 
 def test_a_model_against_itself_changes_nothing(data):
-    same = audit.against(bw.planted("water"), bw.planted("water"), data, **FAST)
+    same = audit.against(planting.planted("water"), planting.planted("water"), data, **FAST)
     assert all(c.difference.value == 0 for c in same.changes)
     assert not any(c.significant for c in same.changes)
     assert "no change of accuracy stands" in same.text
-    other = audit.confusion(bw.planted("water"), data.subset(range(44)), **FAST)
+    other = audit.confusion(planting.planted("water"), data.subset(range(44)), **FAST)
     with pytest.raises(DataError, match="unlike images"):
         audit.compare(same.before, other)
 

@@ -11,6 +11,7 @@ from attnviz import audit
 from attnviz.data import ArrayMask, Dataset
 from attnviz.data import boatwater as bw
 from attnviz.errors import DataError, OutputExists
+from tests.support import planting
 
 FAST = {"fills": ("blur",), "methods": ("gradcam",), "examples": 0, "resamples": 300}
 
@@ -33,7 +34,7 @@ def data():
     ("reads", "verdict"), [("water", "context"), ("object", "object"), ("both", "alarm")]
 )
 def test_planted_models(kind, reads, verdict, data):
-    found = confusion(bw.planted(reads, kind=kind), data)
+    found = confusion(planting.planted(reads, kind=kind), data)
     if verdict == "alarm":  # the ViT's softmax attends to water first
         assert found.verdict.alarm
         assert found.verdict.kind in ("both", "context")
@@ -62,7 +63,7 @@ def test_planted_models(kind, reads, verdict, data):
 
 def test_numbers_by_hand(data):
     """Scores, drops, shares and cells equal what a few lines without the audit give."""
-    model = bw.planted("water")
+    model = planting.planted("water")
     found = confusion(model, data)
     x, _ = data.tensors()
     with torch.no_grad():
@@ -87,7 +88,7 @@ def test_numbers_by_hand(data):
 
 
 def test_results_do_not_depend_on_the_batch(data):
-    model = bw.planted("both")
+    model = planting.planted("both")
     one, many = (confusion(model, data, batch_size=b) for b in (7, 48))
     for name, values in one.table.columns.items():
         np.testing.assert_allclose(values, many.table.columns[name], atol=2e-5, err_msg=name)
@@ -105,7 +106,7 @@ def test_model_is_left_as_it_was(data):
 
 
 def test_resuming_gives_the_same(tmp_path, data):
-    model, path = bw.planted("water"), tmp_path / "rows.jsonl"
+    model, path = planting.planted("water"), tmp_path / "rows.jsonl"
     whole = confusion(model, data, batch_size=8)
 
     class Stop(Exception):
@@ -122,7 +123,7 @@ def test_resuming_gives_the_same(tmp_path, data):
     with pytest.raises(OutputExists, match="resume"):
         confusion(model, data, batch_size=8, journal=path)
     with pytest.raises(DataError, match="another audit .*weights"):
-        confusion(bw.planted("object"), data, batch_size=8, journal=path, resume=True)
+        confusion(planting.planted("object"), data, batch_size=8, journal=path, resume=True)
     counted = []
     again = confusion(
         model, data, batch_size=8, journal=path, resume=True,
@@ -133,7 +134,7 @@ def test_resuming_gives_the_same(tmp_path, data):
 
 
 def test_too_few_images_are_no_evidence():
-    found = confusion(bw.planted("water"), scenes(per_group=4))
+    found = confusion(planting.planted("water"), scenes(per_group=4))
     assert found.verdict.kind == "not enough evidence"
     assert found.severity is None
     assert not found.verdict.alarm
@@ -142,11 +143,11 @@ def test_too_few_images_are_no_evidence():
         found.fails(0.2)
     # many images of few sources are as few
     data = replace(scenes(per_group=12), source=("a", "b") * 24, background=("a", "b") * 24)
-    assert confusion(bw.planted("water"), data).verdict.kind == "not enough evidence"
+    assert confusion(planting.planted("water"), data).verdict.kind == "not enough evidence"
 
 
 def test_groups_alone(data):
-    found = confusion(bw.planted("water"), data, regions="groups")
+    found = confusion(planting.planted("water"), data, regions="groups")
     assert found.verdict.kind == "context"
     assert [line.name for line in found.verdict.lines] == ["groups"]
     assert not found.places
@@ -166,13 +167,13 @@ def test_context_from_a_function(data):
         ("other", "boat"),
     )  # fmt: skip
     found = confusion(
-        bw.planted("water"), bare, context_masks=sea, preprocess=lambda x: _unit(x),
+        planting.planted("water"), bare, context_masks=sea, preprocess=lambda x: _unit(x),
         labels=("other", "boat"),
     )  # fmt: skip
     assert found.verdict.kind == "context"
     assert (found.table.group == data.group).all()
     with pytest.raises(DataError, match="expected \\(64, 64\\)"):
-        confusion(bw.planted("water"), bare, context_masks=lambda p: p, preprocess=_unit,
+        confusion(planting.planted("water"), bare, context_masks=lambda p: p, preprocess=_unit,
                   labels=("other", "boat"))  # fmt: skip
 
 
@@ -181,7 +182,7 @@ def _unit(photo):
 
 
 def test_bad_input(data):
-    model = bw.planted("water")
+    model = planting.planted("water")
     with pytest.raises(DataError, match="both 'boat'"):
         audit.confusion(model, data, object="boat", context="boat")
     with pytest.raises(DataError, match="'watr' is no class of the data.*did you mean 'water'"):
@@ -218,7 +219,7 @@ def test_bad_input(data):
 
 
 def test_json_and_csv(data):
-    found = confusion(bw.planted("water", kind="vit"), data)
+    found = confusion(planting.planted("water", kind="vit"), data)
     text = json.dumps(found.as_dict(), allow_nan=False)
     back = json.loads(text)
     assert back["schema"] == "attnviz.audit"
@@ -240,7 +241,7 @@ def test_memory_holds_one_batch_of_pictures(data):
     def count(done, total):
         alive.append(sum(type(o) is Picture for o in gc.get_objects()))
 
-    found = confusion(bw.planted("water"), data, batch_size=6, progress=count)
+    found = confusion(planting.planted("water"), data, batch_size=6, progress=count)
     assert len(alive) == 8
     assert max(alive) <= 6
     assert max(alive[1:]) == max(alive[:2])
@@ -252,7 +253,7 @@ def test_attention_by_hand(data):
     """The planted ViT's attention, from its weights: softmax of the class token's query."""
     from timm.layers import Attention
 
-    model = bw.planted("water", kind="vit")
+    model = planting.planted("water", kind="vit")
     found = confusion(model, data)
     kept = []
 
@@ -304,7 +305,7 @@ def test_attention_of_windows_and_of_none(data):
 
 def test_small_controls_are_told(data):
     """Where the water leaves little room, the result says how large its control was."""
-    found = confusion(bw.planted("water"), data)
+    found = confusion(planting.planted("water"), data)
     effects = {(e.operation, e.group): e for e in found.effects}
     rows = data.group == 3
     want = found.table.columns["room:context"][rows]
@@ -328,7 +329,7 @@ def test_objects_cropped_away_are_told(data):
         masks = {**samples[i].masks, "boat": ArrayMask(corner)}
         samples[i] = replace(samples[i], masks=masks)
     crop = Preprocess(resize=None, crop=(56, 56), mean=(0.0,) * 3, std=(1.0,) * 3)
-    found = confusion(bw.planted("water"), samples, preprocess=crop, labels=("other", "boat"))
+    found = confusion(planting.planted("water"), samples, preprocess=crop, labels=("other", "boat"))
     gone = (found.table.group >= 2) & (found.table.columns["area:object"] == 0)
     assert set(away) <= set(np.flatnonzero(gone))
     assert f"in {gone.sum()} images the boat lies outside" in found.verdict.why

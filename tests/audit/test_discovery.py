@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from attnviz import audit, errors
-from attnviz.audit.clustering import spectral
 from attnviz.data import boatwater as bw
 from attnviz.errors import DataError
+from attnviz.statistics.clustering import spectral
+from tests.support import planting
 
 
 def test_spectral_clustering_parts_rings():
@@ -29,29 +30,29 @@ def test_spectral_clustering_parts_rings():
 def test_pairs_rank_the_planted_context_first():
     data = bw.generate(groups=bw.balanced(12), seed=3, marked=True)
     options = {"labels": ("other", "boat"), "resamples": 200}
-    water = audit.rank_pairs(bw.planted("water"), data, **options)
+    water = audit.rank_pairs(planting.planted("water"), data, **options)
     first = water[0]
     assert (first.object, first.context) in {("boat", "water"), ("other", "land")}
     pair = next(p for p in water if (p.object, p.context) == ("boat", "water"))
     assert pair.counts == (12, 12, 12, 12)
     x, _ = data.tensors()
     with torch.no_grad():
-        logits = bw.planted("water")(x)
+        logits = planting.planted("water")(x)
     s = (logits[:, 1] - logits[:, 0]).numpy()
     m = [s[data.group == g].mean() for g in range(4)]
     assert pair.effect.value == pytest.approx((m[3] - m[2] + m[1] - m[0]) / 2, abs=1e-5)
     assert pair.risk.low > 0.5
     assert pair.adjusted < 0.01
-    reader = audit.rank_pairs(bw.planted("object"), data, **options)
+    reader = audit.rank_pairs(planting.planted("object"), data, **options)
     assert all(not (p.adjusted < 0.05 and p.risk.low > 0.25) for p in reader)
     with pytest.raises(DataError, match="none of the data's classes"):
-        audit.rank_pairs(bw.planted("water"), data, labels=("a", "b"))
+        audit.rank_pairs(planting.planted("water"), data, labels=("a", "b"))
 
 
 def test_discovery_finds_the_two_ways_to_be_called_boat():
     """A reader of both calls boats on land boats for the mark, and empty water for the water."""
     data = bw.generate(groups=["boat/land"] * 24 + ["other/water"] * 24, seed=4, marked=True)
-    model = bw.planted("both")
+    model = planting.planted("both")
     with torch.no_grad():
         model.fc.bias.copy_(torch.tensor([-0.2, 0.2]))
     found = audit.discover(model, data, object="boat", labels=("other", "boat"), clusters=2)

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 import attnviz
 from attnviz import attention
-from attnviz.attention._run import run
 from attnviz.methods import METHODS, Request
+from attnviz.methods.attention._run import run
 
 MIB = 2**20
 

@@ -19,6 +19,7 @@ from attnviz import audit
 from attnviz.audit import measuring
 from attnviz.data import Sample
 from attnviz.data import boatwater as bw
+from tests.support import planting
 
 OPTIONS = {"object": "boat", "context": "water", "methods": ("gradcam",), "examples": 0}
 
@@ -132,7 +133,7 @@ def resident() -> float:
 
 def grow(total: int) -> None:
     """Print resident memory while lazily made images are audited."""
-    model = bw.PlantedCNN("water")
+    model = planting.PlantedCNN("water")
     marks: list[tuple[int, float]] = []
 
     def note(done: int, of: int) -> None:

@@ -15,7 +15,7 @@ import torchvision
 from torch import nn
 
 import attnviz
-from attnviz.cams import METHODS
+from attnviz.methods.cam import METHODS
 
 ALL = ["cam", "gradcam", "gradcam++", "hirescam", "xgradcam", "layercam", "eigencam"]
 ALL.append("eigengradcam")

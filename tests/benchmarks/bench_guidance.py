@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 import torchvision
 
-from attnviz.cams._head import HeadProbe
 from attnviz.guidance import class_map, losses
+from attnviz.methods.heads import HeadProbe
 
 #: name -> (time, memory) that a step may cost
 BARS = {

@@ -106,7 +106,7 @@ def test_doctor_finds_all_well(run: Run, no_network: None) -> None:
 
 def test_doctor_says_what_is_broken(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from attnviz.errors import EnvironmentFault
-    from attnviz.models import _environment
+    from attnviz.models import environment as _environment
 
     def broken() -> None:
         raise EnvironmentFault("operator torchvision::nms does not exist. Reinstall both")

@@ -10,7 +10,6 @@ from PIL import Image
 from torch import nn
 
 import attnviz
-from attnviz.cams import METHODS
 from attnviz.errors import (
     AttnvizError,
     AttnvizWarning,
@@ -20,6 +19,7 @@ from attnviz.errors import (
     PreprocessError,
     TargetError,
 )
+from attnviz.methods.cam import METHODS
 from attnviz.models import Preprocess
 
 CAMS = METHODS.names("cam")

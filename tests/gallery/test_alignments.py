@@ -5,12 +5,12 @@ import pytest
 import torch
 
 import attnviz
-from attnviz.attention import reference
-from attnviz.attention.drawings.alignments import aligned
-from attnviz.attention.reference.seq2seq import START
 from attnviz.errors import DataError, EnvironmentFault
 from attnviz.gallery import cards
+from attnviz.gallery import modules as reference
 from attnviz.gallery.cards import _alignments
+from attnviz.gallery.drawings.alignments import aligned
+from attnviz.gallery.modules.seq2seq import START
 
 NAMES = (
     "bahdanau",

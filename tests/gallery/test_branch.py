@@ -7,9 +7,9 @@ from timm.layers import SelectiveKernel, SplitAttn
 from torch import nn
 
 import attnviz
-from attnviz.attention.drawings.branches import branch_shares, gates_by_layer
-from attnviz.attention.reference.highway import HighwayClassifier
 from attnviz.errors import DataError
+from attnviz.gallery.drawings.branches import branch_shares, gates_by_layer
+from attnviz.gallery.modules.highway import HighwayClassifier
 
 C = 8
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from attnviz.attention.reference.files import folder
 from attnviz.gallery.card import cards
+from attnviz.gallery.modules.files import folder
 
 REFERENCE = ["attention_gate", "criss_cross", "ema", "hamburger", "stand_alone", "highway"]
 TRAINED = ["se", "eca", "cbam_channel", "global_context", "coordinate", "cbam_spatial",

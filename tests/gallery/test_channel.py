@@ -10,9 +10,9 @@ from timm.layers.coord_attn import CoordAttn
 from torch import nn
 
 import attnviz
-from attnviz.attention.drawings.channel import channel_gates
-from attnviz.attention.drawings.coordinate import coordinate_gates
 from attnviz.errors import DataError
+from attnviz.gallery.drawings.channel import channel_gates
+from attnviz.gallery.drawings.coordinate import coordinate_gates
 
 C, SIDE = 12, 6
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 import attnviz
-from attnviz.attention.drawings.deformable import offset_arrows, sampled_at
 from attnviz.errors import DataError
 from attnviz.gallery import cards
 from attnviz.gallery.cards.deformable import Deformable, own_region
+from attnviz.gallery.drawings.deformable import offset_arrows, sampled_at
 
 
 def test_offsets_and_modulation_are_found_and_are_those_of_the_heads():

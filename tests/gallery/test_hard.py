@@ -5,13 +5,13 @@ import pytest
 import torch
 
 import attnviz
-from attnviz.attention import reference
-from attnviz.attention.drawings.glimpses import chosen_cells, glimpse_path
-from attnviz.attention.reference.dynamic_capacity import DynamicCapacityNetwork
-from attnviz.attention.reference.glimpses import RecurrentAttention
 from attnviz.errors import DataError, EnvironmentFault
 from attnviz.gallery import cards
+from attnviz.gallery import modules as reference
 from attnviz.gallery.cards.ram import digit, policy_gradient
+from attnviz.gallery.drawings.glimpses import chosen_cells, glimpse_path
+from attnviz.gallery.modules.dynamic_capacity import DynamicCapacityNetwork
+from attnviz.gallery.modules.glimpses import RecurrentAttention
 
 
 def shown(name):

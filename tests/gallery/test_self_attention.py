@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 import attnviz
-from attnviz.attention import reference
-from attnviz.attention.drawings.self_attention import layer
 from attnviz.errors import DataError, EnvironmentFault
 from attnviz.gallery import cards
+from attnviz.gallery import modules as reference
 from attnviz.gallery.cards.self_attention import example
+from attnviz.gallery.drawings.self_attention import layer
 
 
 @torch.no_grad()

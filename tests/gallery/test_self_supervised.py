@@ -7,13 +7,13 @@ from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
 
 import attnviz
-from attnviz.attention.drawings.class_token import (
+from attnviz.errors import DataError
+from attnviz.gallery.drawings.class_token import (
     head_maps,
     mass_mask,
     mean_query_map,
     token_map,
 )
-from attnviz.errors import DataError
 
 GRID = (3, 3)
 SIZES = {"img_size": 24, "patch_size": 8, "embed_dim": 12, "depth": 2, "num_heads": 2,

@@ -12,17 +12,17 @@ from torch import nn
 from torch.nn import functional as F
 
 import attnviz
-from attnviz.attention.drawings.criss_cross import criss_cross, reach
-from attnviz.attention.drawings.pairs import place_maps
-from attnviz.attention.drawings.parts import parts
-from attnviz.attention.drawings.spatial import spatial_gate
-from attnviz.attention.drawings.windows import blocks, neighbourhoods
-from attnviz.attention.reference.attention_gate import AttentionUNet
-from attnviz.attention.reference.criss_cross import CrissCrossAttention, dense_attention
-from attnviz.attention.reference.expectation_maximization import EMAttention
-from attnviz.attention.reference.matrix_decomposition import Hamburger
-from attnviz.attention.reference.stand_alone import StandAloneSelfAttention
 from attnviz.errors import DataError
+from attnviz.gallery.drawings.criss_cross import criss_cross, reach
+from attnviz.gallery.drawings.pairs import place_maps
+from attnviz.gallery.drawings.parts import parts
+from attnviz.gallery.drawings.spatial import spatial_gate
+from attnviz.gallery.drawings.windows import blocks, neighbourhoods
+from attnviz.gallery.modules.attention_gate import AttentionUNet
+from attnviz.gallery.modules.criss_cross import CrissCrossAttention, dense_attention
+from attnviz.gallery.modules.expectation_maximization import EMAttention
+from attnviz.gallery.modules.matrix_decomposition import Hamburger
+from attnviz.gallery.modules.stand_alone import StandAloneSelfAttention
 
 C, SIDE = 8, 6
 PHOTO = torch.rand(3, 24, 24)

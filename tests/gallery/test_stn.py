@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import attnviz
-from attnviz.attention import reference
-from attnviz.attention.drawings import warp
-from attnviz.attention.reference.spatial_transformer import STNClassifier, make_theta, read_theta
 from attnviz.errors import DataError, EnvironmentFault
 from attnviz.gallery import cards
+from attnviz.gallery import modules as reference
+from attnviz.gallery.drawings import warp
+from attnviz.gallery.modules.spatial_transformer import STNClassifier, make_theta, read_theta
 
 
 def shown(name):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from attnviz.attention.reference.files import folder
 from attnviz.gallery import stored
 from attnviz.gallery.card import cards
+from attnviz.gallery.modules.files import folder
 
 KEPT = sorted(path.stem for path in (folder() / "cards").glob("*.safetensors"))
 

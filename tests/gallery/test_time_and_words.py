@@ -5,16 +5,16 @@ import pytest
 import torch
 
 import attnviz
-from attnviz.attention import reference
-from attnviz.attention.drawings.captions import word_maps
-from attnviz.attention.drawings.documents import document
-from attnviz.attention.drawings.frames import frame_weights
-from attnviz.attention.reference.seq2seq import START
 from attnviz.errors import DataError, EnvironmentFault
 from attnviz.gallery import cards
+from attnviz.gallery import modules as reference
 from attnviz.gallery.cards.captioning import scene
 from attnviz.gallery.cards.hierarchical import review
 from attnviz.gallery.cards.temporal import clip as marked_clip
+from attnviz.gallery.drawings.captions import word_maps
+from attnviz.gallery.drawings.documents import document
+from attnviz.gallery.drawings.frames import frame_weights
+from attnviz.gallery.modules.seq2seq import START
 
 
 def shown(name):

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from attnviz.errors import EnvironmentFault
-from attnviz.models import _environment
+from attnviz.models import environment as _environment
 
 
 def _fail(monkeypatch: pytest.MonkeyPatch, error: BaseException, only: str = "torchvision") -> None:

@@ -10,16 +10,17 @@ import pytest
 from attnviz import audit
 from attnviz.data import boatwater as bw
 from attnviz.errors import OutputExists
-from attnviz.metrics.bootstrap import Interval
 from attnviz.report import audit_page
 from attnviz.report.charts import Bar, intervals, nice_ticks
+from attnviz.statistics.intervals import Interval
+from tests.support import planting
 
 
 @pytest.fixture(scope="module")
 def found():
     data = bw.generate(groups=bw.balanced(10), seed=3, marked=True)
     return audit.confusion(
-        bw.planted("water"), data, object="boat", context="water", examples=8, resamples=200
+        planting.planted("water"), data, object="boat", context="water", examples=8, resamples=200
     )
 
 
@@ -62,7 +63,7 @@ def test_names_are_escaped(found):
 def test_comparison(found, tmp_path, open_in_browser):
     data = bw.generate(groups=bw.balanced(10), seed=3, marked=True)
     after = audit.confusion(
-        bw.planted("object"), data, object="boat", context="water", examples=2, resamples=200
+        planting.planted("object"), data, object="boat", context="water", examples=2, resamples=200
     )
     both = audit.compare(found, after)
     dom, asked = open_in_browser(both.save(tmp_path / "c")["report"])
@@ -107,7 +108,7 @@ def test_json_follows_its_schema(found):
 def test_discovery_page(tmp_path, open_in_browser):
     data = bw.generate(groups=bw.balanced(10), seed=3, marked=True)
     found = audit.discover(
-        bw.planted("water"), data, object="boat", labels=("<i>other</i>", "boat"), clusters=2
+        planting.planted("water"), data, object="boat", labels=("<i>other</i>", "boat"), clusters=2
     )
     paths = found.save(tmp_path / "d")
     dom, asked = open_in_browser(paths["report"])

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...capturing import preserved, unwrap
 from ...errors import AttentionUnavailable
+from ...hooks import preserved, unwrap
 from ...targets import resolve
 from ..tap import Tap
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...capturing import preserved, unwrap
 from ...errors import AttentionUnavailable
+from ...hooks import preserved, unwrap
 from ..tap import tap
 from .importance import head_importance
 from .rows import SiteStatistics, site_statistics

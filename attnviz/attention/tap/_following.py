@@ -8,9 +8,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._functions import DIVIDE, EXPAND, IN_PLACE, REORDER, is_pointwise
 from ._record import Recorder
-from ._tags import Moved, Notes, Weighed
+from .functions import DIVIDE, EXPAND, IN_PLACE, REORDER, is_pointwise
+from .tags import Moved, Notes, Weighed
 
 
 class Following:

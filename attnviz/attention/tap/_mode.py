@@ -13,7 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 from ._einsum import einsum_parts
 from ._following import Following, many, with_
-from ._functions import (
+from ._record import Recorder
+from .functions import (
     FLEX,
     FUNCTIONS,
     IN_PLACE,
@@ -26,8 +27,7 @@ from ._functions import (
     twice_differentiable,
     unguarded_mha,
 )
-from ._record import Recorder
-from ._tags import Moved, Notes, Weighed
+from .tags import Moved, Notes, Weighed
 
 Handler = Callable[["TapMode", Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 

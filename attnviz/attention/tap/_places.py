@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._layout import Fold
-from ._tags import Moved
+from .tags import Moved
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -10,8 +10,8 @@ from types import TracebackType
 import torch
 from torch import nn
 
-from ...capturing import eager
 from ...errors import AttentionUnavailable
+from ...hooks import eager
 from ._mode import TapMode
 from ._modules import module_names
 from ._record import Recorder

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ._fold import wide
+from .fold import wide
 
 
 @dataclass(frozen=True, eq=False, repr=False)

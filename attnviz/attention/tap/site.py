@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import AttentionUnavailable
-from ._fold import bias_rows, grouped, row_chunks, softmax_logits, wide
 from ._layout import Fold, grid_of, prefix_of
 from ._places import Places, history, places_of
+from .fold import bias_rows, grouped, row_chunks, softmax_logits, wide
 
 Index = int | slice | Sequence[int] | Tensor | None
 

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...capturing import preserved, unwrap
 from ...errors import AttentionUnavailable, DataError
 from ...geometry import Geometry
+from ...hooks import preserved, unwrap
 from ..tap import Site, tap
 
 

@@ -1,9 +1,6 @@
 """Boat or water? A benchmark of context confusion that runs offline.
 
 * `generate`: scenes drawn by code, with exact masks and the exact scene without the object.
-* `composite`: real cut-outs on real backgrounds, from any folder of photos with masks.
-* `whole_photos`: boats against photos without water; water without boats held out.
-* `planted`: models that read the water, or the boat, by construction.
 * `train_confused`, `train_unconfused`: a small network that is confused, or is not, in seconds.
 
 All images come as `GroupedImages`: label (boat or other) x context (water or land).
@@ -25,16 +22,6 @@ _PUBLIC = {
     "balanced": "scenes",
     "generate": "scenes",
     "render": "scenes",
-    "Composites": "compositing",
-    "Protocol": "protocol",
-    "composite": "compositing",
-    "Material": "material",
-    "harvest": "material",
-    "WholePhotos": "photos",
-    "whole_photos": "photos",
-    "PlantedCNN": "planting",
-    "planted": "planting",
-    "planted_vit": "planting",
     "SmallNet": "recipe",
     "Trained": "recipe",
     "fit": "recipe",

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from ... import inspection
-from ...attention import reference
-from ...attention.drawings.alignments import aligned
-from ...attention.reference.local_attention import LocalAttention
-from ...attention.reference.tasks.base import Batch
+from .. import modules as reference
 from ..card import Shown
+from ..drawings.alignments import aligned
+from ..modules.local_attention import LocalAttention
+from ..tasks.base import Batch
 
 CODE = """
 import attnviz, torch

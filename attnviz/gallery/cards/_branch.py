@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ...attention.drawings.branches import branch_shares
 from ...inspection import inspect
 from ..card import Shown
+from ..drawings.branches import branch_shares
 from ._channel import SCENES
 from ._trained import held, judge
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...attention.drawings.channel import channel_gates
-from ...capturing import capture
+from ...hooks import capture
 from ...inspection import Entry, inspect
 from ..card import Shown
+from ..drawings.channel import channel_gates
 from ._trained import held, judge, scene
 
 #: (scene, its negative) of this number among the test scenes

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...attention import reference
+from .. import modules as reference
 
 
 @cache

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...attention.drawings.class_token import head_maps, mass_mask, mean_query_map, token_map
 from ...inspection import inspect
 from ..card import Shown
+from ..drawings.class_token import head_maps, mass_mask, mean_query_map, token_map
 from ._vits import GRID, HEADS, on_objects, pictures
 
 _NUMBER = 14

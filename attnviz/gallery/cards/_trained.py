@@ -14,9 +14,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from ...attention.reference.tasks import regions, scenes
-from ...attention.reference.tasks.base import Batch
 from ..stored import keep, restored
+from ..tasks import regions, scenes
+from ..tasks.base import Batch
 
 SIDE, GRID = scenes.SIDE, regions.GRID
 #: on top of the scenes' own noise, so that the whole picture is needed to name one cell

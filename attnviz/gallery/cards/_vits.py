@@ -13,8 +13,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from ...attention.reference.tasks import scenes
 from ..stored import keep, restored
+from ..tasks import scenes
 
 PATCH, WIDTH, HEADS = 5, 48, 3
 GRID = (scenes.SIDE // PATCH, scenes.SIDE // PATCH)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...attention.drawings.spatial import spatial_gate
-from ...capturing import capture
+from ...hooks import capture
 from ...inspection import inspect
 from ..card import Shown, register_card
+from ..drawings.spatial import spatial_gate
 from ._reference import measured, trained
 
 _NUMBER = 1
@@ -28,7 +28,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     equation=r"\alpha_i = \sigma(\psi^\top \mathrm{ReLU}(W_x x_i + W_g g_i + b_g) + b_\psi),"
     r"\quad \hat{x}_i = \alpha_i x_i",
     paper="Oktay and others 2018, arXiv:1804.03999",
-    reads="attnviz.attention.reference.attention_gate.AttentionGate, (B, 1, H, W)",
+    reads="attnviz.gallery.modules.attention_gate.AttentionGate, (B, 1, H, W)",
     code="""
 import attnviz
 entry = attnviz.inspect(model, example).of_kind("spatial")[0]

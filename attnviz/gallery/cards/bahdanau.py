@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from ...attention import reference
-from ...attention.drawings.alignments import aligned
-from ...attention.reference.tasks.base import Batch
+from .. import modules as reference
 from ..card import Shown, register_card
+from ..drawings.alignments import aligned
+from ..tasks.base import Batch
 from . import _alignments
 
 EQUATION = (

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from ... import inspection
-from ...attention import reference
-from ...attention.drawings.captions import word_maps
-from ...attention.reference.tasks import scenes
-from ...attention.reference.tasks.base import Batch
+from .. import modules as reference
 from ..card import Shown, register_card
+from ..drawings.captions import word_maps
+from ..tasks import scenes
+from ..tasks.base import Batch
 
 PAPER = "Xu, Ba, Kiros, Cho, Courville, Salakhutdinov, Zemel, Bengio 2015, arXiv:1502.03044"
 _SCORE = r"\alpha_{ti} = \mathrm{softmax}_i\,f_{att}(a_i, h_{t-1}),\quad "

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...attention.drawings.spatial import spatial_gate
-from ...capturing import capture
+from ...hooks import capture
 from ...inspection import inspect
 from ..card import Shown, register_card
+from ..drawings.spatial import spatial_gate
 from . import cbam_channel
 from ._channel import NUMBER, SCENES
 from ._trained import held, judge, scene

@@ -6,9 +6,9 @@ from functools import cache
 
 from torch import Tensor, nn
 
-from ...attention.drawings.coordinate import coordinate_gates
 from ...inspection import inspect
 from ..card import Shown, register_card
+from ..drawings.coordinate import coordinate_gates
 from ._trained import held, judge, scene, train
 
 _NUMBER = 4

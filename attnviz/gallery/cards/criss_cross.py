@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ...attention.drawings.criss_cross import criss_cross
 from ...inspection import inspect
 from ..card import Shown, register_card
+from ..drawings.criss_cross import criss_cross
 from ._reference import measured, trained
 from ._trained import centres
 
@@ -26,7 +26,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     equation=r"A_u = \mathrm{softmax}_{i \in \mathrm{cross}(u)}(q_u \cdot k_i),"
     r"\quad x'_u = \gamma \sum_i A_{ui} v_i + x_u",
     paper="Huang and others 2019, arXiv:1811.11721",
-    reads="attnviz.attention.reference.criss_cross.CrissCrossAttention, (B, R, H, W, H + W)",
+    reads="attnviz.gallery.modules.criss_cross.CrissCrossAttention, (B, R, H, W, H + W)",
     code="""
 import attnviz
 entry = attnviz.inspect(model, example)[0]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ... import inspection
-from ...attention.drawings.deformable import offset_arrows, sampled_at
-from ...attention.reference.tasks import scenes
 from ..card import Shown, register_card
+from ..drawings.deformable import offset_arrows, sampled_at
+from ..tasks import scenes
 from ._trained import SceneNetwork, drawn, train
 
 DILATION = 2

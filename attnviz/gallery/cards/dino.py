@@ -35,7 +35,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     reads="timm VisionTransformer .blocks[i].attn: the class token's row, (B, heads, N, N)",
     code="""
 import attnviz
-from attnviz.attention.drawings.class_token import mass_mask, token_map
+from attnviz.gallery.drawings.class_token import mass_mask, token_map
 weights = attnviz.inspect(model, example).of_kind("self")[-1].read()  # (B, heads, N, N)
 maps = token_map(weights, grid=(8, 8))  # the class token's row, (B, heads, 8, 8)
 kept = mass_mask(maps, 0.6)  # the patches that hold 60 % of each head's mass

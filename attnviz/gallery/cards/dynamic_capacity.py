@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from ... import inspection
-from ...attention import reference
-from ...attention.drawings.glimpses import chosen_cells
-from ...attention.reference.tasks.canvas import inside
+from .. import modules as reference
 from ..card import Shown, register_card
+from ..drawings.glimpses import chosen_cells
+from ..tasks.canvas import inside
 
 
 @register_card(

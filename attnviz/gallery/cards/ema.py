@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ...attention.drawings.parts import parts
 from ...inspection import inspect
 from ..card import Shown, register_card
+from ..drawings.parts import parts
 from ._reference import measured, trained
 
 _NUMBER = 1
@@ -26,7 +26,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     equation=r"Z = \mathrm{softmax}_k(\lambda X \mu^\top),"
     r"\quad \mu_k = \frac{\sum_n z_{nk} x_n}{\sum_n z_{nk}},\quad \tilde{X} = Z\mu",
     paper="Li and others 2019, arXiv:1907.13426",
-    reads="attnviz.attention.reference.expectation_maximization.EMAttention, (B, K, H, W)",
+    reads="attnviz.gallery.modules.expectation_maximization.EMAttention, (B, K, H, W)",
     code="""
 import attnviz
 entry = attnviz.inspect(model, example)[0]

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...attention.drawings.windows import blocks, on_grid
 from ...inspection import inspect
 from ..card import Shown, register_card
+from ..drawings.windows import blocks, on_grid
 from ._pairs import MADE, example, on_own_kind, queries
 from ._trained import judge, train
 

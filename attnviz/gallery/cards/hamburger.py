@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ...attention.drawings.parts import parts
 from ...inspection import inspect
 from ..card import Shown, register_card
+from ..drawings.parts import parts
 from ._reference import measured, trained
 
 _NUMBER = 1
@@ -26,7 +26,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     equation=r"\min_{D,C \geq 0} \|Y - D C^\top\|,"
     r"\quad C \leftarrow C \odot \frac{Y^\top D}{C D^\top D}",
     paper="Geng and others 2021, arXiv:2109.04553",
-    reads="attnviz.attention.reference.matrix_decomposition.Hamburger, (B, R, H, W)",
+    reads="attnviz.gallery.modules.matrix_decomposition.Hamburger, (B, R, H, W)",
     code="""
 import attnviz
 entry = attnviz.inspect(model, example)[0]

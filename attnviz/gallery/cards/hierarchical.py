@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from ... import inspection
-from ...attention import reference
-from ...attention.drawings.documents import document
-from ...attention.reference.tasks.base import Batch
+from .. import modules as reference
 from ..card import Shown, register_card
+from ..drawings.documents import document
+from ..tasks.base import Batch
 
 
 @register_card(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...attention.drawings.branches import gates_by_layer
 from ...inspection import inspect
 from ..card import Shown, register_card
+from ..drawings.branches import gates_by_layer
 from ._reference import measured, trained
 
 _NUMBER = 0
@@ -25,7 +25,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     sentence="In each layer a gate chooses, unit by unit, between computing anew and passing on.",
     equation=r"y = T(x) \odot H(x) + (1 - T(x)) \odot x,\quad T(x) = \sigma(W_T x + b_T)",
     paper="Srivastava, Greff, Schmidhuber 2015, arXiv:1505.00387",
-    reads="attnviz.attention.reference.highway.Highway: T and 1 - T of each layer, (B, 2, D)",
+    reads="attnviz.gallery.modules.highway.Highway: T and 1 - T of each layer, (B, 2, D)",
     code="""
 import attnviz, torch
 entries = attnviz.inspect(model, example).of_kind("branch")

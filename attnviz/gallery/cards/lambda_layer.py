@@ -6,9 +6,9 @@ from functools import cache
 
 from torch import Tensor, nn
 
-from ...attention.drawings.parts import parts
 from ...inspection import inspect
 from ..card import Shown, register_card
+from ..drawings.parts import parts
 from ._pairs import MADE, NUMBER, example
 from ._trained import GRID, judge, scene, train
 

@@ -36,7 +36,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     reads="timm VisionTransformer .blocks[i].attn: mean of the patches' rows, (B, heads, N, N)",
     code="""
 import attnviz
-from attnviz.attention.drawings.class_token import mean_query_map
+from attnviz.gallery.drawings.class_token import mean_query_map
 weights = attnviz.inspect(model, example).of_kind("self")[-1].read()  # (B, heads, N, N)
 maps = mean_query_map(weights, grid=(8, 8))  # mean of the patches' rows, (B, heads, 8, 8)
 """,

@@ -34,7 +34,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     reads="timm VisionTransformer .blocks[i].attn: the class token's row, (B, heads, N, N)",
     code="""
 import attnviz
-from attnviz.attention.drawings.class_token import token_map
+from attnviz.gallery.drawings.class_token import token_map
 weights = attnviz.inspect(model, example).of_kind("self")[-1].read()  # (B, heads, N, N)
 maps = token_map(weights, grid=(8, 8))  # the class token's row, (B, heads, 8, 8)
 """,

@@ -6,9 +6,9 @@ from functools import cache
 
 from torch import Tensor, nn
 
-from ...attention.drawings.pairs import place_maps
 from ...inspection import inspect
 from ..card import Shown, register_card
+from ..drawings.pairs import place_maps
 from ._pairs import MADE, example, on_own_kind, queries
 from ._trained import judge, train
 

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from ... import inspection
-from ...attention import reference
-from ...attention.drawings.glimpses import glimpse_path
-from ...attention.reference.glimpses import RecurrentAttention, reinforce
-from ...attention.reference.tasks.base import Batch
-from ...attention.reference.tasks.canvas import inside
+from .. import modules as reference
 from ..card import Shown, register_card
+from ..drawings.glimpses import glimpse_path
+from ..modules.glimpses import RecurrentAttention, reinforce
+from ..tasks.base import Batch
+from ..tasks.canvas import inside
 
 
 @register_card(

@@ -7,8 +7,8 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from ...attention.drawings.class_token import head_maps, token_map
 from ..card import Shown, register_card
+from ..drawings.class_token import head_maps, token_map
 from ._self import MADE, example, weights_of
 from ._vits import GRID, Contrast, pictures, train, vit
 
@@ -37,7 +37,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     reads="timm VisionTransformer(reg_tokens=4) .blocks[i].attn: rows 1 to 4, (B, heads, N, N)",
     code="""
 import attnviz
-from attnviz.attention.drawings.class_token import token_map
+from attnviz.gallery.drawings.class_token import token_map
 weights = attnviz.inspect(model, example).of_kind("self")[-1].read()  # (B, heads, N, N)
 maps = token_map(weights, grid=(8, 8), token=1)  # the first register's row, (B, heads, 8, 8)
 """,

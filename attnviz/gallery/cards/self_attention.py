@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from ... import inspection
-from ...attention import reference
-from ...attention.drawings.self_attention import layer
-from ...attention.reference.tasks.base import Batch
-from ...attention.reference.tasks.canvas import box_mask
+from .. import modules as reference
 from ..card import Shown, register_card
+from ..drawings.self_attention import layer
+from ..tasks.base import Batch
+from ..tasks.canvas import box_mask
 
 CODE = """
 import attnviz

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...attention.drawings.windows import neighbourhoods
 from ...inspection import inspect
 from ..card import Shown, register_card
+from ..drawings.windows import neighbourhoods
 from ._reference import measured, trained
 from ._trained import centres
 
@@ -27,7 +27,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     equation=r"y_{ij} = \sum_{ab \in N_k(ij)} \mathrm{softmax}_{ab}"
     r"(q_{ij} \cdot k_{ab} + q_{ij} \cdot r_{a-i,b-j})\, v_{ab}",
     paper="Ramachandran and others 2019, arXiv:1906.05909",
-    reads="attnviz.attention.reference.stand_alone.StandAloneSelfAttention, a window a pixel",
+    reads="attnviz.gallery.modules.stand_alone.StandAloneSelfAttention, a window a pixel",
     code="""
 import attnviz
 entry = attnviz.inspect(model, example)[0]

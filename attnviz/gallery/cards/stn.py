@@ -7,10 +7,10 @@ import math
 import torch
 
 from ... import inspection
-from ...attention import reference
-from ...attention.drawings import warp
-from ...attention.reference.spatial_transformer import read_theta
+from .. import modules as reference
 from ..card import Shown, register_card
+from ..drawings import warp
+from ..modules.spatial_transformer import read_theta
 
 
 @register_card(
@@ -71,7 +71,7 @@ def stn() -> Shown:
     paper="Jaderberg, Simonyan, Zisserman, Kavukcuoglu 2015, arXiv:1506.02025, equation 7",
     reads="d output / d shift through torch.nn.functional.grid_sample, (N,)",
     code="""
-import torch, attnviz.attention.drawings.warp as warp
+import torch, attnviz.gallery.drawings.warp as warp
 shift = torch.linspace(-3.99, 3.99, 400)  # pixels
 value, slope = warp.shift_response(example[0], (11, 10), shift, mode="bilinear")  # or "nearest"
 """,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from ... import inspection
-from ...attention import reference
-from ...attention.drawings.frames import frame_weights
-from ...attention.reference.tasks.base import Batch
+from .. import modules as reference
 from ..card import Shown, register_card
+from ..drawings.frames import frame_weights
+from ..tasks.base import Batch
 
 
 def clip() -> Batch:

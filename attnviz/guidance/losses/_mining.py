@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...capturing import unwrap
 from ...erasing.fills import erase
 from ...errors import GuidanceError
+from ...hooks import unwrap
 from ...targets import logits_of
 from ..batchnorm import batchnorm_frozen
 from ..class_maps import ClassMap

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...capturing import unwrap
 from ...errors import GuidanceError
+from ...hooks import unwrap
 from ._base import Scene, mean_over, register_loss
 
 

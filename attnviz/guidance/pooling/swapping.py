@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...cams._head import HeadProbe
-from ...capturing import find_layers, preserved, unwrap
 from ...errors import GuidanceError, MethodError
+from ...hooks import find_layers, preserved, unwrap
+from ...methods.heads import HeadProbe
 from ...targets import logits_of
 from .heads import POOLINGS, AttentionMIL, Pooling
 

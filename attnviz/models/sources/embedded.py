@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from ...errors import EnvironmentFault, ModelError
-from .._environment import import_timm
+from ..environment import import_timm
 from ..labels import imagenet_labels
 from ..loaded import LoadedModel
 from ..preprocess import Preprocess

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import AttnvizError, ModelError
-from .._environment import import_transformers
 from ..checkpoints import read_state_dict
+from ..environment import import_transformers
 from ..labels import labels_of
 from ..loaded import LoadedModel
 from ..resolving import from_hf

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import ModelError
-from .._environment import import_timm
+from ..environment import import_timm
 from ..labels import labels_of
 from ..loaded import LoadedModel
 from ..resolving import own_preprocess

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 
 from ...errors import ModelError
-from .._environment import import_torchvision
+from ..environment import import_torchvision
 from ..loaded import LoadedModel
 from ..resolving import from_torchvision
 from .offline import fetching

@@ -1,0 +1,342 @@
+"""Judge every image, batch by batch, keeping what is done."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import __version__
+from ..errors import AttnvizError, AttnvizWarning, DataError, ImageError, MethodError
+from ..explaining import explain
+from ..geometry import Geometry
+from ..heatmaps import Heatmaps
+from ..metrics import control_maps
+from ..metrics.forward import untouched
+from ..models import LoadedModel, labels_of, resolve_preprocess
+from ..targets import class_index, logits_of
+from .cost import Cost, measure_cost
+from .judging import Batch, Explainer, control_explainer, judge, method_explainer
+from .settings import Settings
+from .store import Store
+from .subjects import Subject
+
+#: a killed run loses at most about so many seconds of work, or one image's
+_LOSS = 20.0
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An image as the model's input, with its annotation there."""
+
+    subject: Subject
+    image: np.ndarray
+    tensor: Tensor
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class Done:
+    """An image that was judged, or why it could not be.
+
+    Attributes:
+        id: the image.
+        error: what was wrong with it, or None.
+    """
+
+    id: str
+    error: str | None = None
+
+
+class Runner:
+    """A comparison on one model: which methods apply, what it will cost, and the run itself.
+
+    Args:
+        loaded: the model with its preprocessing and labels.
+        subjects: the images.
+        settings: what is compared.
+        preprocess: as `explain` takes it; None is the model's own.
+        labels: class names, if the model's own are not known.
+        batch_size: images a forward pass at most.
+
+    Attributes:
+        methods: the methods that apply to the model.
+        refused: method -> why it does not apply.
+        chunk: images that are explained and judged together, and whose results are kept together.
+        controls: the controls that are judged.
+
+    Raises:
+        MethodError: none of the methods applies to this model.
+        ImageError: none of the images can be read.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        subjects: Sequence[Subject],
+        settings: Settings,
+        *,
+        preprocess: Any = None,
+        labels: Sequence[str] | None = None,
+        batch_size: int = 32,
+    ) -> None:
+        self.loaded = loaded
+        self.model = loaded.module
+        self.subjects = list(subjects)
+        self.settings = settings
+        self.batch_size = batch_size
+        self.labels = labels or labels_of(loaded.module, loaded)
+        self._prepare = resolve_preprocess(preprocess, loaded.module, loaded)
+        self._place = next(
+            (p for p in self.model.parameters() if p.is_floating_point()), torch.zeros(0)
+        )
+        first = self._first()
+        self._x = self._batch([first])
+        logits = self._logits(self._x)
+        self.classes = logits.shape[1]
+        self._target = self._targets(logits)
+        self.methods, self.refused = self._applicable()
+        self._size = self._map_size()
+        self.chunk = 4
+        self.controls = settings.control_names(any(s.mask for s in self.subjects))
+
+    # -- before ----------------------------------------------------------------------------------
+
+    def _first(self) -> Ready:
+        fault: Exception | None = None
+        for subject in self.subjects:
+            try:
+                return self._ready(subject)
+            except (ImageError, DataError) as error:
+                fault = fault or error
+        raise ImageError(f"none of {len(self.subjects)} images can be read; the first: {fault}")
+
+    def _applicable(self) -> tuple[list[str], dict[str, str]]:
+        applies, refused = [], {}
+        for name in self.settings.methods:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", AttnvizWarning)
+                    self._explain(self._x, self._target, [name])
+                applies.append(name)
+            except AttnvizError as error:
+                refused[name] = str(error)
+        if not applies:
+            reasons = "; ".join(f"{name}: {why}" for name, why in refused.items())
+            raise MethodError(f"none of the methods applies to this model. {reasons}")
+        return applies, refused
+
+    def _map_size(self) -> tuple[int, int]:
+        """Return the coarsest size of the methods' maps: that of the random control."""
+        found = self._explain(self._x, self._target, self.methods)
+        return min((tuple(m.values.shape[1:]) for m in found.values()), key=lambda s: s[0] * s[1])
+
+    def cost(self) -> Cost:
+        """Return what the comparison will cost, by timing its parts on one image.
+
+        Sets `chunk` by it, so that little is lost when the run is killed.
+        """
+        found = measure_cost(
+            self.settings,
+            self.model,
+            self._x,
+            self._target,
+            self._explainers(),
+            self.methods,
+            self.controls,
+            batch_size=self.batch_size,
+        )
+        self.chunk = min(8, max(1, int(_LOSS / max(found.per_image, 1e-3))))
+        return found
+
+    def plan(self) -> dict[str, Any]:
+        """Return everything that the numbers depend on, as JSON values."""
+        return {
+            "attnviz": __version__,
+            "model": self.loaded.name,
+            "settings": self.settings.as_dict(),
+            "methods": self.methods,
+            "input": list(self._x.shape[1:]),
+        }
+
+    # -- the run ---------------------------------------------------------------------------------
+
+    def run(self, store: Store, pictures: Path | None = None) -> Iterator[Done]:
+        """Judge the images that the store does not hold yet, one after the other.
+
+        Args:
+            store: where results go; see `plan`.
+            pictures: a folder for small overlays, see `picture_name`; None draws none.
+        """
+        waiting: list[Ready] = []
+        for subject in self.subjects:
+            if store.has(subject.id, subject.stamp):
+                yield Done(subject.id)
+                continue
+            try:
+                ready = self._ready(subject)
+            except (ImageError, DataError) as error:
+                yield Done(subject.id, str(error))
+                continue
+            if waiting and ready.tensor.shape != waiting[0].tensor.shape:
+                yield from self._judge(waiting, store, pictures)
+                waiting = []
+            waiting.append(ready)
+            if len(waiting) >= self.chunk:
+                yield from self._judge(waiting, store, pictures)
+                waiting = []
+        if waiting:
+            yield from self._judge(waiting, store, pictures)
+
+    def _judge(self, ready: Sequence[Ready], store: Store, pictures: Path | None) -> Iterator[Done]:
+        x = self._batch(ready)
+        logits = self._logits(x)
+        target = self._targets(logits)
+        found = self._explain(x, target, self.methods)
+        masks = [r.subject.mask_on_input(r.geometry) for r in ready]
+        maps = {name: m.values for name, m in found.items()}
+        whole = torch.stack(
+            [torch.zeros(x.shape[-2:], dtype=torch.bool) if m is None else m for m in masks]
+        )
+        controls = control_maps(x, whole, size=self._size, seed=self.settings.seed)
+        maps |= {name: controls[name] for name in self.controls}
+        batch = Batch(
+            self.model,
+            x,
+            target,
+            self.classes,
+            masks,
+            [r.subject.boxes_on_input(r.geometry) for r in ready],
+            self.batch_size,
+        )
+        judged = judge(self.settings.measures(), batch, maps, self._explainers(), self.methods)
+        probability = logits.softmax(1) if self.classes > 1 else logits.sigmoid()
+        facts = [
+            {
+                "id": r.subject.id,
+                "stamp": r.subject.stamp,
+                "target": index,
+                "label": self.labels[index] if self.labels else f"class {index}",
+                "probability": float(probability[row, index]),
+                "annotated": r.subject.label,
+            }
+            for row, (index, r) in enumerate(zip(target, ready, strict=True))
+        ]
+        if pictures is not None:
+            for row, r in enumerate(ready):
+                _draw(pictures, r, {name: m[row] for name, m in found.items()})
+        store.add(facts, judged)
+        yield from (Done(r.subject.id) for r in ready)
+
+    # -- parts -----------------------------------------------------------------------------------
+
+    def _ready(self, subject: Subject) -> Ready:
+        image = subject.read()
+        return Ready(subject, image, *self._prepare(image))
+
+    def _batch(self, ready: Sequence[Ready]) -> Tensor:
+        rows = torch.stack([r.tensor for r in ready])
+        return rows.to(self._place.device, self._place.dtype)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        with untouched(self.model):
+            logits = torch.cat([logits_of(self.model(p)) for p in x.split(self.batch_size)])
+        if logits.ndim != 2:
+            raise MethodError(
+                f"the model's output has shape {tuple(logits.shape)}; a benchmark needs a "
+                "classifier with logits (B, classes)"
+            )
+        return logits.float()
+
+    def _targets(self, logits: Tensor) -> list[int]:
+        if self.settings.target is None:
+            return logits.argmax(1).tolist()
+        return [class_index(self.settings.target, logits.shape[1], self.labels)] * len(logits)
+
+    def _explain(
+        self, x: Tensor, target: Sequence[int], methods: Sequence[str]
+    ) -> dict[str, Heatmaps]:
+        return explain(
+            self.model,
+            x,
+            method=list(methods),
+            layer=self.settings.layer,
+            target=list(target),
+            labels=self.labels,
+            batch_size=self.batch_size,
+        )
+
+    def _explainers(self) -> dict[str, Explainer]:
+        found = {name: method_explainer(name, self.settings.layer) for name in self.methods}
+        for name in self.controls:
+            if name != "mask":
+                found[name] = control_explainer(name, self._size, self.settings.seed)
+        return found
+
+
+def _draw(folder: Path, ready: Ready, maps: dict[str, Heatmaps]) -> None:
+    """Write the photo and one small overlay a method; existing ones are replaced."""
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = {"photo": Image.fromarray(ready.image)}
+    for name, single in maps.items():
+        placed = replace(single.to("cpu"), geometry=(ready.geometry,), images=(ready.image,))
+        whole[name] = placed.overlay(0)
+    for name, picture in whole.items():
+        picture.thumbnail((240, 240))
+        picture.convert("RGB").save(folder / picture_name(ready.subject.id, name), quality=82)
+
+
+def picture_name(image: str, name: str) -> str:
+    """Return the file name of one picture of an image, whatever else is compared with it."""
+    stem = re.sub(r"[^\w.-]+", "-", Path(image).stem)[:40]
+    mark = hashlib.blake2b(image.encode(), digest_size=5).hexdigest()
+    return f"{stem}-{mark}-{name.replace('+', 'p')}.jpg"
+
+
+def evaluate(
+    loaded: LoadedModel,
+    subjects: Sequence[Subject],
+    settings: Settings,
+    *,
+    out: Path,
+    force: bool = False,
+    step: Callable[[Done], None] = lambda done: None,
+    **options: Any,
+) -> Any:
+    """Run a comparison into a folder, or finish one there, and return its summary.
+
+    Args:
+        loaded: see `attnviz.load`.
+        subjects: see `from_photos` and `from_dataset`.
+        settings: what is compared.
+        out: folder for `results.jsonl`, `summary.json`, `values.csv`, `index.html`, `pictures/`.
+        force: start anew if the folder holds another comparison.
+        step: called after each image.
+        **options: of `Runner`.
+
+    Returns:
+        `Summary`.
+    """
+    from .export import write_all
+    from .summary import summarise
+
+    runner = Runner(loaded, subjects, settings, **options)
+    store = Store(out / "results.jsonl", runner.plan(), force=force)
+    failed = {}
+    for done in runner.run(store, out / "pictures"):
+        if done.error is not None:
+            failed[done.id] = done.error
+        step(done)
+    summary = summarise(runner, store, failed)
+    write_all(summary, store, out)
+    return summary

@@ -1,0 +1,143 @@
+"""Run maps of attention: one forward pass, and one backward pass for each class, serve all."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...attention.tap.fold import wide
+from ...errors import AttnvizError, AttnvizWarning, MethodError, did_you_mean
+from ...registry import Entry
+from ...targets import Column
+from .. import RawMaps, Request
+from .reading import Reading, read
+
+
+def run(request: Request, entries: Sequence[Entry]) -> list[RawMaps]:
+    """Compute maps of attention; see `attnviz.methods` for the types.
+
+    Raises:
+        AttentionUnavailable: no attention among patches was found.
+        MethodError: an option that no method takes, a method that does not apply to the model.
+    """
+    _check_options(request, entries)
+    reading = None
+    sharing = [e for e in entries if not e.meta["own_pass"]]
+    if sharing:
+        reading = read(
+            request,
+            gradients=any(e.meta["needs_gradient"] for e in sharing),
+            tokens=any(e.meta["needs_tokens"] for e in sharing),
+        )
+        _check_finite(reading.scores)
+    found: list[RawMaps] = []
+    for entry in entries:
+        options = _options_of(request, entry)
+        if entry.meta["own_pass"]:
+            columns, scores, maps = entry.fn(request, **options)
+            _check_finite(scores)
+            found.append(_raw(entry, request, "input", columns, scores, _rows(maps), {}))
+            continue
+        assert reading is not None
+        for layer, part in _layers(reading, entry, request):
+            facts = {
+                "layers": [s.name for s in part.sites],
+                "prefix_tokens": part.last.prefix,
+            }
+            # q and k carry a graph for the gradients; rows computed from them need none
+            with torch.set_grad_enabled(request.create_graph):
+                maps = _maps(part, entry, options)
+            found.append(_raw(entry, request, layer, part.columns, part.scores, _rows(maps), facts))
+    return found
+
+
+def _check_finite(scores: Sequence[Tensor]) -> None:
+    for score in scores:
+        if not bool(torch.isfinite(score.detach()).all()):
+            raise AttnvizError(
+                "the model's output is not finite (NaN or infinity); check the weights and the "
+                "preprocessing"
+            )
+
+
+def _layers(reading: Reading, entry: Entry, request: Request) -> list[tuple[str, Reading]]:
+    """Return what a method is run on: each layer asked for, or all layers together."""
+    if not entry.meta["per_layer"]:
+        if reading.left_out and not request.layers:
+            names = ", ".join(f"{s.name} ({s.kind})" for s in reading.left_out[:3])
+            warnings.warn(
+                f"{entry.name} leaves out {len(reading.left_out)} attention layers of "
+                f"{type(request.model).__name__}, such as {names}: they are not among patches of "
+                "one picture. Name layers with layer=[...] to say that this is meant",
+                AttnvizWarning,
+                stacklevel=2,
+            )
+        names = [s.name for s in reading.sites]
+        label = names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}"
+        return [(label, reading)]
+    sites = reading.sites if request.layers else reading.sites[-1:]
+    return [(site.name, replace(reading, sites=(site,))) for site in sites]
+
+
+def _maps(reading: Reading, entry: Entry, options: dict[str, Any]) -> list[Tensor]:
+    """Return maps (B, h, w), one for each column; the same for all where no class matters."""
+    if not entry.meta["needs_gradient"]:
+        return [entry.fn(reading, 0, **options)] * len(reading.columns)
+    return [entry.fn(reading, number, **options) for number in range(len(reading.columns))]
+
+
+def _rows(columns: Sequence[Tensor]) -> Tensor:
+    """Put K columns of B rows together, the rows of one image side by side."""
+    return torch.stack(list(columns), 1).flatten(0, 1)
+
+
+def _raw(
+    entry: Entry,
+    request: Request,
+    layer: str,
+    columns: Sequence[Column],
+    scores: Sequence[Tensor],
+    values: Tensor,
+    facts: dict[str, Any],
+) -> RawMaps:
+    values, score = wide(values), wide(_rows(scores))
+    if not request.create_graph:
+        values, score = values.detach(), score.detach()
+    return RawMaps(
+        entry.name, layer, values, score,
+        tuple(d for row in zip(*(c.descriptions for c in columns), strict=True) for d in row),
+        tuple(t for row in zip(*(c.labels for c in columns), strict=True) for t in row),
+        entry.meta["units"],
+        {"class_specific": bool(entry.meta["needs_gradient"]), **facts},
+    )  # fmt: skip
+
+
+def _accepts(entry: Entry) -> set[str]:
+    return {
+        name
+        for name, p in inspect.signature(entry.fn).parameters.items()
+        if p.kind is p.KEYWORD_ONLY
+    }
+
+
+def _options_of(request: Request, entry: Entry) -> dict[str, Any]:
+    return {k: v for k, v in request.options.items() if k in _accepts(entry)}
+
+
+def _check_options(request: Request, entries: Sequence[Entry]) -> None:
+    if request.signed is not None:
+        raise MethodError("maps of attention have no signed form; leave signed=None")
+    known = set().union(*(_accepts(e) for e in entries))
+    for name in request.options:
+        if name not in known:
+            names = ", ".join(e.name for e in entries)
+            raise MethodError(
+                f"option {name!r} is not known to {names}{did_you_mean(name, known)} "
+                f"Options: {', '.join(sorted(known)) or 'none'}"
+            )

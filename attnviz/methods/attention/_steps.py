@@ -1,0 +1,155 @@
+"""One layer's step of a row vector through attention: r -> r A, without ever holding A.
+
+A row vector gives each token of a layer's output its share in what is explained. Going from the
+last layer to the first, it is multiplied by each layer's attention; only chunks of rows of that
+are ever in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...attention.tap import Places, Site
+from ...attention.tap.fold import row_chunks, wide
+from ...errors import MethodError
+
+#: (weights (B, H, R, K), rows) -> (B, R, K): how the heads of some rows are made one
+Fuse = Callable[[Tensor, "slice | Tensor"], Tensor]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens between two layers: a list, or the positions of a picture after windows."""
+
+    count: int
+    prefix: int
+    grid: tuple[int, int] | None
+
+
+def in_places(site: Site) -> bool:
+    """Say whether a layer's tokens are put on the picture one by one: windows, padded or not."""
+    return site.grid is None and site.queries == site.keys and site.has_places
+
+
+def tokens_of(site: Site) -> Tokens:
+    """Return the tokens that go into a layer."""
+    if in_places(site):
+        grid = site.places().grid
+        return Tokens(math.prod(grid), 0, grid)
+    return Tokens(site.keys, site.prefix, site.grid)
+
+
+def adapt(row: Tensor, have: Tokens, want: Tokens, site: Site) -> Tensor:
+    """Return a row vector over the tokens after a layer as one over that layer's own.
+
+    Tokens that join later (a class token in front) are dropped; where a layer in between halved
+    the picture, each token passes its share in equal parts to those it was merged from.
+
+    Raises:
+        MethodError: the numbers of tokens do not fit together.
+    """
+    if have.count == want.count:
+        return row
+    if have.grid is not None and want.grid is not None:
+        patches = row[:, have.prefix :]
+        first = row[:, : have.prefix]
+        if have.grid != want.grid:
+            down = [w // h for h, w in zip(have.grid, want.grid, strict=True)]
+            whole = all(h * d == w for h, d, w in zip(have.grid, down, want.grid, strict=True))
+            if not whole:
+                patches = None
+            else:
+                square = patches.unflatten(1, have.grid) / math.prod(down)
+                square = square.repeat_interleave(down[0], 1).repeat_interleave(down[1], 2)
+                patches = square.flatten(1)
+        if patches is not None and want.prefix in (0, have.prefix):
+            return patches if want.prefix == 0 else torch.cat([first, patches], 1)
+    elif have.count > want.count and have.count - want.count <= 16 and have.prefix > want.prefix:
+        return row[:, have.count - want.count :]
+    raise MethodError(
+        f"layer {site.name!r} has {want.count} tokens and the layer after it {have.count}, and how "
+        "they were merged is not known; name the layers to use, e.g. layer=[...] of one stage"
+    )
+
+
+def attend(
+    site: Site,
+    row: Tensor,
+    fuse: Fuse | None,
+    *,
+    weights: Callable[[slice | Tensor], Tensor] | None = None,
+    budget: int | None = None,
+) -> Tensor:
+    """Return r A for one layer, A being the heads' attention made one: (B, Q) -> (B, K).
+
+    Args:
+        site: the layer.
+        row: (B, T) over the layer's output tokens; for windows over positions of the picture.
+        fuse: how heads are made one; None is their mean.
+        weights: rows -> (B, H, R, K) if it is not the attention itself.
+        budget: bytes that a chunk of weights may take.
+    """
+    places = site.places() if in_places(site) else None
+    own = gather(row, places) if places is not None else row[:, : site.queries]
+    found = own.new_zeros(own.shape[0], site.keys)
+    for rows in _active_chunks(site, own, budget):
+        part = site.weights(rows=rows, budget=budget) if weights is None else weights(rows)
+        r = own[:, rows].to(part.dtype)
+        if fuse is None:  # mean over heads: one product of a row and a tall matrix for each image
+            heads, number = part.shape[1], part.shape[2]
+            wide_row = (r / heads).repeat(1, heads)[:, None]
+            found = found + (wide_row @ part.reshape(-1, heads * number, site.keys))[:, 0]
+        else:
+            found = found + (r[:, None] @ fuse(part, rows))[:, 0]
+    if places is not None:
+        return places.scatter(found).flatten(1)
+    return found
+
+
+def gather(row: Tensor, places: Places) -> Tensor:
+    """Return the values of a picture's positions in their windows: (B, h w) -> (B W, T)."""
+    position = places.position.to(row.device)
+    taken = row[places.image.to(row.device), position.clamp(min=0)]
+    return taken.masked_fill(position < 0, 0.0)
+
+
+def _active_chunks(site: Site, row: Tensor, budget: int | None) -> Iterator[slice | Tensor]:
+    """Yield the rows to compute: all in chunks, or the few that have any share."""
+    budget = _CHUNK if budget is None else budget
+    if not row.requires_grad:
+        active = (row != 0).any(0).nonzero()[:, 0]
+        if len(active) < site.queries:
+            size = row.element_size() * site.batch * site.heads * site.keys
+            for chunk in row_chunks(len(active), size, budget):
+                yield active[chunk]
+            return
+    yield from site.row_chunks(budget=budget)
+
+
+#: bytes of weights at a time: small enough to stay in a processor's cache
+_CHUNK = 4 * 2**20
+
+
+def gradient_rows(site: Site, gradient: Tensor) -> Callable[[slice | Tensor], Tensor]:
+    """Return rows -> (dS/dA * A)+ of these rows, (B, H, R, K), from q, k, v and dS/dO.
+
+    dS/dA = dS/dO Vᵀ, so neither A nor its gradient is kept (Chefer et al. 2021, arXiv:2103.15679,
+    equation 5, without the mean over heads).
+
+    Args:
+        site: with q, k (or probabilities) and v.
+        gradient: (B, H, Q, Ev), dS/dO.
+    """
+    values = wide(site.values()).transpose(-2, -1)
+
+    def rows_of(rows: slice | Tensor) -> Tensor:
+        attention = site.weights(rows=rows)
+        part = gradient[:, :, rows].to(attention.dtype)
+        return (attention * (part @ values.to(attention.dtype))).clamp(min=0)
+
+    return rows_of

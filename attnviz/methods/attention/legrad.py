@@ -1,0 +1,145 @@
+"""LeGrad."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...attention.tap import Site
+from ...attention.tap.fold import wide
+from ...errors import MethodError
+from ...hooks.threads import own_thread
+from ._register import register_attention
+from .reading import Reading
+
+
+def sensitivity(site: Site, gradient: Tensor) -> Tensor:
+    """Return the mean over heads and queries of (ds/dA)+: (B, K), from V and ds/dO alone.
+
+    Args:
+        site: with v.
+        gradient: (B, H, Q, Ev), ds/dO.
+    """
+    values = wide(site.values()).transpose(-2, -1)
+    found = values.new_zeros(site.batch, site.keys)
+    for rows in site.row_chunks():
+        part = gradient[:, :, rows].to(values.dtype) @ values
+        found = found + part.clamp(min=0).sum((1, 2))
+    return found / (site.heads * site.queries)
+
+
+@register_attention("legrad", paper="arXiv:2404.03214", units="score per attention weight",
+                    needs_gradient=True, needs_tokens=True)  # fmt: skip
+def legrad(
+    reading: Reading,
+    column: int,
+    *,
+    projection: Callable[[Tensor], Tensor] | None = None,
+    pool: str = "mean",
+) -> Tensor:
+    """LeGrad: how each layer's score reacts to its own attention (Bousselham et al. 2024).
+
+    For each layer l a score s_l is read from that layer's tokens; the map is the mean over layers
+    of the mean over heads and queries of (ds_l/dA_l)+, prefix tokens left out. The paper's final
+    rescaling to [0, 1] is left to the drawing.
+
+    Args:
+        reading: the forward pass.
+        column: which target.
+        projection: (B, T, C) tokens of a layer -> the output that targets read, e.g. logits. By
+            default what the model itself does behind its last block, all of whose tokens are set
+            to the pooled token; that costs one more forward pass without a graph.
+        pool: "mean" of all tokens of the layer, as the authors do, or "cls" for the class token.
+
+    Returns:
+        (B, h, w).
+
+    Raises:
+        MethodError: the model has no row of blocks whose tokens are those of its attention.
+    """
+    blocks = [_block_of(reading, site) for site in reading.sites]
+    tokens = [reading.tokens[name] for name in blocks]
+    with torch.enable_grad():
+        if projection is not None:
+            outputs = [projection(z) for z in tokens]
+        else:
+            pairs = zip(reading.sites, tokens, strict=True)
+            outputs = _behind_last_block(reading, [_pooled(z, pool, s.prefix) for s, z in pairs])
+    total = None
+    for site, output in zip(reading.sites, outputs, strict=True):
+        with torch.enable_grad():
+            score = reading.columns[column].score(output).sum()
+        gradient = torch.autograd.grad(
+            score, site.raw_output, retain_graph=True, create_graph=reading.create_graph
+        )[0]
+        part = sensitivity(site, site.fold_output(gradient)) / len(outputs)
+        total = part if total is None else total + part
+    site = reading.last
+    assert total is not None
+    assert site.grid is not None
+    return total[:, site.prefix :].unflatten(1, site.grid)
+
+
+def _block_of(reading: Reading, site: Site) -> str:
+    """Return the name of the block that holds an attention and hands on its tokens."""
+    inside = [n for n in reading.tokens if site.name == n or site.name.startswith(f"{n}.")]
+    for name in sorted(inside, key=len):
+        z = reading.tokens[name]
+        if z.ndim == 3 and z.shape[1] == site.keys == site.queries and site.kind == "self":
+            return name
+    raise MethodError(
+        f"legrad reads tokens (B, {site.keys}, C) behind each attention, and the block of "
+        f"{site.name!r} ({site.kind}) gives none; it is made for plain vision transformers"
+    )
+
+
+def _pooled(tokens: Tensor, pool: str, prefix: int) -> Tensor:
+    if pool == "mean":
+        return tokens.mean(1, keepdim=True)
+    if pool == "cls" and prefix:
+        return tokens[:, :1]
+    raise MethodError(f"pool={pool!r}: expected 'mean', or 'cls' where there is a class token")
+
+
+def _behind_last_block(reading: Reading, pooled: list[Tensor]) -> list[Any]:
+    """Return the model's output for each layer's pooled token in place of its last tokens.
+
+    All layers go through the rest of the model as one batch.
+    """
+    # the last block of the model, whichever layers are shown
+    last = reading.model.get_submodule(list(reading.tokens)[-1])
+    stacked = torch.cat(pooled)
+
+    @own_thread
+    def replace(module: Any, args: Any, output: Any) -> Any:
+        torch.set_grad_enabled(True)  # the block below sets it back
+        first = output[0] if isinstance(output, tuple) else output
+        given = stacked.expand(-1, first.shape[1], -1)
+        return (given, *output[1:]) if isinstance(output, tuple) else given
+
+    handle = last.register_forward_hook(replace)
+    try:
+        with torch.set_grad_enabled(False):
+            output = reading.forward()
+    finally:
+        handle.remove()
+    parts = _split(output, reading.batch, len(pooled))
+    return parts
+
+
+def _split(output: Any, batch: int, count: int) -> list[Any]:
+    """Return an output for `count` stacked batches as one for each."""
+    if isinstance(output, Tensor):
+        if output.shape[:1] != (batch * count,):
+            raise MethodError(
+                f"the model does not treat the images of a batch one by one: {count} times {batch} "
+                f"tokens behind its last block gave an output {tuple(output.shape)}; pass "
+                "projection="
+            )
+        return list(output.split(batch))
+    from ...targets import logits_of
+
+    return _split(logits_of(output), batch, count)

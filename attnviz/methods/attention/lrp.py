@@ -1,0 +1,76 @@
+"""AttnLRP and CP-LRP: relevance of each pixel, passed back through the whole transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ...attention.tap.fold import wide
+from ...errors import MethodError
+from ...targets import Column, resolve
+from .. import Request
+from ._lrp_rules import LrpMode
+from ._register import register_attention
+
+Passed = tuple[tuple[Column, ...], list[Tensor], list[Tensor]]
+
+
+def _propagate(request: Request, *, constant: bool) -> Passed:
+    """Return columns, scores (B,) and maps (B, H, W) of Gradient x Input under the rules."""
+    if isinstance(request.inputs, Mapping):
+        raise MethodError("relevance propagation explains one image tensor, not named inputs")
+    if not request.inputs.is_floating_point():
+        raise MethodError("relevance propagation needs a floating-point image")
+    inputs = request.inputs.detach().requires_grad_()
+    with torch.enable_grad():
+        with LrpMode(constant, twice=request.create_graph):
+            output = request.model(inputs)
+        columns = resolve(
+            request.target, output, batch=request.batch, labels=request.labels,
+            classes=request.classes,
+        )  # fmt: skip
+        scores = [column.score(output) for column in columns]
+    maps = []
+    for i, score in enumerate(scores):
+        keep = request.create_graph or i + 1 < len(scores)
+        (gradient,) = torch.autograd.grad(
+            score,
+            inputs,
+            torch.ones_like(score),
+            retain_graph=keep,
+            create_graph=request.create_graph,
+        )
+        maps.append((wide(gradient) * wide(inputs)).sum(1))
+    return columns, scores, maps
+
+
+@register_attention("attnlrp", paper="arXiv:2402.05602", units="score", own_pass=True,
+                    needs_gradient=True, aliases=("attn-lrp",))  # fmt: skip
+def attnlrp(request: Request) -> Passed:
+    """AttnLRP as Gradient x Input (Achtibat et al. 2024): signed relevance of each pixel.
+
+    Products of two activations pass half to each factor, the softmax passes relevance by its
+    gradient, normalisations take their deviation as constant, activation functions pass all to
+    their input; linear layers as they are (the 0-rule). Summed over colour channels. Differs from
+    the paper for images in that no gamma rule smooths convolutions and linear layers.
+
+    Returns:
+        Maps (B, H, W) at the input's resolution, positive for and negative against the score.
+    """
+    return _propagate(request, constant=False)
+
+
+@register_attention("cplrp", paper="arXiv:2202.07304", units="score", own_pass=True,
+                    needs_gradient=True, aliases=("cp-lrp",))  # fmt: skip
+def cplrp(request: Request) -> Passed:
+    """CP-LRP as Gradient x Input (Ali et al. 2022): attention weights taken as constants.
+
+    Relevance passes through the values alone; normalisations take their deviation as constant.
+    Activation functions pass all to their input, as in AttnLRP. Summed over colour channels.
+
+    Returns:
+        Maps (B, H, W) at the input's resolution, positive for and negative against the score.
+    """
+    return _propagate(request, constant=True)

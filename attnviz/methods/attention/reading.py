@@ -1,0 +1,277 @@
+"""What every map of attention starts from: one forward pass, read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...attention.tap import Site, Tap
+from ...errors import AttentionUnavailable, LayerNotFound, MethodError, did_you_mean
+from ...hooks.threads import own_thread
+from ...targets import Column, resolve
+from .. import Request
+from ._steps import Tokens, in_places, tokens_of
+
+Row = int | str | tuple[int, int] | Tensor | None
+
+
+@dataclass(eq=False)
+class Reading:
+    """One forward pass of a model and the attention in it.
+
+    Attributes:
+        model: the model.
+        batch: number of images.
+        sites: attention among the patches of the picture, in order, only of the layers asked for.
+        every: every attention found.
+        columns: what is explained, one for each class asked for.
+        scores: (B,) for each column.
+        forward: runs the model on the same inputs again.
+        create_graph: maps keep their graph.
+        tokens: output of each block of the model, in order, where a method asked for it.
+    """
+
+    model: nn.Module
+    batch: int
+    sites: tuple[Site, ...]
+    every: tuple[Site, ...]
+    output: Any
+    columns: tuple[Column, ...]
+    scores: list[Tensor]
+    forward: Callable[[], Any]
+    create_graph: bool = False
+    tokens: Mapping[str, Tensor] = field(default_factory=dict)
+    _gradients: dict[int, dict[int, Tensor]] = field(default_factory=dict)
+
+    @property
+    def left_out(self) -> tuple[Site, ...]:
+        """Attention of the picture that a map of all layers cannot use."""
+        used = {s.index for s in self.sites}
+        return tuple(
+            s for s in self.every
+            if s.picture is not None and s.index not in used and s.images == self.batch
+            and s.kind != "cross"
+        )  # fmt: skip
+
+    @property
+    def last(self) -> Site:
+        """The last attention among the patches."""
+        return self.sites[-1]
+
+    def gradients(self, column: int) -> dict[int, Tensor]:
+        """Return d score / d O of every site, {index of the site: (B, H, Q, Ev)}.
+
+        Raises:
+            MethodError: the score does not depend on any attention.
+        """
+        if column not in self._gradients:
+            sites = [s for s in self.every if s.raw_output.requires_grad]
+            outputs = [s.raw_output for s in sites]
+            last = column == len(self.columns) - 1
+            found: Sequence[Tensor | None] = ()
+            if outputs and self.scores[column].requires_grad:
+                found = torch.autograd.grad(
+                    self.scores[column], outputs, torch.ones_like(self.scores[column]),
+                    allow_unused=True,
+                    retain_graph=self.create_graph or not last, create_graph=self.create_graph,
+                )  # fmt: skip
+            named = {
+                s.index: s.fold_output(g)
+                for s, g in zip(sites, found, strict=False)
+                if g is not None
+            }
+            if not named:
+                raise MethodError(
+                    "the score does not depend on any attention that was read, so a map weighted "
+                    "by gradients is empty; use a map of the attention itself, e.g. 'rollout'"
+                )
+            self._gradients[column] = named
+        return self._gradients[column]
+
+    def gradient(self, site: Site, column: int) -> Tensor:
+        """Return d score / d O of one site, zero where the score does not depend on it."""
+        found = self.gradients(column).get(site.index)
+        return torch.zeros_like(site.output) if found is None else found
+
+    def start(self, row: Row = None) -> tuple[Tensor, Tokens]:
+        """Return the row vector that a map begins with, (B, T), and its tokens.
+
+        Args:
+            row: None for what the model reads (its class token, or the mean of its patches);
+                "cls", "mean", a patch (row, column), a token's number, or weights (T,) or (B, T).
+        """
+        site = self.last
+        tokens = tokens_of(site)
+        like = site.q if site.q is not None else site.probabilities
+        assert like is not None
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        start = torch.zeros(self.batch, tokens.count, dtype=dtype, device=like.device)
+        if row is None:
+            row = "cls" if reads_class_token(self.model, site) else "mean"
+        if isinstance(row, Tensor):
+            if row.shape not in ((tokens.count,), (self.batch, tokens.count)):
+                raise MethodError(
+                    f"row has shape {tuple(row.shape)}; expected ({tokens.count},) or "
+                    f"({self.batch}, {tokens.count}), a weight for each token"
+                )
+            return start + row.to(start), tokens
+        if row == "mean":
+            start[:, tokens.prefix :] = 1 / max(tokens.count - tokens.prefix, 1)
+        elif row == "cls":
+            if not tokens.prefix:
+                raise MethodError(
+                    f"{type(self.model).__name__} has no class token; use row='mean', or a patch "
+                    "row=(row, column)"
+                )
+            start[:, 0] = 1
+        else:
+            start[:, token_number(row, tokens)] = 1
+        return start, tokens
+
+    def picture(self, values: Tensor, tokens: Tokens) -> Tensor:
+        """Return values of tokens on the picture: (B, T) -> (B, h, w), prefix tokens left out."""
+        if tokens.grid is None:
+            raise AttentionUnavailable(
+                f"{tokens.count} tokens are no picture; read the values with the functions of "
+                "attnviz.attention and draw them beside their tokens"
+            )
+        return values[:, tokens.prefix :].unflatten(1, tokens.grid)
+
+
+def token_number(row: Any, tokens: Tokens) -> int:
+    """Return the number of a token given by number or by patch (row, column), checked."""
+    if isinstance(row, (tuple, list)) and len(row) == 2 and tokens.grid is not None:
+        height, width = tokens.grid
+        y, x = row
+        if not (0 <= y < height and 0 <= x < width):
+            raise MethodError(f"patch {tuple(row)} is outside the grid of {height} x {width}")
+        return tokens.prefix + int(y) * width + int(x)
+    if isinstance(row, int) and not isinstance(row, bool) and 0 <= row < tokens.count:
+        return row
+    raise MethodError(
+        f"row={row!r}: expected None, 'cls', 'mean', a patch (row, column) within {tokens.grid}, "
+        f"or a token's number below {tokens.count}"
+    )
+
+
+def reads_class_token(model: nn.Module, site: Site) -> bool:
+    """Say whether the model's head reads a class token rather than the mean of the patches."""
+    if not site.prefix:
+        return False
+    pooled = getattr(model, "global_pool", None)  # timm
+    if isinstance(pooled, str) and pooled.startswith(("avg", "max", "map")):
+        return False
+    config = getattr(model, "config", None)  # Hugging Face
+    return not bool(getattr(config, "use_mean_pooling", False))
+
+
+def read(request: Request, *, gradients: bool, tokens: bool = False) -> Reading:
+    """Run the model once and return its attention.
+
+    Args:
+        request: what to explain.
+        gradients: keep a graph from the first attention on.
+        tokens: keep the output of each block.
+
+    Raises:
+        AttentionUnavailable: no attention among patches was found.
+        LayerNotFound: a layer asked for has no attention.
+    """
+    graph = gradients or request.create_graph
+    keep = "all" if gradients else "qk"
+    restart = gradients and not request.create_graph
+    taken = Tap(
+        request.model, keep=keep, graph=graph, copy=False, required=True, restart=restart,
+        twice=gradients and request.create_graph,
+    )  # fmt: skip
+    blocks: dict[str, Tensor] = {}
+    with (
+        torch.set_grad_enabled(request.create_graph),
+        _blocks(request.model, blocks, tokens),
+        taken,
+    ):
+        output = request.forward()
+        columns = resolve(
+            request.target, output, batch=request.batch, labels=request.labels,
+            classes=request.classes,
+        )  # fmt: skip
+        scores = [column.score(output) for column in columns]
+    sites = [s for s in taken.attention if _on_picture(s, request.batch)]
+    if not sites:
+        found = ", ".join(f"{s.name} ({s.kind})" for s in taken.attention[:4]) or "none"
+        raise AttentionUnavailable(
+            f"no attention among the patches of an image was found in "
+            f"{type(request.model).__name__}; attention found: {found}"
+            + "".join(f"; not readable: {m}" for m in taken.missed[:3])
+        )
+    chosen = tuple(sites)
+    if request.layers:
+        chosen = tuple(_of_layers(sites, request.layers))
+    return Reading(
+        request.model, request.batch, chosen, taken.attention, output, columns, scores,
+        request.forward, request.create_graph, blocks,
+    )  # fmt: skip
+
+
+@contextmanager
+def _blocks(model: nn.Module, found: dict[str, Tensor], wanted: bool) -> Iterator[None]:
+    """Keep what each block of the model gives, a block being a member of a list of modules."""
+    handles = []
+    if wanted:
+        for name, module in model.named_modules():
+            parent = model.get_submodule(name.rpartition(".")[0]) if name else None
+            if isinstance(parent, (nn.ModuleList, nn.Sequential)):
+                handles.append(module.register_forward_hook(_keeper(name, found)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _keeper(name: str, found: dict[str, Tensor]) -> Callable[..., None]:
+    @own_thread
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        first = output[0] if isinstance(output, tuple) and output else output
+        if isinstance(first, Tensor) and first.ndim == 3 and module_holds_attention(module):
+            found[name] = first
+
+    return keep
+
+
+def module_holds_attention(module: nn.Module) -> bool:
+    """Say whether a module has parts of its own (a block), and is no single layer."""
+    return any(True for _ in module.children())
+
+
+def _on_picture(site: Site, batch: int) -> bool:
+    """Say whether a site is attention among the patches of the images of the batch."""
+    return (
+        site.kind in ("self", "window")
+        and site.images == batch
+        and site.picture is not None
+        and (site.grid is not None or in_places(site))
+    )
+
+
+def _of_layers(sites: Sequence[Site], layers: Sequence[str]) -> list[Site]:
+    """Return the sites in the layers named: attention modules, or blocks that hold one."""
+    kept = []
+    for layer in layers:
+        inside = [s for s in sites if s.name == layer or s.name.startswith(f"{layer}.")]
+        # a part of the attention module (its dropout, its projection) means the module
+        inside = inside or [s for s in sites if layer.startswith(f"{s.name}.")]
+        if not inside:
+            raise LayerNotFound(
+                f"layer {layer!r} holds no attention among patches"
+                f"{did_you_mean(layer, [s.name for s in sites])} With attention: "
+                f"{', '.join(s.name for s in sites)}"
+            )
+        kept += inside
+    chosen = {s.index for s in kept}
+    return [s for s in sites if s.index in chosen]

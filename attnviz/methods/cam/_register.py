@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .. import METHODS
+
+
+def register_cam(
+    name: str,
+    *,
+    paper: str,
+    units: str,
+    needs_gradient: bool = True,
+    needs_linear_head: bool = False,
+    aliases: tuple[str, ...] = (),
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a class activation map `(activation, gradient, *, relu) -> (B, h, w)`.
+
+    Args:
+        name: what users call it.
+        paper: its source.
+        units: what the raw values are measured in.
+        needs_gradient: False where only the activation is read.
+        needs_linear_head: True where the map means something only if the classifier is one
+            linear layer on the layer's average.
+        aliases: other names for it.
+    """
+    return METHODS.register(
+        name,
+        family="cam",
+        paper=paper,
+        aliases=aliases,
+        units=units,
+        needs_gradient=needs_gradient,
+        needs_linear_head=needs_linear_head,
+    )

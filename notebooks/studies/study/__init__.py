@@ -1,0 +1,1 @@
+"""Parts of the studies: composed photographs, arms, their tables."""
