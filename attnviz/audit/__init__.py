@@ -8,7 +8,8 @@
 by risk. Without annotated contexts: `discover` clusters what the maps of a class cover,
 `confusion(..., context_masks=segment)` takes masks of the context from a function photo -> mask,
 and `text_context` labels it by two prompts and a CLIP model. A study,
-`notebooks/studies/audit_photographs.py`, trains a confused network on composed photographs, audits it, and its guided copy beside it.
+`notebooks/studies/audit_photographs.py`, trains a confused
+network on composed photographs, audits it, and its guided copy beside it.
 """
 
 from __future__ import annotations

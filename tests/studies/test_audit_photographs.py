@@ -2,6 +2,7 @@
 
 import json
 
+import arms
 import audit_photographs as real
 import numpy as np
 import torch
@@ -10,7 +11,6 @@ from study.frozen import divide
 
 from attnviz import audit
 from attnviz.data import boatwater as bw
-from attnviz.guidance import arms
 from attnviz.models import load
 from tests.support import planting
 
