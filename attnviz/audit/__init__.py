@@ -21,7 +21,7 @@ _PUBLIC = {
     "AuditResult": "result",
     "BeforeAfter": "comparing",
     "Cell": "result",
-    "ClusterBootstrap": "clustered",
+    "ClusterBootstrap": "..statistics.clustered",
     "Discovery": "discovery",
     "Effect": "result",
     "Journal": "journal",
@@ -32,19 +32,23 @@ _PUBLIC = {
     "compare": "comparing",
     "confusion": "running",
     "discover": "discovery",
-    "mcnemar": "statistics",
+    "mcnemar": "..statistics.exact",
     "rank_pairs": "ranking",
     "text_context": "prompting",
-    "wilson": "statistics",
+    "wilson": "..statistics.exact",
 }
 
 __all__ = sorted(_PUBLIC)
 
 
+def _module(name: str) -> str:
+    return _PUBLIC[name] if _PUBLIC[name].startswith(".") else f".{_PUBLIC[name]}"
+
+
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'attnviz.audit' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)
+    value = getattr(importlib.import_module(_module(name), __name__), name)
     globals()[name] = value
     return value
 

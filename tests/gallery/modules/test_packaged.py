@@ -11,7 +11,7 @@ import pytest
 from attnviz.gallery.modules import files
 
 tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML itself")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 INSIDE = "attnviz/gallery/modules/weights"
 
 
