@@ -295,11 +295,27 @@ class Column:
             logits = _flat_logits(output)
             index = torch.tensor([t.index for t in self.targets], device=logits.device)
             return logits.gather(1, index[:, None])[:, 0]
+        together = self._together()
+        if together is not None:
+            return together.score_rows(self.targets, _flat_logits(output))
         scores: dict[int, Tensor] = {id(t): t.score(output) for t in self.targets}
         return torch.stack([scores[id(t)][i] for i, t in enumerate(self.targets)])
 
+    def _together(self) -> Any:
+        """The class of all targets where it reads a batch at once (`score_rows`), else None."""
+        kinds = {type(t) for t in self.targets}
+        return kinds.pop() if len(kinds) == 1 and hasattr(self.targets[0], "score_rows") else None
+
     def coefficients(self, classes: int, like: Tensor) -> Tensor | None:
-        """Return the weights (B, classes) of the logits in each score, None if not linear."""
+        """Return d score / d logits, (B, classes), None where that takes a backward pass.
+
+        Args:
+            classes: number of logits.
+            like: the logits (B, classes); what a margin is against shows in them.
+        """
+        together = self._together()
+        if together is not None:
+            return together.weight_rows(self.targets, like)
         if any(t.linear is None for t in self.targets):
             return None
         weights = like.new_zeros(len(self.targets), classes)

@@ -59,9 +59,10 @@ def make_loss(
 
 
 def see(model: nn.Module, batch: Batch, config: GuideConfig, needs: tuple[str, ...]) -> ClassMap:
-    """Return the batch's logits and maps for its labels."""
+    """Return the batch's logits and maps for its labels: of the margin, but where a loss mines."""
     return class_map(
         model, batch.images, batch.labels, layer=config.layer, method=config.method,
+        against=None if "one_class" in needs else config.against,
         input_gradient="input_gradient" in needs,
     )  # fmt: skip
 

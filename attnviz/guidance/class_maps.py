@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from ..errors import GuidanceError, MethodError
 from ..hooks import unwrap
+from ..margins import Margin
 from ..methods import METHODS, Request
-from ..targets import Column
+from ..targets import Column, Target, logits_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +28,8 @@ class ClassMap:
         by_layer: the maps of all layers asked for, in the order asked.
         activation: (B, C, h, w), what the first layer computed.
         model, images: what was run, and on what.
-        targets: the class explained for each image.
-        score: (B,) the explained score (a logit, for class targets).
+        targets: what is explained of each image: its class's margin, unless told otherwise.
+        score: (B,) the explained score.
         exact: the maps were read off the classifier's weights (first-order gradients suffice).
     """
 
@@ -55,7 +56,11 @@ class ClassMap:
     @property
     def classes(self) -> Tensor:
         """The class index of each image, (B,) int64; targets that are no single class raise."""
-        indices = [target.index for target in self.targets.targets]
+        predicted = self.logits.argmax(1).tolist()
+        indices = [
+            predicted[row] if isinstance(t, Margin) and t.index is None else t.index
+            for row, t in enumerate(self.targets.targets)
+        ]
         if any(i is None for i in indices):
             raise GuidanceError(
                 "this loss needs one class index for each image; the targets given are "
@@ -79,6 +84,7 @@ def class_map(
     targets: Any = None,
     *,
     layer: str | nn.Module | Sequence[str | nn.Module] | None = None,
+    against: str | None = "strongest",
     method: str = "gradcam",
     signed: bool = True,
     input_gradient: bool = False,
@@ -87,6 +93,9 @@ def class_map(
 
         logits, maps = guidance.class_map(model, x, y)
         loss = F.cross_entropy(logits, y) + guidance.losses.energy(maps, masks).total
+
+    What is explained is the margin: the class against the others. A map of the class's logit alone
+    can move onto the object while the decision stays where it was, in the other classes' logits.
 
     The model runs in the mode it is in, so dropout and BatchNorm are those of the user's own
     training step. Where the logits are one linear layer on the layer's average (ResNet,
@@ -100,6 +109,9 @@ def class_map(
         x: preprocessed batch (B, C, H, W).
         targets: (B,) class indices, labels or `Target`s; one for all images; or None for each
             image's predicted class.
+        against: what a class is set against: the "strongest" other, "all" others (the log odds),
+            or None for its logit alone, the one-class map of GAIN and other mining. `Target`s and
+            functions are explained as they are. A model with one output has its logit explained.
         layer: where the map is made; None is the model's default. Several give `by_layer`.
         method: any CAM of `attnviz methods` that is a function of activation and gradient.
         signed: keep what speaks against the class. With False the map passes a ReLU, and where
@@ -137,7 +149,7 @@ def class_map(
         model,
         x,
         len(x),
-        target=targets,
+        target=_explained(targets, against, len(x)),
         layers=_names(model, layer),
         input_size=tuple(x.shape[-2:]),
         create_graph=True,
@@ -152,8 +164,6 @@ def class_map(
                 for name, activation in read.spatial.items()
             }
     first = next(iter(maps))
-    from ..targets import logits_of
-
     logits = logits_of(read.output)
     return ClassMap(
         logits=logits,
@@ -175,3 +185,22 @@ def _names(model: nn.Module, layer: Any) -> list[str] | None:
     from ..hooks import find_layers
 
     return list(find_layers(model, layer))
+
+
+def _explained(targets: Any, against: str | None, batch: int) -> Any:
+    """Turn classes into margins; what is a target or a function already is left alone."""
+    if against is None:
+        return targets
+    made: dict[Any, Margin] = {}  # one a class: a batch's targets are bound and scored together
+
+    def margin(target: Any) -> Any:
+        if isinstance(target, Target) or callable(target):
+            return target
+        name = target.__index__() if hasattr(target, "__index__") else target
+        return made.setdefault(name, Margin(name, against))
+
+    if targets is None:
+        return Margin(None, against)
+    if isinstance(targets, str | Target) or callable(targets) or not hasattr(targets, "__len__"):
+        return margin(targets)
+    return [margin(t) for t in (targets.tolist() if isinstance(targets, Tensor) else targets)]

@@ -26,6 +26,8 @@ class GuideConfig:
         weight, warmup, ramp: see `Strength`.
         guard: see `MassGuard`.
         layer: dotted name or names; None is the model's default layer.
+        against: what the class is set against in the map, see `class_map`; losses that mine for
+            one class (GAIN) take its own map whatever this says.
         method: the CAM that is trained.
         epochs, batch_size: batches are `batch_size` images; the last may be smaller.
         accumulate: batches whose gradients are added up for one step.
@@ -50,6 +52,7 @@ class GuideConfig:
     ramp: float = 0.15
     guard: str = "back_off"
     layer: Any = None
+    against: str | None = "strongest"
     method: str = "gradcam"
     epochs: int = 10
     batch_size: int = 16

@@ -86,7 +86,7 @@ def train(
         k = strength.at(step / how.steps) * guard.factor
         # the margin of the two classes: evidence for one and against the other is one map
         mines = arm.loss.startswith("gain")  # which erases for a class, not for a margin
-        seen = class_map(tail, x, y if mines else _margins(y), layer="bn2")
+        seen = class_map(tail, x, y, against=None if mines else "strongest", layer="bn2")
         total = F.cross_entropy(seen.logits, y)
         if k > 0:
             total = total + k * _guidance(
@@ -117,12 +117,6 @@ def _chosen(arm: Arm, part: Part, net: Any, seed: int, how: Training) -> Tensor:
     kinds = torch.zeros(len(part), dtype=torch.int64)
     kinds[list(picked)] = MASK
     return kinds
-
-
-def _margins(y: Tensor) -> list[Any]:
-    from attnviz.targets import Contrast
-
-    return [Contrast(int(c), 1 - int(c)) for c in y]
 
 
 def _guidance(

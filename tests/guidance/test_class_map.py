@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from attnviz import errors
+from attnviz import Contrast, errors
 from attnviz.guidance import class_map, losses
 from attnviz.guidance.class_maps import differentiable_attention
 
@@ -25,7 +25,7 @@ def test_map_is_the_weighted_sum_of_channels(gap_net, batch):
         nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
     )
     linear = linear.double()
-    seen = class_map(linear, x, y, layer="0")
+    seen = class_map(linear, x, y, layer="0", against=None)
     assert seen.exact
     by_hand = torch.einsum("bk,bkhw->bhw", linear[3].weight[y], linear[0](x)) / 100
     torch.testing.assert_close(seen.maps, by_hand, rtol=0, atol=1e-14)
@@ -36,8 +36,63 @@ def test_map_is_the_weighted_sum_of_channels(gap_net, batch):
     )
 
 
+def test_the_margin_is_what_is_explained(batch):
+    """By hand: w_y less the others' mean weighted by their softmax; two classes: w_y - w_other."""
+    x, y = batch
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    ).double()
+    w, logits, a = model[3].weight, model(x), model[0](x)
+    for against in ("all", "strongest"):
+        seen = class_map(model, x, y, layer="0", against=against)
+        rows = []
+        for i, c in enumerate(y.tolist()):
+            others = [k for k in range(3) if k != c]
+            share = logits[i, others].softmax(0)
+            if against == "strongest":
+                share = (share == share.max()).double()
+            rows.append(w[c] - share @ w[others])
+        by_hand = torch.einsum("bk,bkhw->bhw", torch.stack(rows), a) / 100
+        assert seen.exact
+        torch.testing.assert_close(seen.maps, by_hand, rtol=0, atol=1e-14)
+    odds = logits.softmax(1)[range(3), y].logit()
+    seen = class_map(model, x, y, layer="0", against="all")
+    torch.testing.assert_close(seen.score, odds, rtol=0, atol=1e-12)
+    assert seen.targets.labels == ("class 0 - others", "class 2 - others", "class 1 - others")
+    assert seen.classes.tolist() == y.tolist()
+    two = nn.Sequential(*model[:3], nn.Linear(4, 2).double())
+    seen = class_map(two, x, [0, 1, 1], layer="0")
+    difference = two[3].weight[0] - two[3].weight[1]
+    by_hand = torch.einsum("k,bkhw->bhw", difference, two[0](x)) / 100
+    torch.testing.assert_close(
+        seen.maps, by_hand * torch.tensor([1, -1, -1.0])[:, None, None], rtol=0, atol=1e-14
+    )
+    torch.testing.assert_close(
+        class_map(two, x, [0, 1, 1], layer="0", against="all").maps, seen.maps
+    )
+
+
+def test_whose_margin(gap_net, batch):
+    """None is the predicted class's; targets of one's own stay; one output has no others."""
+    x, _ = batch
+    predicted = gap_net(x).argmax(1)
+    seen = class_map(gap_net, x, layer="body")
+    assert torch.equal(seen.maps, class_map(gap_net, x, predicted, layer="body").maps)
+    assert seen.classes.tolist() == predicted.tolist()
+    own = class_map(gap_net, x, Contrast(0, 2), layer="body")
+    contrast = [Contrast(0, 2)] * 3
+    assert torch.equal(own.maps, class_map(gap_net, x, contrast, layer="body", against=None).maps)
+    single = GapNet(classes=1).double()
+    one = class_map(single, x, 0, layer="body")
+    assert torch.equal(one.maps, class_map(single, x, 0, layer="body", against=None).maps)
+    with pytest.raises(errors.TargetError, match="'strongest' or 'all'"):
+        class_map(gap_net, x, 0, layer="body", against="every")
+
+
+@pytest.mark.parametrize("against", ["strongest", "all"])
 @pytest.mark.parametrize("name", ["energy", "l1", "hint", "ppce", "res", "gain", "box"])
-def test_analytic_and_double_backward_maps_train_alike(batch, masks, name):
+def test_analytic_and_double_backward_maps_train_alike(batch, masks, name, against):
     """The gradients of the loss agree to 1e-10, for maps, prefix and head alike."""
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -46,13 +101,13 @@ def test_analytic_and_double_backward_maps_train_alike(batch, masks, name):
     ).double()  # fmt: skip
     x, y = batch
     options = {"fill": "zero"} if name in ("gain", "box") else {}
-    seen = class_map(model, x, y, layer="2")
+    seen = class_map(model, x, y, layer="2", against=against)
     assert seen.exact
     exact = gradients(losses.get(name)(seen, masks, **options).total, model)
 
     features = model[:3](x)
     logits = model[3:](features)
-    (g,) = torch.autograd.grad(logits.gather(1, y[:, None]).sum(), features, create_graph=True)
+    (g,) = torch.autograd.grad(margin(logits, y, against).sum(), features, create_graph=True)
     maps = (g.mean((2, 3), keepdim=True) * features).sum(1)
     twice = type(seen)(**{**seen.__dict__, "maps": maps, "logits": logits, "exact": False})
     other = gradients(losses.get(name)(twice, masks, **options).total, model)
@@ -63,18 +118,24 @@ def test_analytic_and_double_backward_maps_train_alike(batch, masks, name):
 
 def test_double_backward_of_the_tail_is_that_of_the_whole(tail_net, batch, masks):
     x, y = batch
-    seen = class_map(tail_net, x, y, layer="body")
+    seen = class_map(tail_net, x, y, layer="body", against="all")
     assert not seen.exact
     ours = gradients(losses.energy(seen, masks).total, tail_net)
     features = tail_net.body(tail_net.act(tail_net.stem(x)))
     hidden = torch.tanh(tail_net.hidden(tail_net.pool(tail_net.act(features)).flatten(1)))
-    score = tail_net.head(hidden).gather(1, y[:, None]).sum()
+    score = margin(tail_net.head(hidden), y, "all").sum()
     (g,) = torch.autograd.grad(score, features, create_graph=True)
     maps = (g.mean((2, 3), keepdim=True) * features).sum(1)
     by_hand = gradients(losses.energy(maps, masks_on(maps, masks)).total, tail_net)
     for a, b in zip(ours, by_hand):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
     assert ours[0].abs().max() > 0  # the prefix trains through its activation
+
+
+def margin(logits, y, against):
+    own = logits.gather(1, y[:, None])[:, 0]
+    others = logits.scatter(1, y[:, None], float("-inf"))
+    return own - (others.logsumexp(1) if against == "all" else others.amax(1))
 
 
 def masks_on(maps, masks):

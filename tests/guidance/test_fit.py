@@ -261,6 +261,7 @@ def test_the_collapse_guard_acts():
         "warmup": 0.2,
         "ramp": 0.0,
         "lr": 3e-2,
+        "against": None,
     }
     unguarded = fit(net(), data, loss="l1", guard="off", **common)
     before, after = unguarded.history[1]["mass"], unguarded.history[-1]["mass"]

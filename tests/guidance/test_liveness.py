@@ -95,7 +95,7 @@ def test_dead_map(batch, masks):
     with torch.no_grad():
         model.head.weight.copy_(-model.head.weight.abs())
         model.body.bias.fill_(50.0)
-    seen = class_map(model, x, y, layer="body")
+    seen = class_map(model, x, y, layer="body", against=None)
     assert (seen.maps <= 0).all()
     with pytest.raises(GuidanceError, match="nowhere positive"):
         check_alive(losses.energy(seen, masks, form="relu"), model, maps=seen)

@@ -97,7 +97,8 @@ def register_loss(
         name: what users call it.
         paper: its source.
         needs: what it needs beyond maps: "forward" (runs the model again), "input_gradient",
-            "layers" (maps of several layers), "adversary".
+            "layers" (maps of several layers), "adversary", "one_class" (mines the evidence of the
+            class alone, and not the margin's).
         annotated: False where it needs no annotation and takes every image.
         mapped: False where the loss is not a function of the map.
         aliases: other names.

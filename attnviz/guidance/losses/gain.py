@@ -11,7 +11,7 @@ from ._base import Scene, register_loss
 from ._mining import erased_logits, remaining, soft_mask
 
 
-@register_loss("gain", paper="arXiv:1802.10171", needs=("forward",), annotated=False)
+@register_loss("gain", paper="arXiv:1802.10171", needs=("forward", "one_class"), annotated=False)
 def gain(
     scene: Scene,
     *,
@@ -34,7 +34,8 @@ def gain(
     optimum is to erase everything.
 
     Args:
-        scene: made by `class_map`.
+        scene: made by `class_map(..., against=None)`: what is mined is the class's own evidence,
+            not a margin's (`fit` sees to it).
         alpha: weight of what remains of the class.
         area: weight of the erased area.
         steepness, threshold: of the soft mask, see `soft_mask`; the paper gives none.

@@ -13,7 +13,7 @@ from .l1 import mean_known
 
 
 @register_loss(
-    "gain_ext", paper="arXiv:1802.10171", needs=("forward",), annotated=False,
+    "gain_ext", paper="arXiv:1802.10171", needs=("forward", "one_class"), annotated=False,
     aliases=("gain-ext",), passes="gain",
 )  # fmt: skip
 def gain_ext(
@@ -26,7 +26,8 @@ def gain_ext(
     `guidance.fit`, which are on by default.
 
     Args:
-        scene: made by `class_map`.
+        scene: made by `class_map(..., against=None)`: what is mined is the class's own evidence,
+            not a margin's (`fit` sees to it).
         omega: weight of the pixel supervision; the mean runs over pixels.
         form: "relu" (the paper's), "abs" or "softplus", see `positive_part`.
         **mining: options of `gain`.
