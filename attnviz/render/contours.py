@@ -9,6 +9,7 @@ import numpy as np
 from ..errors import DataError
 from ..geometry import Geometry
 from .place import place
+from .text import font
 
 #: fractions of the scale at which contours are drawn
 LEVELS = (0.2, 0.5, 0.8)
@@ -18,6 +19,10 @@ WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 TRUTH = (0, 255, 255)
 
 _SHIFT = 4  # OpenCV draws at 1/16 pixel
+_FINE = 3  # lines are drawn so many times larger, for widths of fractions of a pixel
+
+#: how much a contour's halo darkens the photo
+HALO = 0.55
 
 
 def contours(
@@ -28,10 +33,12 @@ def contours(
     signed: bool = False,
     levels: Sequence[float] = LEVELS,
     width: float | None = None,
+    labels: bool = False,
 ) -> np.ndarray:
-    """Return a copy of the photo with lines of equal value: white on a black halo.
+    """Return a copy of the photo with lines of equal value: white on a soft dark halo.
 
-    The higher the level, the wider the line.
+    The map is interpolated as in `overlay`. The higher the level, the wider the line; lines fade
+    where they meet the edge of what the model saw.
 
     Args:
         photo: (H, W, 3) uint8 RGB.
@@ -40,23 +47,75 @@ def contours(
         signed: 0.5 is zero; the levels are fractions of the positive half.
         levels: where to draw, each above 0 and below 1.
         width: of the white line at level 0.5, in pixels; None: by the photo's size.
+        labels: write each level, in per cent, on its longest line.
 
     Raises:
         DataError: a level out of range.
     """
     if not all(0.0 < level < 1.0 for level in levels):
         raise DataError(f"levels are {list(levels)}; expected each above 0 and below 1")
-    out = np.array(photo, order="C")
-    placed = place(values, geometry or Geometry.identity(*photo.shape[:2]))
+    geometry = geometry or Geometry.identity(*photo.shape[:2])
+    placed = place(values, geometry, smooth=True)
     if signed:
         placed = 2.0 * placed - 1.0
-    thick = width or line_width(photo.shape)
-    lines = [(isolines(placed, level), thick * (0.6 + 0.8 * level)) for level in levels]
-    for paths, wide in lines:  # all halos first: none may cut another level's line
-        _draw(out, paths, BLACK, max(1, round(wide)) + max(2.0, thick))
-    for paths, wide in lines:
-        _draw(out, paths, WHITE, wide)
-    return out
+    thick = width or contour_width(photo.shape)
+    lines = [(level, isolines(placed, level)) for level in levels]
+    halo, white = (np.zeros(photo.shape[:2], np.float32) for _ in range(2))
+    for level, paths in lines:
+        wide = thick * (0.4 + 1.2 * level)
+        np.maximum(halo, _coverage(photo.shape, paths, wide + 2.0 * thick), out=halo)
+        np.maximum(white, _coverage(photo.shape, paths, wide), out=white)
+    fade = _inside(placed, 4.0 * thick)
+    out = photo * (1.0 - HALO * halo * fade)[..., None]
+    out += (255.0 - out) * (white * fade)[..., None]
+    drawn = np.rint(out).astype(np.uint8)
+    return _labelled(drawn, lines, fade) if labels else drawn
+
+
+def _coverage(shape: Sequence[int], paths: Sequence[np.ndarray], width: float) -> np.ndarray:
+    """Return how much of each pixel lines of a width cover, (H, W) in 0 to 1."""
+    import cv2
+
+    fine = np.zeros((_FINE * shape[0], _FINE * shape[1]), np.uint8)
+    _draw(fine, [path * _FINE for path in paths], 255, width * _FINE)
+    return cv2.resize(fine, (shape[1], shape[0]), interpolation=cv2.INTER_AREA) / np.float32(255)
+
+
+def _inside(placed: np.ndarray, ramp: float) -> np.ndarray:
+    """Return 1 well inside what the model saw, falling to 0 at its edge."""
+    import cv2
+
+    seen = np.zeros((placed.shape[0] + 2, placed.shape[1] + 2), np.uint8)
+    seen[1:-1, 1:-1] = ~np.isnan(placed)
+    distance = cv2.distanceTransform(seen, cv2.DIST_L2, 3)[1:-1, 1:-1]
+    return np.clip((distance - 0.5) / ramp, 0.0, 1.0)
+
+
+def _labelled(
+    drawn: np.ndarray, lines: Sequence[tuple[float, list[np.ndarray]]], fade: np.ndarray
+) -> np.ndarray:
+    """Write each level on its longest line, where it is well inside and covers no other label."""
+    from PIL import Image, ImageDraw
+
+    size = round(min(drawn.shape[:2]) / 28)
+    if size < 8:
+        return drawn
+    picture = Image.fromarray(drawn)
+    draw, taken = ImageDraw.Draw(picture), []
+    for level, paths in lines:
+        text = f"{100 * level:.0f}"
+        for path in sorted(paths, key=len, reverse=True)[:1]:
+            for x, y in path[np.linspace(0, len(path) - 1, 24).astype(int)][np.r_[6:24, :6]]:
+                row, column = (min(int(v), n - 1) for v, n in zip((y, x), fade.shape, strict=True))
+                free = all(abs(x - a) > 2 * size or abs(y - b) > 1.5 * size for a, b in taken)
+                if free and fade[row, column] == 1.0:
+                    draw.text(
+                        (x, y), text, font=font(size, bold=True), fill=WHITE, anchor="mm",
+                        stroke_width=max(2, size // 5), stroke_fill=(40, 40, 40),
+                    )  # fmt: skip
+                    taken.append((x, y))
+                    break
+    return np.asarray(picture)
 
 
 def truth_outline(
@@ -93,10 +152,10 @@ def truth_outline(
 
 
 def frame(photo: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Return a copy of the photo with a thin line round the model's crop, if it is a part.
+    """Return a copy of the photo with a hairline round the model's crop, if it is a part.
 
-    The line is the photo made lighter where it is dark and darker where it is light: to be seen
-    on any photo, and never to be taken for a contour.
+    A light line with a dark one inside it, both half transparent: to be seen on any photo, and
+    never to be taken for a contour.
     """
     import cv2
 
@@ -104,14 +163,14 @@ def frame(photo: np.ndarray, geometry: Geometry) -> np.ndarray:
     if not is_part(geometry):
         return out
     left, top, right, bottom = geometry.crop
-    rows, columns = geometry.image_size
-    line = np.zeros((rows, columns), np.uint8)
-    first, last = (round(left), round(top)), (round(right) - 1, round(bottom) - 1)
-    cv2.rectangle(line, first, last, 1, max(1, min(rows, columns) // 400))
-    at = line > 0
-    # lighter or darker is decided by the neighbourhood, or texture would break the line up
-    around = cv2.blur(cv2.cvtColor(out, cv2.COLOR_RGB2GRAY), (31, 31))[at][:, None].astype(int)
-    out[at] = np.where(around > 128, around - 100, around + 100)
+    wide = max(1, min(geometry.image_size) // 600)
+    for inset, tone in ((0, 255), (wide, 0)):
+        line = np.zeros(geometry.image_size, np.uint8)
+        first = (round(left) + inset, round(top) + inset)
+        last = (round(right) - 1 - inset, round(bottom) - 1 - inset)
+        cv2.rectangle(line, first, last, 1, wide)
+        at = line > 0
+        out[at] = np.rint(0.45 * out[at] + 0.55 * tone).astype(np.uint8)
     return out
 
 
@@ -154,6 +213,11 @@ def truth_paths(truth: np.ndarray, size: tuple[int, int]) -> list[np.ndarray]:
     )
 
 
+def contour_width(shape: Sequence[int]) -> float:
+    """Return the width in pixels of a contour at half the scale, alike on photos of any size."""
+    return max(1.0, min(shape[:2]) / 240)
+
+
 def line_width(shape: Sequence[int]) -> float:
     """Return a line's width in pixels that looks alike on photos of any size."""
     return max(1.0, round(min(shape[:2]) / 120))
@@ -179,7 +243,10 @@ def _dashed(path: np.ndarray, dash: float, gap: float) -> list[np.ndarray]:
 
 
 def _draw(
-    out: np.ndarray, paths: Sequence[np.ndarray], colour: tuple[int, int, int], width: float
+    out: np.ndarray,
+    paths: Sequence[np.ndarray],
+    colour: int | tuple[int, int, int],
+    width: float,
 ) -> None:
     import cv2
 

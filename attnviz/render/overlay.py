@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 #: opacity of a value h in [0, 1] is ALPHA * h ** GAMMA
-ALPHA, GAMMA = 0.75, 0.7
+ALPHA, GAMMA = 0.65, 1.0
 #: how much of the photo's colour is taken out below the map; its brightness stays
-DESATURATE = 0.7
+DESATURATE = 0.5
 #: steps of the look-up table; one step changes a pixel by less than one grey level
 STEPS = 4096
 
@@ -40,8 +40,10 @@ def overlay(
     """Return a map drawn over its photo, at the photo's own resolution and place.
 
     Each pixel is `(1 - a) * base + a * colour(h)` with `a = alpha * h ** gamma`, where base is the
-    photo with `desaturate` of its colour taken out. Brightness is never stretched, and neither
-    array is changed. Rounding keeps within two grey levels of the exact blend.
+    photo with `desaturate` of its colour taken out, and h is interpolated bicubically between
+    the map's cells, cut at its range (bilinearly where a cell covers less than three pixels).
+    Brightness is never stretched, and neither array is changed. Rounding keeps within two grey
+    levels of the exact blend.
 
     Args:
         photo: (H, W, 3) uint8 RGB.
@@ -73,7 +75,7 @@ def overlay(
         )
     lut = packed_table(colormap or (DEFAULT_SIGNED if signed else DEFAULT), signed, alpha, gamma)
     index = to_index(values, signed)
-    at = Placement.of(values.shape, geometry)
+    at = Placement.of(values.shape, geometry, smooth=True)
     mix = desaturation(desaturate)
 
     out = np.empty((height, width, 3), np.uint8)
@@ -160,10 +162,13 @@ def blend_on_device(
     import torch
 
     device = photos.device
-    at = Placement.of(tuple(values.shape[-2:]), geometry)
+    at = Placement.of(tuple(values.shape[-2:]), geometry, smooth=True)
     index = values.to(device, torch.float32).nan_to_num(nan=0.5 if signed else 0.0)
     index = index.clamp(0.0, 1.0) * STEPS
     placed = device_weights(at.rows, index) @ index @ device_weights(at.columns, index).T
+    if at.smooth:
+        low, high = index.amin((-2, -1), keepdim=True), index.amax((-2, -1), keepdim=True)
+        placed = torch.minimum(torch.maximum(placed, low), high)
     packed = torch.from_numpy(lut.view(np.int32).copy()).to(device).take((placed + 0.5).long())
     keep = (packed >> 24) & 255
 

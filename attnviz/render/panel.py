@@ -8,8 +8,10 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DataError
+from ..geometry import Geometry
 from .bar import NARROWEST_BAR, Bar, number
 from .contours import LEVELS, is_part
+from .place import is_coarse
 from .scaling import Scale
 from .text import SOFT, line_height, wrap, write
 from .tiles import Tile, draw_contours, draw_overlay, draw_photo
@@ -109,12 +111,20 @@ def _levels(levels: Sequence[float], scale: Scale) -> str:
     return f"contours at {percent} %{' of the positive side' if scale.signed else ''}"
 
 
+def _drawn_on(tile: Tile) -> Geometry:
+    if tile.geometry is not None:
+        return tile.geometry
+    return Geometry.identity(*(tile.photo if tile.photo is not None else tile.values).shape[:2])
+
+
 def _note(tile: Tile, scale: Scale) -> str:
     if _flat(tile, scale):
         return f"no evidence: the map is flat at {number(float(np.nanmax(tile.values)))}"
     parts = [f"scale: {scale.describe()}"]
     if tile.photo is not None:
         parts.append("opacity follows the value")
+    if tile.values is not None and is_coarse(tile.values.shape, _drawn_on(tile)):
+        parts.append("bicubic between the cells")
     if tile.photo is not None and tile.geometry is not None and is_part(tile.geometry):
         parts.append("thin frame: what the model saw")
     return " · ".join(parts)

@@ -76,7 +76,7 @@ def draw_contours(
     out = frame(out, geometry)
     if np.isnan(shown).all():
         return stamp(_truth(tile, out))
-    out = contours(out, shown, geometry=geometry, signed=scale.signed, levels=levels)
+    out = contours(out, shown, geometry=geometry, signed=scale.signed, levels=levels, labels=True)
     return _truth(tile, out)
 
 
@@ -90,7 +90,7 @@ def draw_map(tile: Tile, scale: Scale, side: int, colormap: str | None = None) -
     name = colormap or (DEFAULT_SIGNED if scale.signed else DEFAULT)
     if np.isnan(shown).all():
         return stamp(np.full((rows, columns, 3), 128, np.uint8))
-    return colourise(place(shown, Geometry.identity(rows, columns)), colormap=name)
+    return colourise(place(shown, Geometry.identity(rows, columns), smooth=True), colormap=name)
 
 
 def fit(photo: np.ndarray, side: int) -> np.ndarray:

@@ -26,6 +26,25 @@ def test_whole_photo_is_torch_bilinear(cells, size):
     assert np.abs(ours - theirs.numpy()).max() < 1e-5
 
 
+@pytest.mark.parametrize("size", [(50, 80), (21, 15), (22, 400)])
+def test_smooth_is_torch_bicubic_within_the_maps_range(size):
+    values = torch.rand(7, 5).round()  # of steps, which a cubic overshoots
+    theirs = F.interpolate(
+        values[None, None], size, mode="bicubic", align_corners=False, antialias=True
+    )[0, 0]
+    assert theirs.max() > 1.01
+    ours = place(values.numpy(), Geometry.identity(*size), smooth=True)
+    assert np.abs(ours - theirs.clamp(values.min(), values.max()).numpy()).max() < 1e-5
+    centres = place(values.numpy(), Geometry.identity(35, 25), smooth=True)[2::5, 2::5]
+    assert np.abs(centres - values.numpy()).max() < 1e-6  # through the cells' own values
+
+
+def test_smooth_is_linear_where_cells_are_small():
+    values = np.random.default_rng(0).random((20, 30), dtype=np.float32)
+    small = Geometry.identity(50, 100)
+    assert np.array_equal(place(values, small, smooth=True), place(values, small))
+
+
 @pytest.mark.parametrize(
     "crop", [(10.0, 4.0, 60.0, 44.0), (3.3, 7.7, 71.2, 45.9), (-12.5, -3.0, 90.0, 60.5)]
 )
