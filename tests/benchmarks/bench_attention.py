@@ -91,6 +91,28 @@ class Bench:
                 handle.remove()
         return torch.autograd.grad(score, outputs)
 
+    def legrad_by_definition(self) -> object:
+        """Each layer's score differentiated through all that was made of its tokens."""
+        kept: list[Tensor] = []
+        handles = [
+            block.attn.proj.register_forward_pre_hook(lambda m, a: kept.append(a[0]))
+            for block in self.model.blocks
+        ]
+        try:
+            x = self.model._pos_embed(self.model.patch_embed(self.x))
+            pooled = []
+            for block in self.model.blocks:
+                x = block(x)
+                pooled.append(x.mean(1, keepdim=True))
+        finally:
+            for handle in handles:
+                handle.remove()
+        scores = self.model.head(self.model.norm(torch.cat(pooled))[:, 0])[:, 0]
+        return [
+            torch.autograd.grad(score, output, retain_graph=True)
+            for score, output in zip(scores, kept, strict=True)
+        ]
+
     def ratio(self, call: Callable[[], object], base: Callable[[], object]) -> float:
         call()
         base()
@@ -123,6 +145,8 @@ def main() -> None:
             "class-token rollout": (lambda b=bench: b.method("rollout"), bench.plain),
             "naive rollout": (bench.naive_rollout, bench.plain),
             "forward + backward": (bench.forward_and_backward, bench.plain),
+            "LeGrad": (lambda b=bench: b.method("legrad"), bench.plain),
+            "LeGrad, gradients through all later blocks": (bench.legrad_by_definition, bench.plain),
             "gradient attention / forward + backward": (
                 lambda b=bench: b.method("gradient_attention"), bench.forward_and_backward),
             "generic relevance / forward + backward": (

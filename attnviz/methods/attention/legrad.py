@@ -13,6 +13,7 @@ from ...attention.tap.fold import wide
 from ...errors import MethodError
 from ...hooks.threads import own_thread
 from ._register import register_attention
+from ._tail import skipping
 from .reading import Reading
 
 
@@ -51,7 +52,7 @@ def legrad(
         column: which target.
         projection: (B, T, C) tokens of a layer -> the output that targets read, e.g. logits. By
             default what the model itself does behind its last block, all of whose tokens are set
-            to the pooled token; that costs one more forward pass without a graph.
+            to the pooled token; that costs what lies behind it and little more.
         pool: "mean" of all tokens of the layer, as the authors do, or "cls" for the class token.
 
     Returns:
@@ -62,25 +63,39 @@ def legrad(
     """
     blocks = [_block_of(reading, site) for site in reading.sites]
     tokens = [reading.tokens[name] for name in blocks]
-    with torch.enable_grad():
-        if projection is not None:
-            outputs = [projection(z) for z in tokens]
-        else:
-            pairs = zip(reading.sites, tokens, strict=True)
-            outputs = _behind_last_block(reading, [_pooled(z, pool, s.prefix) for s, z in pairs])
-    total = None
-    for site, output in zip(reading.sites, outputs, strict=True):
+    if projection is None:
+        pairs = zip(reading.sites, tokens, strict=True)
         with torch.enable_grad():
-            score = reading.columns[column].score(output).sum()
-        gradient = torch.autograd.grad(
-            score, site.raw_output, retain_graph=True, create_graph=reading.create_graph
-        )[0]
-        part = sensitivity(site, site.fold_output(gradient)) / len(outputs)
+            behind = [_pooled(z, pool, s.prefix) for s, z in pairs]
+        given = _gradient_of_pooled(reading, column, behind).split(reading.batch)
+    else:
+        with torch.enable_grad():
+            behind = [reading.columns[column].score(projection(z)) for z in tokens]
+        given = [torch.ones_like(score) for score in behind]
+    total = None
+    for site, output, gradient in zip(reading.sites, behind, given, strict=True):
+        # from behind a block to the attention inside it, and no further
+        (gradient,) = torch.autograd.grad(
+            output, site.raw_output, gradient, retain_graph=True,
+            create_graph=reading.create_graph,
+        )  # fmt: skip
+        part = sensitivity(site, site.fold_output(gradient)) / len(behind)
         total = part if total is None else total + part
     site = reading.last
     assert total is not None
     assert site.grid is not None
     return total[:, site.prefix :].unflatten(1, site.grid)
+
+
+def _gradient_of_pooled(reading: Reading, column: int, pooled: list[Tensor]) -> Tensor:
+    """Return ds_l / d(pooled token of layer l) of all layers, (L B, 1, C), by one backward pass."""
+    with torch.enable_grad():
+        stacked = torch.cat(pooled)
+        stacked = stacked if reading.create_graph else stacked.detach().requires_grad_()
+        outputs = _behind_last_block(reading, stacked, len(pooled))
+        score = sum(reading.columns[column].score(output).sum() for output in outputs)
+    (gradient,) = torch.autograd.grad(score, stacked, create_graph=reading.create_graph)
+    return gradient
 
 
 def _block_of(reading: Reading, site: Site) -> str:
@@ -104,30 +119,29 @@ def _pooled(tokens: Tensor, pool: str, prefix: int) -> Tensor:
     raise MethodError(f"pool={pool!r}: expected 'mean', or 'cls' where there is a class token")
 
 
-def _behind_last_block(reading: Reading, pooled: list[Tensor]) -> list[Any]:
+def _behind_last_block(reading: Reading, stacked: Tensor, count: int) -> list[Any]:
     """Return the model's output for each layer's pooled token in place of its last tokens.
 
-    All layers go through the rest of the model as one batch.
+    All layers go through the rest of the model as one batch; what lies before it is not computed.
     """
     # the last block of the model, whichever layers are shown
     last = reading.model.get_submodule(list(reading.tokens)[-1])
-    stacked = torch.cat(pooled)
 
-    @own_thread
-    def replace(module: Any, args: Any, output: Any) -> Any:
-        torch.set_grad_enabled(True)  # the block below sets it back
-        first = output[0] if isinstance(output, tuple) else output
-        given = stacked.expand(-1, first.shape[1], -1)
-        return (given, *output[1:]) if isinstance(output, tuple) else given
+    with skipping() as stop:
 
-    handle = last.register_forward_hook(replace)
-    try:
-        with torch.set_grad_enabled(False):
+        @own_thread
+        def replace(module: Any, args: Any, output: Any) -> Any:
+            stop()
+            first = output[0] if isinstance(output, tuple) else output
+            given = stacked.expand(-1, first.shape[1], -1)
+            return (given, *output[1:]) if isinstance(output, tuple) else given
+
+        handle = last.register_forward_hook(replace)
+        try:
             output = reading.forward()
-    finally:
-        handle.remove()
-    parts = _split(output, reading.batch, len(pooled))
-    return parts
+        finally:
+            handle.remove()
+    return _split(output, reading.batch, count)
 
 
 def _split(output: Any, batch: int, count: int) -> list[Any]:

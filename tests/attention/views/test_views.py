@@ -287,7 +287,7 @@ def test_real_weights_look_at_the_object():
     import sys
     from pathlib import Path
 
-    sys.path.insert(0, str(Path(__file__).parents[2] / "notebooks"))
+    sys.path.insert(0, str(Path(__file__).parents[3] / "notebooks"))
     from saliency_vit import available, load
 
     if not available():

@@ -174,6 +174,48 @@ def test_legrad_by_its_definition(pair):
     _close(got, total)
 
 
+class _Products(TorchDispatchMode):
+    """Counts matrix products."""
+
+    def __init__(self):
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.number += func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm)
+        return func(*args, **(kwargs or {}))
+
+
+def test_legrad_is_linear_in_depth():
+    x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(3)).double()
+    numbers = []
+    for depth in (2, 4, 6):
+        with _Products() as products:
+            _values(plain(fused=True, depth=depth), x, "legrad", target=1)
+        numbers.append(products.number)
+    assert numbers[2] - numbers[1] == numbers[1] - numbers[0]
+
+
+def test_legrad_of_a_hugging_face_model_equals_its_definition():
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=24, num_hidden_layers=3, num_attention_heads=3, intermediate_size=48,
+        image_size=32, patch_size=8, num_labels=5,
+    )  # fmt: skip
+    model = transformers.ViTForImageClassification._from_config(config, attn_implementation="eager")
+    model = model.double().eval()
+    x = torch.randn(2, 3, 32, 32).double()
+    with torch.enable_grad():
+        out = model(x, output_hidden_states=True, output_attentions=True)
+        total = 0
+        for tokens, weights in zip(out.hidden_states[1:], out.attentions, strict=True):
+            score = model.classifier(model.vit.layernorm(tokens.mean(1)))[:, 2].sum()
+            (gradient,) = torch.autograd.grad(score, weights, retain_graph=True)
+            total = total + gradient.clamp(min=0).mean((1, 2))[:, 1:] / 3
+    _close(_values(model, x, "legrad", target=2), total)
+
+
 def test_legrad_of_torchcam():
     methods = pytest.importorskip("torchcam.methods")
     if not hasattr(methods, "LeGrad"):
