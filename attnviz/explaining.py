@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from .geometry import Geometry
 from .heatmaps import Heatmaps
 from .hooks import eager, find_layers, preserved, unwrap
 from .images import read_image
-from .methods import METHODS, RawMaps, Request, runner
+from .methods import METHODS, RawMaps, Request, check_options, runner
 from .models import Layout, LoadedModel, labels_of, load, resolve_preprocess
 from .registry import Entry
 
@@ -178,7 +179,7 @@ def explain(
         signed: True keeps negative values, False drops them; None does as the method's paper.
         layout: "channels_first", "channels_last" or a `Layout`, where a layer's output cannot be
             told apart; None finds it out.
-        **options: further options of the method's family.
+        **options: further options of the methods chosen; each is taken by at least one of them.
 
     Returns:
         `Heatmaps` with raw values (B, h, w). With several methods a dict {method: Heatmaps}, with
@@ -189,6 +190,7 @@ def explain(
             what was given, what is possible, and what to do.
     """
     families = _methods(method)
+    check_options(options, [e for part in families.values() for e in part], _ARGUMENTS)
     if batch_size < 1:
         raise AttnvizError(f"batch_size is at least 1, got {batch_size}")
     module, loaded = _resolve_model(model, device)
@@ -243,6 +245,9 @@ def explain(
         for i in range(len(batches[0][1]))
     ]
     return _shape(found, method, layer)
+
+
+_ARGUMENTS = tuple(name for name in inspect.signature(explain).parameters if name != "options")
 
 
 def _given(batch: Tensor) -> _Inputs:

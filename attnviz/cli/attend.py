@@ -140,9 +140,18 @@ def _photo(
 
 
 def _text(
-    text: str, *, model: str, layers: Any, head: Any, method: str | None, out: Path | None,
-    html: Path | None, stats: str | None, device: str | None, force: bool, **unused: Any,
+    text: str, *, model: str, checkpoint: Path | None, random: bool, layers: Any, head: Any,
+    method: str | None, target: str | None, preprocess: str | None, out: Path | None,
+    html: Path | None, stats: str | None, device: str | None, force: bool,
 ) -> None:  # fmt: skip
+    photos_only = {
+        "--checkpoint": checkpoint, "--random": random, "--target": target,
+        "--preprocess": preprocess,
+    }  # fmt: skip
+    for name, value in photos_only.items():
+        if value:
+            raise typer.BadParameter(f"{name} is for photos, and --text was given; leave it out")
+
     import io
 
     from ..errors import DataError, MethodError

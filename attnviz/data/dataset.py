@@ -15,7 +15,9 @@ from .sample import Sample
 
 #: name -> reader; one file in `attnviz/data/readers/` adds a layout. `meta["detect"]` says whether
 #: a path looks like the reader's own.
-READERS = Registry("dataset format", "attnviz.data.readers", error=DataError)
+READERS = Registry(
+    "dataset format", "attnviz.data.readers", error=DataError, plugins="attnviz.readers"
+)
 
 #: detection asks in this order: the marked layouts before the plain folder of folders
 _ORDER = ("coco", "masks", "voc", "csv", "imagefolder")

@@ -18,7 +18,7 @@ from ..registry import Registry
 from ..targets import logits_of
 
 #: name -> fn(model, images (B, C, H, W), labels (B,), *, layer, generator, ...) -> ()
-SCHEMES = Registry("erasing scheme", "attnviz.erasing")
+SCHEMES = Registry("erasing scheme", "attnviz.erasing", plugins="attnviz.erasing")
 
 
 def flat_logits(output: Any) -> Tensor:

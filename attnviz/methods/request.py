@@ -11,12 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..errors import MethodError, did_you_mean
 from ..registry import Entry, Registry
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-METHODS = Registry("method", "attnviz.methods.cam", "attnviz.methods.attention")
+METHODS = Registry(
+    "method", "attnviz.methods.cam", "attnviz.methods.attention", plugins="attnviz.methods"
+)
 
 #: family -> "module:function" with the signature (Request, list[Entry]) -> list[RawMaps]
 FAMILIES: dict[str, str] = {
@@ -81,6 +84,58 @@ class RawMaps:
     labels: tuple[str, ...]
     units: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+#: arguments of a method's function that the house gives itself, and the argument that sets them
+_GIVEN = {"relu": "signed"}
+
+#: what other tools, and other functions of this one, call the arguments of `explain`
+_ELSEWHERE = {
+    "aug_smooth": None, "cam": "method", "category": "target", "class_idx": "target",
+    "class_index": "target", "eigen_smooth": None, "image": "images", "index": "target",
+    "input": "images", "input_tensor": "images", "inputs": "images", "layer_name": "layer",
+    "layers": "layer", "processor": "preprocess", "target_category": "target",
+    "target_class": "target", "target_layer": "layer", "target_layers": "layer",
+    "transform": "preprocess", "use_cuda": "device", "x": "images", "y": "target", **_GIVEN,
+}  # fmt: skip
+
+
+def options_of(entry: Entry) -> tuple[str, ...]:
+    """Return the names of the options that a method takes in `explain`."""
+    return tuple(name for name in entry.options if name not in _GIVEN)
+
+
+def taken_by(entry: Entry, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the options given that a method takes."""
+    known = options_of(entry)
+    return {name: value for name, value in options.items() if name in known}
+
+
+def check_options(
+    options: Mapping[str, Any], entries: Sequence[Entry], arguments: Sequence[str] = ()
+) -> None:
+    """Raise for an option that none of the methods takes.
+
+    Args:
+        options: as given by the user.
+        entries: the methods chosen.
+        arguments: names of the caller's own arguments, which may have been meant.
+
+    Raises:
+        MethodError: it names the nearest argument or option.
+    """
+    known = sorted({name for entry in entries for name in options_of(entry)})
+    for name in options:
+        if name in known:
+            continue
+        if _ELSEWHERE.get(name) in arguments:
+            meant = f"; use {_ELSEWHERE[name]}="
+        else:
+            meant = did_you_mean(name, [*known, *arguments])
+        raise MethodError(
+            f"{name!r} is no argument, and no option of {', '.join(e.name for e in entries)}"
+            f"{meant or '.'} Options here: {', '.join(known) or 'none'}"
+        )
 
 
 def runner(family: str) -> Callable[[Request, list[Entry]], list[RawMaps]]:

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import MetricError
 from ..registry import Registry
 
-METRICS = Registry("metric", "attnviz.metrics", error=MetricError)
+METRICS = Registry("metric", "attnviz.metrics", error=MetricError, plugins="attnviz.metrics")
 
 #: what a metric may need beside the maps, and so how it is called:
 #: () -> fn(maps); ("model",) -> fn(model, x, maps, target); ("masks",) -> fn(maps, masks);

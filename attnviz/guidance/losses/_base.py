@@ -18,7 +18,9 @@ from ..annotation import Annotation, as_annotation
 from ..class_maps import ClassMap
 
 #: every guidance loss; one file in `attnviz/guidance/losses/` adds one
-LOSSES = Registry("guidance loss", "attnviz.guidance.losses", error=GuidanceError)
+LOSSES = Registry(
+    "guidance loss", "attnviz.guidance.losses", error=GuidanceError, plugins="attnviz.losses"
+)
 
 
 @dataclass(frozen=True, eq=False)

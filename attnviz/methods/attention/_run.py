@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ...attention.tap.fold import wide
-from ...errors import AttnvizError, AttnvizWarning, MethodError, did_you_mean
+from ...errors import AttnvizError, AttnvizWarning, MethodError
 from ...registry import Entry
 from ...targets import Column
-from .. import RawMaps, Request
+from .. import RawMaps, Request, taken_by
 from .reading import Reading, read
 
 
@@ -26,7 +25,8 @@ def run(request: Request, entries: Sequence[Entry]) -> list[RawMaps]:
         AttentionUnavailable: no attention among patches was found.
         MethodError: an option that no method takes, a method that does not apply to the model.
     """
-    _check_options(request, entries)
+    if request.signed is not None:
+        raise MethodError("maps of attention have no signed form; leave signed=None")
     reading = None
     sharing = [e for e in entries if not e.meta["own_pass"]]
     if sharing:
@@ -38,7 +38,7 @@ def run(request: Request, entries: Sequence[Entry]) -> list[RawMaps]:
         _check_finite(reading.scores)
     found: list[RawMaps] = []
     for entry in entries:
-        options = _options_of(request, entry)
+        options = taken_by(entry, request.options)
         if entry.meta["own_pass"]:
             columns, scores, maps = entry.fn(request, **options)
             _check_finite(scores)
@@ -116,28 +116,3 @@ def _raw(
         entry.meta["units"],
         {"class_specific": bool(entry.meta["needs_gradient"]), **facts},
     )  # fmt: skip
-
-
-def _accepts(entry: Entry) -> set[str]:
-    return {
-        name
-        for name, p in inspect.signature(entry.fn).parameters.items()
-        if p.kind is p.KEYWORD_ONLY
-    }
-
-
-def _options_of(request: Request, entry: Entry) -> dict[str, Any]:
-    return {k: v for k, v in request.options.items() if k in _accepts(entry)}
-
-
-def _check_options(request: Request, entries: Sequence[Entry]) -> None:
-    if request.signed is not None:
-        raise MethodError("maps of attention have no signed form; leave signed=None")
-    known = set().union(*(_accepts(e) for e in entries))
-    for name in request.options:
-        if name not in known:
-            names = ", ".join(e.name for e in entries)
-            raise MethodError(
-                f"option {name!r} is not known to {names}{did_you_mean(name, known)} "
-                f"Options: {', '.join(sorted(known)) or 'none'}"
-            )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ from ...hooks import Capture, capture
 from ...models import Layout, default_layer, infer_layout
 from ...registry import Entry
 from ...targets import Column, logits_of, resolve
-from .. import RawMaps, Request
+from .. import RawMaps, Request, taken_by
 from ..heads import HeadProbe, LinearHead
 
 
@@ -57,11 +56,17 @@ def _check_gradient(gradient: Tensor, raw: Tensor, layout: Layout, layer: str) -
 
 
 def _apply(
-    entry: Entry, activation: Tensor, gradient: Tensor | None, signed: bool | None
+    entry: Entry,
+    activation: Tensor,
+    gradient: Tensor | None,
+    signed: bool | None,
+    options: Mapping[str, Any] | None = None,
 ) -> Tensor:
-    options = {} if signed is None else {"relu": not signed}
-    if options and "relu" not in inspect.signature(entry.fn).parameters:
-        raise MethodError(f"method {entry.name!r} has no signed form; leave signed=None")
+    options = taken_by(entry, options or {})
+    if signed is not None:
+        if "relu" not in entry.options:
+            raise MethodError(f"method {entry.name!r} has no signed form; leave signed=None")
+        options["relu"] = not signed
     gradient = None if gradient is None else _at_least_single(gradient)
     return entry.fn(_at_least_single(activation), gradient, **options)
 
@@ -181,7 +186,9 @@ def run(request: Request, entries: Sequence[Entry]) -> list[RawMaps]:
         for entry in entries:
             for name, activation in read.spatial.items():
                 with torch.set_grad_enabled(request.create_graph):
-                    values = _apply(entry, activation, gradients.get(name), request.signed)
+                    values = _apply(
+                        entry, activation, gradients.get(name), request.signed, request.options
+                    )
                 grids.setdefault((entry.name, name), []).append(values)
 
     score = _at_least_single(_rows(read.scores))
