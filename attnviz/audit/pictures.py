@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..data import Dataset, Sample
+from ..data.prepared import Prepared
+from ..data.splitting import content_hash
 from ..errors import DataError, did_you_mean
 from ..geometry import Geometry
 
@@ -21,18 +21,16 @@ PRESENT = 0.02
 REGIONS = ("auto", "masks", "boxes", "groups")
 
 
-@dataclass(frozen=True, eq=False)
-class Picture:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Picture(Prepared):
     """One image as the model sees it.
 
     Attributes:
         index: its number in the data.
         id, source, background: names; images of one source or background are one cluster.
         has_object, has_context: its group.
-        input: (3, H, W) float32.
         object_mask, context_mask: (H, W) bool at the input's size; None where not known. The
             context's never covers the object's.
-        photo: (h, w, 3) uint8, and `geometry`, where the input lies on it.
         digest: of the photo's pixels.
     """
 
@@ -42,56 +40,14 @@ class Picture:
     background: str
     has_object: bool
     has_context: bool
-    input: Tensor
     object_mask: Tensor | None
     context_mask: Tensor | None
-    photo: np.ndarray
-    geometry: Geometry
     digest: str
 
     @property
     def group(self) -> int:
         """2 * object + context."""
         return 2 * self.has_object + self.has_context
-
-
-def project_mask(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Return the share of each input pixel that a mask on the photo covers, (H, W) in [0, 1].
-
-    Exact area averages, from the mask's integral image; outside the photo it is 0.
-
-    Args:
-        mask: (h, w) bool at the photo's size.
-        geometry: where the input lies on the photo.
-    """
-    height, width = geometry.input_size
-    left, top, right, bottom = geometry.crop
-    if (left, top, right, bottom) == (0, 0, width, height) and mask.shape == (height, width):
-        return mask.astype(np.float32)
-    integral = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1))
-    np.cumsum(np.cumsum(mask, 0, dtype=np.float64), 1, out=integral[1:, 1:])
-    rows = np.linspace(top, bottom, height + 1)
-    columns = np.linspace(left, right, width + 1)
-    area = (bottom - top) / height * (right - left) / width
-    covered = _along(_along(integral, rows, 0), columns, 1)
-    return (np.diff(np.diff(covered, axis=0), axis=1) / area).clip(0, 1).astype(np.float32)
-
-
-def _along(integral: np.ndarray, edges: np.ndarray, axis: int) -> np.ndarray:
-    """Return an integral image at fractional edges: it is linear inside a pixel."""
-    edges = edges.clip(0, integral.shape[axis] - 1)
-    low = np.minimum(np.floor(edges).astype(int), integral.shape[axis] - 2)
-    part = edges - low
-    part = part[:, None] if axis == 0 else part[None, :]
-    return np.take(integral, low, axis) * (1 - part) + np.take(integral, low + 1, axis) * part
-
-
-def _binary(mask: np.ndarray, geometry: Geometry) -> Tensor:
-    share = project_mask(mask, geometry)
-    inside = share >= 0.5
-    if not inside.any():  # an object thinner than an input pixel is still somewhere
-        inside = share > 0
-    return torch.from_numpy(inside)
 
 
 def as_samples(data: Any) -> Sequence[Sample]:
@@ -197,23 +153,21 @@ class Reader:
             DataError: an unreadable file, a mask that misses or does not fit.
         """
         sample = self.data[index]
-        photo = sample.read()
-        tensor, geometry = self._prepare(photo)
+        seen = Prepared.read(sample, self._prepare)
         has_object, has_context = self.presence(sample)
-        on_object, on_context = self._regions(sample, photo, has_object, has_context)
+        on_object, on_context = self._regions(sample, seen.photo, has_object, has_context)
         if has_context is None:
             has_context = on_context is not None and float(on_context.mean()) >= PRESENT
             on_context = on_context if has_context else None
-        inside = None if on_object is None else _binary(on_object, geometry)
-        around = None if on_context is None else _binary(on_context, geometry)
+        inside = None if on_object is None else seen.mask(on_object)
+        around = None if on_context is None else seen.mask(on_context)
         if inside is not None and around is not None:
             around = around & ~inside
         return Picture(
-            index, sample.id, sample.source, str(sample.meta.get("background", sample.source)),
-            has_object, has_context, tensor, inside, around, photo, geometry,
-            hashlib.blake2b(
-                photo.tobytes() + str(photo.shape).encode(), digest_size=12
-            ).hexdigest(),
+            **vars(seen), index=index, id=sample.id, source=sample.source,
+            background=str(sample.meta.get("background", sample.source)),
+            has_object=has_object, has_context=has_context, object_mask=inside,
+            context_mask=around, digest=content_hash(seen.photo)[:24],
         )  # fmt: skip
 
     def _regions(

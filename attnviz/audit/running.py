@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ import torch
 
 from .. import __version__
 from ..data import Sample, refuse_leaks
+from ..data.identity import data_stamp, weights_stamp
 from ..errors import DataError, PreprocessError
 from ..explaining import _resolve_model
 from ..geometry import Geometry
@@ -128,7 +128,7 @@ def confusion(
         "context_masks": _function_name(context_masks), "preprocess": described,
         "object": object, "context": context, "images": len(samples),
         "donors": len(instrument.donors) if instrument.donors else 0, "seed": seed,
-        "weights": _fingerprint(module), "data": _ids(samples),
+        "weights": weights_stamp(module), "data": data_stamp(samples),
     }  # fmt: skip
     with _kept(journal) as path:
         rows = Journal(path, settings, resume=resume)
@@ -302,22 +302,3 @@ def _name(module: Any, loaded: Any) -> str:
 
 def _function_name(function: Any) -> str | None:
     return None if function is None else getattr(function, "__name__", type(function).__name__)
-
-
-def _fingerprint(module: torch.nn.Module) -> str:
-    """Return a hash of the weights: a resumed audit must be of the same model."""
-    digest = hashlib.blake2b(digest_size=8)
-    for name, tensor in module.state_dict().items():
-        digest.update(name.encode())
-        flat = tensor.detach().double().flatten() if tensor.is_floating_point() else tensor
-        digest.update(repr(float(flat.double().sum())).encode())
-        if flat.numel():
-            digest.update(repr(float((flat.double().flatten() ** 2).sum())).encode())
-    return digest.hexdigest()
-
-
-def _ids(samples: Sequence[Sample]) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for sample in samples:
-        digest.update(sample.id.encode() + b"\0")
-    return digest.hexdigest()

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from .summary import ALPHA, Row, Summary, Table
+from ..writing import write_files
+from .page import page
+from .summary import Row, Summary, Table
+from .wording import headline, notes
 
 if TYPE_CHECKING:
     from .store import Store
@@ -20,8 +23,6 @@ SCHEMA_VERSION = 1
 
 def write_all(summary: Summary, store: Store, out: Path) -> list[Path]:
     """Write `summary.json`, `values.csv` and `index.html`; those of an earlier run are replaced."""
-    from ..writing import write_files
-    from .page import page
 
     files = {
         out / "summary.json": json.dumps(as_dict(summary), indent=2, ensure_ascii=False).encode(),
@@ -107,12 +108,6 @@ def lines(summary: Summary) -> list[str]:
     return found[1:]
 
 
-def headline(table: Table) -> str:
-    """Return a metric's name, which end is better, and its protocol."""
-    arrow = {True: "higher is better", False: "lower is better", None: "neither end is better"}
-    return f"{table.key} ({arrow[table.higher_is_better]})  {table.protocol}"
-
-
 def _numbers(row: Row) -> str:
     interval = row.interval
     if math.isnan(interval.value):
@@ -135,33 +130,3 @@ def _verdict(row: Row) -> str:
     if row.skipped:
         parts.append("skipped " + ", ".join(f"{n} ({why})" for why, n in row.skipped.items()))
     return "; ".join(parts)
-
-
-def notes(table: Table) -> list[str]:
-    """Return whether the ranking survives other baselines, and what the tests say, in words."""
-    found = [] if table.ranking is None else [f"over the baselines: {table.ranking}"]
-    tests = [test for test in table.tests if not math.isnan(test.p)]
-    images = max((test.images for test in tests), default=0)
-    # all signs alike is the most extreme there is: p = 2 / 2^n
-    needed = 1 + math.ceil(math.log2(max(1, len(tests)) / ALPHA))
-    if tests and images < needed:
-        found.append(
-            f"{images} images cannot show a difference in {len(tests)} tests: at least {needed} "
-            "are needed"
-        )
-        return found
-    return found + _pairs(table)
-
-
-def _pairs(table: Table) -> list[str]:
-    controls = {row.name for row in table.rows if row.control}
-    found = []
-    for test in table.tests:
-        if test.second in controls or math.isnan(test.p):
-            continue
-        word = "differ" if test.adjusted < ALPHA else "not told apart"
-        found.append(
-            f"{test.first} - {test.second}: {test.difference:+.4f}, {word} "
-            f"(p = {test.adjusted:.2g} after correction, {test.images} images)"
-        )
-    return found

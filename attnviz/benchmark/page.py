@@ -7,9 +7,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .export import headline, notes
-from .running import picture_name
+from .pictures import picture_name
 from .summary import Row, Summary, Table
+from .wording import headline, notes
 
 if TYPE_CHECKING:
     from .store import Store

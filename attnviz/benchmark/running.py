@@ -2,45 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .. import __version__
+from ..data import Sample
+from ..data.identity import sample_stamp, weights_stamp
+from ..data.prepared import Prepared
 from ..errors import AttnvizError, AttnvizWarning, DataError, ImageError, MethodError
 from ..explaining import explain
-from ..geometry import Geometry
 from ..heatmaps import Heatmaps
 from ..metrics import control_maps
 from ..metrics.forward import untouched
 from ..models import LoadedModel, labels_of, resolve_preprocess
 from ..targets import class_index, logits_of
 from .cost import Cost, measure_cost
+from .export import write_all
 from .judging import Batch, Explainer, control_explainer, judge, method_explainer
+from .pictures import draw
 from .settings import Settings
 from .store import Store
-from .subjects import Subject
+from .subjects import object_boxes, object_mask
+from .summary import Summary, summarise
 
 #: a killed run loses at most about so many seconds of work, or one image's
 _LOSS = 20.0
-
-
-@dataclass(frozen=True)
-class Ready:
-    """An image as the model's input, with its annotation there."""
-
-    subject: Subject
-    image: np.ndarray
-    tensor: Tensor
-    geometry: Geometry
 
 
 @dataclass(frozen=True)
@@ -81,7 +73,7 @@ class Runner:
     def __init__(
         self,
         loaded: LoadedModel,
-        subjects: Sequence[Subject],
+        subjects: Sequence[Sample],
         settings: Settings,
         *,
         preprocess: Any = None,
@@ -95,6 +87,8 @@ class Runner:
         self.batch_size = batch_size
         self.labels = labels or labels_of(loaded.module, loaded)
         self._prepare = resolve_preprocess(preprocess, loaded.module, loaded)
+        describe = getattr(self._prepare, "describe", None)
+        self._described = describe() if describe else type(self._prepare).__name__
         self._place = next(
             (p for p in self.model.parameters() if p.is_floating_point()), torch.zeros(0)
         )
@@ -106,15 +100,15 @@ class Runner:
         self.methods, self.refused = self._applicable()
         self._size = self._map_size()
         self.chunk = 4
-        self.controls = settings.control_names(any(s.mask for s in self.subjects))
+        self.controls = settings.control_names(any(s.masks for s in self.subjects))
 
     # -- before ----------------------------------------------------------------------------------
 
-    def _first(self) -> Ready:
+    def _first(self) -> Prepared:
         fault: Exception | None = None
         for subject in self.subjects:
             try:
-                return self._ready(subject)
+                return Prepared.read(subject, self._prepare)
             except (ImageError, DataError) as error:
                 fault = fault or error
         raise ImageError(f"none of {len(self.subjects)} images can be read; the first: {fault}")
@@ -162,6 +156,9 @@ class Runner:
         return {
             "attnviz": __version__,
             "model": self.loaded.name,
+            "weights": weights_stamp(self.model),
+            "preprocess": self._described,
+            "labels": None if self.labels is None else list(self.labels),
             "settings": self.settings.as_dict(),
             "methods": self.methods,
             "input": list(self._x.shape[1:]),
@@ -176,32 +173,36 @@ class Runner:
             store: where results go; see `plan`.
             pictures: a folder for small overlays, see `picture_name`; None draws none.
         """
-        waiting: list[Ready] = []
+        waiting: list[tuple[Sample, Prepared]] = []
         for subject in self.subjects:
-            if store.has(subject.id, subject.stamp):
+            if store.has(subject.id, sample_stamp(subject)):
                 yield Done(subject.id)
                 continue
             try:
-                ready = self._ready(subject)
+                ready = Prepared.read(subject, self._prepare)
             except (ImageError, DataError) as error:
                 yield Done(subject.id, str(error))
                 continue
-            if waiting and ready.tensor.shape != waiting[0].tensor.shape:
+            if waiting and ready.input.shape != waiting[0][1].input.shape:
                 yield from self._judge(waiting, store, pictures)
                 waiting = []
-            waiting.append(ready)
+            waiting.append((subject, ready))
             if len(waiting) >= self.chunk:
                 yield from self._judge(waiting, store, pictures)
                 waiting = []
         if waiting:
             yield from self._judge(waiting, store, pictures)
 
-    def _judge(self, ready: Sequence[Ready], store: Store, pictures: Path | None) -> Iterator[Done]:
-        x = self._batch(ready)
+    def _judge(
+        self, ready: Sequence[tuple[Sample, Prepared]], store: Store, pictures: Path | None
+    ) -> Iterator[Done]:
+        x = self._batch([r for _, r in ready])
         logits = self._logits(x)
         target = self._targets(logits)
         found = self._explain(x, target, self.methods)
-        masks = [r.subject.mask_on_input(r.geometry) for r in ready]
+        places = [object_mask(s) for s, _ in ready]
+        masks = [None if m is None else r.mask(m) for m, (_, r) in zip(places, ready, strict=True)]
+        boxes = [object_boxes(s, m) for m, (s, _) in zip(places, ready, strict=True)]
         maps = {name: m.values for name, m in found.items()}
         whole = torch.stack(
             [torch.zeros(x.shape[-2:], dtype=torch.bool) if m is None else m for m in masks]
@@ -214,36 +215,32 @@ class Runner:
             target,
             self.classes,
             masks,
-            [r.subject.boxes_on_input(r.geometry) for r in ready],
+            [r.boxes(b).tolist() for b, (_, r) in zip(boxes, ready, strict=True)],
             self.batch_size,
         )
         judged = judge(self.settings.measures(), batch, maps, self._explainers(), self.methods)
         probability = logits.softmax(1) if self.classes > 1 else logits.sigmoid()
         facts = [
             {
-                "id": r.subject.id,
-                "stamp": r.subject.stamp,
+                "id": s.id,
+                "stamp": sample_stamp(s),
                 "target": index,
                 "label": self.labels[index] if self.labels else f"class {index}",
                 "probability": float(probability[row, index]),
-                "annotated": r.subject.label,
+                "annotated": s.label,
             }
-            for row, (index, r) in enumerate(zip(target, ready, strict=True))
+            for row, (index, (s, _)) in enumerate(zip(target, ready, strict=True))
         ]
         if pictures is not None:
-            for row, r in enumerate(ready):
-                _draw(pictures, r, {name: m[row] for name, m in found.items()})
+            for row, (s, r) in enumerate(ready):
+                draw(pictures, s.id, r, {name: m[row] for name, m in found.items()})
         store.add(facts, judged)
-        yield from (Done(r.subject.id) for r in ready)
+        yield from (Done(s.id) for s, _ in ready)
 
     # -- parts -----------------------------------------------------------------------------------
 
-    def _ready(self, subject: Subject) -> Ready:
-        image = subject.read()
-        return Ready(subject, image, *self._prepare(image))
-
-    def _batch(self, ready: Sequence[Ready]) -> Tensor:
-        rows = torch.stack([r.tensor for r in ready])
+    def _batch(self, ready: Sequence[Prepared]) -> Tensor:
+        rows = torch.stack([r.input for r in ready])
         return rows.to(self._place.device, self._place.dtype)
 
     def _logits(self, x: Tensor) -> Tensor:
@@ -282,37 +279,16 @@ class Runner:
         return found
 
 
-def _draw(folder: Path, ready: Ready, maps: dict[str, Heatmaps]) -> None:
-    """Write the photo and one small overlay a method; existing ones are replaced."""
-    from PIL import Image
-
-    folder.mkdir(parents=True, exist_ok=True)
-    whole = {"photo": Image.fromarray(ready.image)}
-    for name, single in maps.items():
-        placed = replace(single.to("cpu"), geometry=(ready.geometry,), images=(ready.image,))
-        whole[name] = placed.overlay(0)
-    for name, picture in whole.items():
-        picture.thumbnail((240, 240))
-        picture.convert("RGB").save(folder / picture_name(ready.subject.id, name), quality=82)
-
-
-def picture_name(image: str, name: str) -> str:
-    """Return the file name of one picture of an image, whatever else is compared with it."""
-    stem = re.sub(r"[^\w.-]+", "-", Path(image).stem)[:40]
-    mark = hashlib.blake2b(image.encode(), digest_size=5).hexdigest()
-    return f"{stem}-{mark}-{name.replace('+', 'p')}.jpg"
-
-
 def evaluate(
     loaded: LoadedModel,
-    subjects: Sequence[Subject],
+    subjects: Sequence[Sample],
     settings: Settings,
     *,
     out: Path,
     force: bool = False,
     step: Callable[[Done], None] = lambda done: None,
     **options: Any,
-) -> Any:
+) -> Summary:
     """Run a comparison into a folder, or finish one there, and return its summary.
 
     Args:
@@ -327,9 +303,6 @@ def evaluate(
     Returns:
         `Summary`.
     """
-    from .export import write_all
-    from .summary import summarise
-
     runner = Runner(loaded, subjects, settings, **options)
     store = Store(out / "results.jsonl", runner.plan(), force=force)
     failed = {}

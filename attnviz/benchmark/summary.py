@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..data.identity import sample_stamp
 from ..errors import MetricError
 from ..metrics import (
     CONTROLS,
@@ -97,7 +98,7 @@ class Summary:
 
 def summarise(runner: Runner, store: Store, failed: Mapping[str, str]) -> Summary:
     """Return the tables of what a store holds."""
-    images = [s.id for s in runner.subjects if store.has(s.id, s.stamp)]
+    images = [s.id for s in runner.subjects if store.has(s.id, sample_stamp(s))]
     judged = store.judged(images)
     tables = []
     for measure in runner.settings.measures():

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import typer
 from torch import Tensor
 
+from ..data.prepared import Prepared
 from ..errors import AttnvizError, ImageError, MethodError
 from ..explaining import explain
 from ..geometry import Geometry
 from ..heatmaps import Heatmaps
-from ..images import read_image
 from ..methods import METHODS
 from ..models import LoadedModel, labels_of, read_labels, resolve_preprocess
 from ..targets import Contrast, logits_of
@@ -79,32 +78,6 @@ class Record:
         return f"{self.photo}: {what}, {self.method}{at}{flat} -> {self.picture}"
 
 
-@dataclass(frozen=True)
-class Ready:
-    """A photo that is read and prepared as the model's input."""
-
-    photo: Path
-    image: np.ndarray
-    tensor: Tensor
-    geometry: Geometry
-
-    @classmethod
-    def read(cls, photo: Path, prepare: Callable[..., tuple[Tensor, Geometry]]) -> Ready:
-        """Read and prepare a photo."""
-        image = read_image(photo)
-        return cls(photo, image, *prepare(image))
-
-    @property
-    def bytes(self) -> int:
-        """What it holds in memory."""
-        return self.image.nbytes + self.tensor.nbytes
-
-    def attach(self, maps: Heatmaps) -> Heatmaps:
-        """Return a single map with its photo, and its place on it."""
-        source = (str(self.photo),)
-        return replace(maps, geometry=(self.geometry,), images=(self.image,), sources=source)
-
-
 #: a single map, and what the model sees on its photo
 Seen = tuple[Heatmaps, "dict[str, Any] | None"]
 
@@ -144,7 +117,7 @@ def explain_photos(
     prepare = resolve_preprocess(preprocess, loaded.module, loaded)
     names = read_labels(labels) if labels else labels_of(loaded.module, loaded)
 
-    def compute(jobs: list[Job], ready: list[Ready]) -> list[list[Seen]]:
+    def compute(jobs: list[Job], ready: list[Prepared]) -> list[list[Seen]]:
         return explain_batch(
             loaded, ready, methods=methods, targets=targets, layer=layer, labels=names
         )
@@ -158,14 +131,14 @@ def explain_photos(
         )
 
     return stream(
-        jobs, read=lambda job: Ready.read(job.photo, prepare), compute=compute, write=write,
+        jobs, read=lambda job: Prepared.read(job.photo, prepare), compute=compute, write=write,
         size=lambda r: r.bytes, skip=(ImageError,), batch_size=batch_size, workers=READERS,
     )  # fmt: skip
 
 
 def explain_batch(
     loaded: LoadedModel,
-    ready: Sequence[Ready],
+    ready: Sequence[Prepared],
     *,
     methods: Sequence[str],
     targets: Sequence[Any] = (),
@@ -175,9 +148,9 @@ def explain_batch(
     """Return for each photo its maps, method by method and in them target by target."""
     made: list[list[Seen]] = [[] for _ in ready]
     # one batch, unless the preprocessing gives inputs of several shapes
-    for shape in dict.fromkeys(r.tensor.shape for r in ready):
-        rows = [i for i, r in enumerate(ready) if r.tensor.shape == shape]
-        inputs = _place(torch.stack([ready[i].tensor for i in rows]), loaded.module)
+    for shape in dict.fromkeys(r.input.shape for r in ready):
+        rows = [i for i, r in enumerate(ready) if r.input.shape == shape]
+        inputs = _place(torch.stack([ready[i].input for i in rows]), loaded.module)
         with _logits_seen(loaded.module, inputs) as seen:
             maps = explain(
                 loaded, inputs, method=list(methods), layer=layer, labels=labels,

@@ -11,7 +11,8 @@ from ._app import FAILURE, say
 from ._options import AsJson, Checkpoint, Device, Labels, Layer, ModelOption, Preprocessing
 
 if TYPE_CHECKING:
-    from ..benchmark import Settings, Subject
+    from ..benchmark import Settings
+    from ..data import Sample
 
 BENCHMARK_SCHEMA = 1
 
@@ -83,6 +84,7 @@ def benchmark(
         return
     from ..benchmark import Runner, Store, lines, summarise
     from ..benchmark.export import as_dict, write_all
+    from ..data.identity import sample_stamp
     from ..models import read_labels
     from ._console import print_json, progress
     from ._models import load_model
@@ -111,7 +113,7 @@ def benchmark(
             print(f"{len(subjects)} images: {cost.describe(len(subjects))}")
         return
     store = Store(out / "results.jsonl", runner.plan(), force=force)
-    ahead = [s for s in subjects if not store.has(s.id, s.stamp)]
+    ahead = [s for s in subjects if not store.has(s.id, sample_stamp(s))]
     if len(ahead) < len(subjects):
         say(f"{len(subjects) - len(ahead)} of {len(subjects)} images are done already")
     say(f"{len(ahead)} images to judge: {cost.describe(len(ahead))}")
@@ -143,7 +145,7 @@ def _words(given: str) -> tuple[str, ...]:
 
 
 def _settings(
-    subjects: list[Subject],
+    subjects: list[Sample],
     methods: str,
     metrics: str | None,
     baselines: str,
@@ -153,8 +155,8 @@ def _settings(
     from ..errors import MethodError, MetricError
 
     if metrics is None:
-        masks, boxes = any(s.mask for s in subjects), any(s.boxes for s in subjects)
-        names = default_metrics(masks, boxes)
+        masks = any(s.masks for s in subjects)
+        names = default_metrics(masks, masks)
     else:
         names = _words(metrics)
     if options["score"] not in ("probability", "logit"):
@@ -169,7 +171,7 @@ def _settings(
 
 def _subjects(
     given: list[str], mask: str | None, out: Path
-) -> tuple[list[Subject], list[tuple[str, str]]]:
+) -> tuple[list[Sample], list[tuple[str, str]]]:
     """Return the images: of a dataset where the one argument is one, else photos."""
     from ..benchmark import from_dataset, from_photos
     from ._photos import gather

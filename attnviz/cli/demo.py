@@ -33,15 +33,16 @@ def demo(
 
         boat_water(out, as_json)
         return
+    from ..data.prepared import Prepared
     from ._console import print_json
-    from ._explaining import Ready, explain_batch
+    from ._explaining import explain_batch
     from ._files import picture_bytes
     from ._models import load_model
     from ._sample import sample_photo
 
     photo = sample_photo()
     loaded = load_model(None, None, device)
-    ready = Ready.read(photo, loaded.preprocess)
+    ready = Prepared.read(photo, loaded.preprocess)
     (((maps, predicted),),) = explain_batch(
         loaded, [ready], methods=["gradcam"], labels=loaded.labels
     )

@@ -7,7 +7,7 @@ Boxes are half-open in pixels: (x0, y0, x1, y1) covers [x0, x1) x [y0, y1), pixe
 [i, i + 1). Masks are (h, w) bool at the size of their image.
 """
 
-from .dataset import READERS, Dataset, open_dataset
+from .dataset import READERS, Dataset
 from .masks import (
     ArrayMask,
     BoxMask,
@@ -18,6 +18,7 @@ from .masks import (
     polygon_mask,
     rle_decode,
 )
+from .opening import open_dataset
 from .sample import Box, Sample
 from .splitting import Duplicate, find_duplicates, folds, refuse_leaks, splits
 

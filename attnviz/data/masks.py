@@ -166,6 +166,13 @@ class BoxMask:
         return ((rows >= y0) & (rows < y1))[:, None] & ((columns >= x0) & (columns < x1))[None]
 
 
+def files_of(mask: Any) -> list[Path]:
+    """Return the files that a mask is read from."""
+    if isinstance(mask, MaskFile):
+        return [mask.path]
+    return [f for part in mask.parts for f in files_of(part)] if isinstance(mask, UnionMask) else []
+
+
 def polygon_mask(points: Sequence[float], size: tuple[int, int]) -> np.ndarray:
     """Return (h, w) bool: the pixels whose centre is inside one polygon, by the even-odd rule.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Dataset, Sample, mask_box
+from ..data.prepared import Prepared
 from ..errors import DataError, ModelError
 from ..geometry import Geometry
 from ..hooks import unwrap
@@ -107,10 +108,11 @@ class Examples:
     def __getitem__(self, i: int) -> tuple[Tensor, int, Any]:
         """Return (image, label, {"mask": (H, W)} or {"boxes": (n, 4)} or None)."""
         sample, name, kind = self.samples[i], self._names[i], self.kinds[i]
-        image, geometry = self.preprocess(sample.read())
+        seen = Prepared.read(sample, self.preprocess)
+        image = seen.input
         where: dict[str, Tensor] | None = None
         if kind == "masks":
-            where = self._placed_mask(sample.mask(name), geometry)
+            where = self._placed_mask(sample.mask(name), seen)
         elif kind == "boxes":
             found = [b.coordinates for b in sample.boxes if b.label == name]
             if not found and sample.has_mask(name):
@@ -118,7 +120,7 @@ class Examples:
                 if box is None:  # an empty mask, which is for `annotate` to refuse or to skip
                     return image, self.labels[i], {"mask": torch.zeros(image.shape[-2:])}
                 found = [box]
-            boxes = place_boxes(found, geometry)
+            boxes = seen.boxes(found)
             where = {"boxes": boxes} if len(boxes) else None
         if self.flip and bool(torch.rand(()) < 0.5):
             image = image.flip(-1)
@@ -131,8 +133,8 @@ class Examples:
         return image, self.labels[i], where
 
     @staticmethod
-    def _placed_mask(mask: np.ndarray, geometry: Geometry) -> dict[str, Tensor] | None:
-        placed = place_mask(mask, geometry)
+    def _placed_mask(mask: np.ndarray, seen: Prepared) -> dict[str, Tensor] | None:
+        placed = seen.mask(mask).float()
         degenerate = bool(placed.all()) or not bool(placed.any())
         # by cropping alone: nothing is wrong with the mask, and it says nothing here
         cropped = degenerate and bool(mask.any()) and not bool(mask.all())
@@ -145,33 +147,6 @@ class Examples:
     def counts(self) -> dict[str, int]:
         """Return how many images are shown with masks, with boxes, and with labels only."""
         return {kind: self.kinds.count(kind) for kind in KINDS}
-
-
-def place_mask(mask: np.ndarray, geometry: Geometry) -> Tensor:
-    """Return a photo's mask (H, W) on the model's input, (h, w) float 0 or 1.
-
-    Each input pixel takes what the photo's mask holds under its centre; outside the photo 0.
-    """
-    height, width = geometry.input_size
-    left, top, right, bottom = geometry.crop
-    x = np.floor(left + (np.arange(width) + 0.5) * (right - left) / width).astype(int)
-    y = np.floor(top + (np.arange(height) + 0.5) * (bottom - top) / height).astype(int)
-    inside = ((y >= 0) & (y < mask.shape[0]))[:, None] & ((x >= 0) & (x < mask.shape[1]))[None]
-    values = mask[y.clip(0, mask.shape[0] - 1)[:, None], x.clip(0, mask.shape[1] - 1)[None]]
-    return torch.from_numpy((values & inside).astype(np.float32))
-
-
-def place_boxes(boxes: Sequence[Sequence[float]], geometry: Geometry) -> Tensor:
-    """Return a photo's boxes on the model's input, (n, 4), clipped; those outside are left out."""
-    height, width = geometry.input_size
-    placed = []
-    for x0, y0, x1, y1 in boxes:
-        (a, b), (c, d) = geometry.to_input(x0, y0), geometry.to_input(x1, y1)
-        a, b, c, d = max(a, 0.0), max(b, 0.0), min(c, float(width)), min(d, float(height))
-        # at least one pixel's centre lies inside, else there is nothing to point at
-        if np.ceil(a - 0.5) < np.ceil(c - 0.5) and np.ceil(b - 0.5) < np.ceil(d - 0.5):
-            placed.append((a, b, c, d))
-    return torch.tensor(placed, dtype=torch.float64).reshape(-1, 4)
 
 
 def new_head(model: nn.Module, classes: int, *, seed: int = 0) -> nn.Module:

@@ -108,7 +108,7 @@ Draw = Callable[[Tensor, Tensor], Tensor]
 def read_photos(data: str | Path, net: nn.Module, *, things: Sequence[str] = THINGS) -> Photos:
     """Return the photos that show exactly one of `things`, at least 8 of each class."""
     from attnviz.data import open_dataset
-    from attnviz.guidance.examples import place_mask
+    from attnviz.data.prepared import mask_on_input
     from attnviz.metrics.iou import component_boxes
     from attnviz.models import Preprocess
 
@@ -128,7 +128,7 @@ def read_photos(data: str | Path, net: nn.Module, *, things: Sequence[str] = THI
     for sample, name in found:
         tensor, geometry = preprocess(sample.read())
         images.append(tensor)
-        masks.append(place_mask(sample.mask(name), geometry) > 0)
+        masks.append(mask_on_input(sample.mask(name), geometry))
     stacked = torch.stack(masks)[:, :: SIZE // GRID, :: SIZE // GRID]
     prefix, _ = divide(net, FROZEN)
     boxes = [component_boxes(m)[0] for m in stacked]

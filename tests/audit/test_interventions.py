@@ -6,7 +6,8 @@ import torch
 
 from attnviz.audit.interventions import control_region, grown, variants
 from attnviz.audit.log_odds import called, find_target, score_of
-from attnviz.audit.pictures import Picture, project_mask
+from attnviz.audit.pictures import Picture
+from attnviz.data.prepared import mask_share
 from attnviz.errors import DataError
 from attnviz.geometry import Geometry
 
@@ -20,8 +21,9 @@ def picture(size=32, index=0):
     ctx &= ~obj
     image[0, obj], image[2, ctx] = 1.0, 0.9
     return Picture(
-        index, f"p{index}", f"s{index}", f"b{index}", True, True, image, obj, ctx,
-        np.zeros((size, size, 3), np.uint8), Geometry.identity(size, size), str(index),
+        index=index, id=f"p{index}", source=f"s{index}", background=f"b{index}", has_object=True,
+        has_context=True, input=image, object_mask=obj, context_mask=ctx, digest=str(index),
+        photo=np.zeros((size, size, 3), np.uint8), geometry=Geometry.identity(size, size),
     )  # fmt: skip
 
 
@@ -61,12 +63,12 @@ def test_control_has_the_area_asked_for():
 def test_masks_are_averaged_over_input_pixels():
     mask = np.zeros((8, 12), bool)
     mask[2:6, 3:9] = True
-    half = project_mask(mask, Geometry((8, 12), (4, 6), (0.0, 0.0, 12.0, 8.0)))
+    half = mask_share(mask, Geometry((8, 12), (4, 6), (0.0, 0.0, 12.0, 8.0)))
     np.testing.assert_allclose(half, mask.reshape(4, 2, 6, 2).mean((1, 3)))
     assert half[1, 1] == 0.5
-    beyond = project_mask(mask, Geometry((8, 12), (4, 4), (-2.0, -2.0, 14.0, 14.0)))
+    beyond = mask_share(mask, Geometry((8, 12), (4, 4), (-2.0, -2.0, 14.0, 14.0)))
     assert beyond.sum() * 16 == pytest.approx(mask.sum())  # letterboxed: nothing lost
-    crop = project_mask(mask, Geometry((8, 12), (3, 3), (2.5, 1.5, 5.5, 4.5)))
+    crop = mask_share(mask, Geometry((8, 12), (3, 3), (2.5, 1.5, 5.5, 4.5)))
     np.testing.assert_allclose(crop[0], [0.25, 0.5, 0.5])
 
 

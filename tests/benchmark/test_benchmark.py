@@ -16,15 +16,14 @@ from attnviz.benchmark import (
     Runner,
     Settings,
     Store,
-    boxes_on_input,
     duration,
     evaluate,
     from_dataset,
     from_photos,
     lines,
-    mask_on_input,
 )
 from attnviz.data import open_dataset
+from attnviz.data.prepared import boxes_on_input, mask_on_input
 from attnviz.errors import (
     DataError,
     ImageError,
@@ -321,8 +320,8 @@ def test_masks_and_boxes_lie_where_the_model_sees_them():
     expected = torch.zeros(80, 80, dtype=torch.bool)
     expected[20:40, 0:20] = True
     assert torch.equal(seen, expected)
-    assert boxes_on_input([(15, 10, 30, 20)], geometry) == [(0.0, 20.0, 20.0, 40.0)]
-    assert boxes_on_input([(0, 0, 20, 40)], geometry) == []
+    assert boxes_on_input([(15, 10, 30, 20)], geometry).tolist() == [[0.0, 20.0, 20.0, 40.0]]
+    assert boxes_on_input([(0, 0, 20, 40)], geometry).tolist() == []
     # letterboxed: the input reaches beyond the photo
     padded = Geometry((40, 80), (80, 80), (0.0, -20.0, 80.0, 60.0))
     assert torch.equal(
@@ -373,7 +372,7 @@ def test_a_dataset_brings_its_masks(loaded, annotated, tmp_path):
     assert tables["box_iou"].rows[-1].name == "mask"
     assert tables["box_iou"].rows[-1].interval.value == 1
     assert {r.name: r for r in tables["maxboxacc"].rows}["mask"].interval.value == 1
-    assert from_dataset(open_dataset(annotated), "lamp")[0].boxes == ((16.0, 8.0, 24.0, 16.0),)
+    assert from_dataset(open_dataset(annotated), "lamp")[0].boxes[0].coordinates == (16, 8, 24, 16)
     with pytest.raises(DataError, match="no sample has a mask or box of 'boat'"):
         from_dataset(open_dataset(annotated), "boat")
 

@@ -7,10 +7,10 @@ from torch import nn
 
 from attnviz.data import Box, Dataset, Sample
 from attnviz.data.masks import ArrayMask
+from attnviz.data.prepared import boxes_on_input, mask_on_input
 from attnviz.errors import DataError, ModelError
 from attnviz.geometry import Geometry
 from attnviz.guidance import Examples, new_head
-from attnviz.guidance.examples import place_boxes, place_mask
 from attnviz.models import Preprocess
 
 
@@ -61,12 +61,12 @@ def test_placing_by_hand():
     geometry = Geometry((4, 6), (2, 2), (1.0, 0.0, 5.0, 4.0))  # the middle 4 x 4, halved
     mask = np.zeros((4, 6), bool)
     mask[1, 2] = mask[3, 4] = True
-    assert place_mask(mask, geometry).tolist() == [[1, 0], [0, 1]]
-    assert place_boxes([(1, 0, 3, 2), (5, 0, 6, 4), (0, 0, 6, 4)], geometry).tolist() == [
+    assert mask_on_input(mask, geometry).tolist() == [[1, 0], [0, 1]]
+    assert boxes_on_input([(1, 0, 3, 2), (5, 0, 6, 4), (0, 0, 6, 4)], geometry).tolist() == [
         [0, 0, 1, 1], [0, 0, 2, 2],
     ]  # fmt: skip
     padded = Geometry((2, 2), (4, 4), (-1.0, -1.0, 3.0, 3.0))
-    assert place_mask(np.ones((2, 2), bool), padded).sum() == 4
+    assert mask_on_input(np.ones((2, 2), bool), padded).sum() == 4
 
 
 def test_shares_are_balanced_by_class_and_repeatable(dataset):

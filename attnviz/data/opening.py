@@ -1,0 +1,88 @@
+"""`open_dataset`, which reads any known layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from ._mask_folders import add_masks
+from .dataset import READERS, Dataset, split_name
+
+#: detection asks in this order: the marked layouts before the plain folder of folders
+_ORDER = ("coco", "masks", "voc", "csv", "imagefolder")
+
+
+def open_dataset(
+    path: str | Path,
+    *,
+    format: str | None = None,
+    images: str | Path | None = None,
+    masks: str | Path | Mapping[str, str | Path] | None = None,
+    split: str | None = None,
+    faults: str = "raise",
+) -> Dataset:
+    """Read a dataset of images with labels, boxes or masks. Nothing is decoded yet.
+
+    Layouts (`attnviz.data.READERS` lists them): "imagefolder" (a folder a class, below
+    train/validation/test or not), "coco" (JSON), "voc" (Pascal VOC), "csv" (one row an image or a
+    box), "masks" (index.json, images and label images).
+
+    Args:
+        path: the folder or annotation file.
+        format: the layout's name; None recognises it.
+        images: the folder that relative image names start from; None looks in the usual places.
+        masks: a folder of mask files that mirror the images' names (not 0 = the image's label),
+            or class name -> such a folder. They add to the masks of the dataset itself.
+        split: keep one split only ("train", "validation", "test"; "val" is validation).
+        faults: "raise" lists all faulty entries in one error; "skip" drops them with a warning.
+
+    Returns:
+        `Dataset`.
+
+    Raises:
+        DataError: not found, not recognised, or with faulty entries; the message lists them.
+    """
+    root = Path(path).expanduser()
+    if not root.exists():
+        raise DataError(f"dataset {root} does not exist")
+    if format is None:
+        format = _detect(root)
+    entry = READERS.get(format)
+    options: dict[str, Any] = {"faults": faults}
+    if images is not None:
+        images = Path(images).expanduser()
+        if not images.is_dir():
+            raise DataError(f"image folder {images} does not exist or is no folder")
+        options["images"] = images
+    dataset = entry.fn(root, **options)
+    if masks is not None:
+        dataset = add_masks(dataset, masks, images)
+    if split is not None:
+        dataset = _one_split(dataset, split)
+    return dataset
+
+
+def _detect(root: Path) -> str:
+    names = [n for n in _ORDER if n in READERS]
+    names += [n for n in READERS.names() if n not in names]
+    for name in names:
+        if READERS.get(name).meta["detect"](root):
+            return name
+    raise DataError(
+        f"{root} has no layout that is known. Expected one of: a folder a class; COCO JSON; "
+        f"a folder with Annotations/*.xml (VOC); a CSV with a column 'path'; a folder with "
+        f"index.json. Name it with format=..., one of {', '.join(READERS.names())}"
+    )
+
+
+def _one_split(dataset: Dataset, split: str) -> Dataset:
+    kept = dataset.filter(lambda s: s.split == split_name(split))
+    if not len(kept):
+        known = sorted({s.split for s in dataset if s.split})
+        raise DataError(
+            f"{dataset.root} has no split {split!r}; it has "
+            f"{known or 'none: make them with attnviz.data.splits'}"
+        )
+    return kept
