@@ -27,7 +27,7 @@ def test_audit_benchmark_and_guidance_count_the_same_pixels():
     sample = Sample("a", photo, label="boat", masks={"boat": ArrayMask(mask)})
     other = Sample("b", photo, label="other")
     data = Dataset((sample, other), ("boat", "other"))
-    prepare = Preprocess(resize=64, crop=56)
+    prepare = Preprocess(resize=64, crop=(56, 56))
     audited = Reader(data, "boat", "other", prepare=prepare).read(0).object_mask
     guided = Examples(data, prepare)[0][2]["mask"]
     (judged, _) = from_dataset(data)

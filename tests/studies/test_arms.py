@@ -10,7 +10,7 @@ import torch
 from study import arm_data as _arm_data
 from study import arm_list as _arm_list
 from study.arm_data import Part, box_of
-from study.arm_table import _t_quantile, budget, findings, interval, table
+from study.arm_table import budget, findings, interval, table
 from study.frozen import divide, features
 
 from attnviz import errors
@@ -226,14 +226,6 @@ def test_the_table_by_hand():
     assert cells[9] == "28 (-4 to 59)"  # 25 and 30: 27.5 -+ 12.71 * 3.54 / sqrt(2)
     assert cells[11] == "4.0 (4.0 to 4.0)"
     assert "none" not in text
-
-
-@pytest.mark.parametrize("tail", [0.4, 0.025, 0.025 / 17])
-@pytest.mark.parametrize("freedom", [1, 2, 5, 11])
-def test_quantiles_of_student_t(tail, freedom):
-    stats = pytest.importorskip("scipy.stats")
-    expected = stats.t.ppf(1 - tail, freedom)
-    assert _t_quantile(tail, freedom) == pytest.approx(expected, rel=1e-3)
 
 
 def test_budget_and_findings_by_hand():

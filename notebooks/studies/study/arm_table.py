@@ -6,21 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
+from attnviz.statistics.exact import student_quantile
 
 GROUPS = ("other/land", "other/water", "boat/land", "boat/water")
-
-
-def _t_quantile(tail: float, freedom: int) -> float:
-    """Return where Student's t has the share `tail` above it.
-
-    With t = sqrt(freedom) tan(a) the density is a constant times cos(a)^(freedom - 1), which is
-    smooth and bounded: sums over a fine grid of a give it to six digits.
-    """
-    angles = (np.arange(200_000) + 0.5) / 200_000 * (math.pi / 2)
-    mass = np.cos(angles) ** (freedom - 1)
-    above = 0.5 * mass[::-1].cumsum()[::-1] / mass.sum()
-    return math.sqrt(freedom) * math.tan(float(np.interp(-tail, -above, angles)))
 
 
 def interval(values: Sequence[float], *, comparisons: int = 1) -> tuple[float, float, float]:
@@ -35,7 +23,7 @@ def interval(values: Sequence[float], *, comparisons: int = 1) -> tuple[float, f
     if n < 2:
         return mean, -math.inf, math.inf
     deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
-    half = _t_quantile(0.025 / comparisons, n - 1) * deviation / math.sqrt(n)
+    half = student_quantile(1 - 0.025 / comparisons, n - 1) * deviation / math.sqrt(n)
     return mean, mean - half, mean + half
 
 
