@@ -314,6 +314,8 @@ def test_the_model_is_left_without_hooks(photos: Path) -> None:
 def _start(args: list[Any], **options: Any) -> subprocess.Popen[str]:
     repo = Path(__file__).resolve().parents[2]
     env = {**os.environ, "PYTHONPATH": str(repo), "OMP_NUM_THREADS": "1"}
+    if os.name != "nt":  # a parent in the background ignores SIGINT, and its children inherit that
+        options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(
         [sys.executable, "-m", "attnviz", *map(str, args)],
         env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,

@@ -55,7 +55,8 @@ def normalised(maps):
 
 
 def test_captum(case):
-    captum = pytest.importorskip("captum.attr")
+    import captum.attr as captum
+
     model, layer, reshape, x = case
     if reshape:
         pytest.skip("captum's LayerGradCam averages over the wrong axes of tokens")
@@ -66,9 +67,11 @@ def test_captum(case):
     torch.testing.assert_close(ours / scale, attribution / scale, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.peer("pytorch_grad_cam")
 def test_pytorch_grad_cam(case):
-    peer = pytest.importorskip("pytorch_grad_cam")
-    targets = pytest.importorskip("pytorch_grad_cam.utils.model_targets")
+    import pytorch_grad_cam as peer
+    from pytorch_grad_cam.utils import model_targets as targets
+
     model, layer, reshape, x = case
     with peer.GradCAM(model, [model.get_submodule(layer)], reshape_transform=reshape) as cam:
         theirs = torch.from_numpy(cam(x, [targets.ClassifierOutputTarget(3)] * 2))
@@ -84,8 +87,10 @@ def test_pytorch_grad_cam(case):
     torch.testing.assert_close(normalised(resized), theirs, rtol=0, atol=limit)
 
 
+@pytest.mark.peer("torchcam")
 def test_torchcam(case):
-    methods = pytest.importorskip("torchcam.methods")
+    from torchcam import methods
+
     model, layer, reshape, x = case
     if reshape:
         pytest.skip("torchcam has no reshaping of tokens or channels-last activations")

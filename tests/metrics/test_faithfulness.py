@@ -221,10 +221,12 @@ class _Extractor:
         return torch.no_grad()
 
 
+@pytest.mark.peer("torchcam")
 def test_agreement_with_torchcam():
     from functools import partial
 
-    theirs = pytest.importorskip("torchcam.metrics")
+    from torchcam import metrics as theirs
+
     torch.manual_seed(0)
     net = torch.nn.Sequential(
         torch.nn.Conv2d(3, 6, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(1176, 4)

@@ -68,8 +68,10 @@ def test_default_tolerance_errs_less_than_the_noise():
         assert error.double().square().mean().sqrt() < 0.01
 
 
+@pytest.mark.peer("pytorch_grad_cam")
 def test_agrees_with_pytorch_grad_cam():
-    road = pytest.importorskip("pytorch_grad_cam.metrics.road")
+    from pytorch_grad_cam.metrics import road
+
     x = torch.randn(3, 20, 20)
     removed = _smooth((20, 20), 150)
     theirs = road.NoisyLinearImputer(noise=0.0)(x, (~removed).float())

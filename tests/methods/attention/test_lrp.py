@@ -25,6 +25,7 @@ for name in ("apply_chunking_to_forward", "find_pruneable_heads_and_indices", "p
         setattr(utils, name, None)
 from lxt.efficient import monkey_patch
 from lxt.efficient.models.vit_torch import cp_LRP
+print("attnviz: lxt imported", file=sys.stderr)
 monkey_patch(vision_transformer, cp_LRP)
 torch.manual_seed(0)
 model = vision_transformer.VisionTransformer(32, 8, 2, 3, 24, 48, num_classes=5)
@@ -37,11 +38,12 @@ print(json.dumps((x * x.grad).sum(1).tolist()))
 """
 
 
+@pytest.mark.peer("lxt")
 def test_cplrp_equals_lxt_on_torchvision():
-    pytest.importorskip("lxt")
-    models = pytest.importorskip("torchvision.models")
+    from torchvision import models
+
     run = subprocess.run([sys.executable, "-c", LXT], capture_output=True, text=True, check=False)
-    if "ImportError" in run.stderr:
+    if "attnviz: lxt imported" not in run.stderr:  # it adapts to one version of transformers
         pytest.skip(f"lxt does not import here: {run.stderr.strip().splitlines()[-1]}")
     assert run.returncode == 0, run.stderr
     wanted = torch.tensor(json.loads(run.stdout.strip().splitlines()[-1])).double()

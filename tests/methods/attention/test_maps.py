@@ -216,11 +216,13 @@ def test_legrad_of_a_hugging_face_model_equals_its_definition():
     _close(_values(model, x, "legrad", target=2), total)
 
 
+@pytest.mark.peer("torchcam")
 def test_legrad_of_torchcam():
-    methods = pytest.importorskip("torchcam.methods")
+    from torchcam import methods
+    from torchvision import models
+
     if not hasattr(methods, "LeGrad"):
         pytest.skip("this torchcam has no LeGrad")
-    models = pytest.importorskip("torchvision.models")
     torch.manual_seed(0)
     model = models.VisionTransformer(64, 16, 3, 4, 64, 128, num_classes=7).eval()
     torch.nn.init.normal_(model.heads[0].weight)
