@@ -176,7 +176,7 @@ def grid(
         groups = [[(name, maps, i) for name, maps in named.items()] for i in range(len(first))]
     else:
         groups = [[("", first, i) for i in group] for group in _rows(first, columns)]
-    one_photo = several or all(_same_photo(first, [i for _, _, i in g]) for g in groups)
+    one_photo = several or all(same_photo(first, [i for _, _, i in g]) for g in groups)
     rows = []
     for group in groups:
         row = [tile(maps, i, **_words(name, maps, i)) for name, maps, i in group]
@@ -200,7 +200,7 @@ def grid(
 def _rows(maps: Heatmaps, columns: int | None) -> list[list[int]]:
     groups: list[list[int]] = []
     for i in range(len(maps)):
-        if columns is None and groups and _same_photo(maps, [groups[-1][0], i]):
+        if columns is None and groups and same_photo(maps, [groups[-1][0], i]):
             groups[-1].append(i)
         else:
             groups.append([i])
@@ -210,7 +210,8 @@ def _rows(maps: Heatmaps, columns: int | None) -> list[list[int]]:
     return [list(range(len(maps)))[i : i + step] for i in range(0, len(maps), step)]
 
 
-def _same_photo(maps: Heatmaps, indices: list[int]) -> bool:
+def same_photo(maps: Heatmaps, indices: list[int]) -> bool:
+    """Return whether some maps are of one photo, by its source or its pixels."""
     for part in (maps.images, maps.sources):
         if part is not None and part[indices[0]] is not None:
             head = part[indices[0]]
