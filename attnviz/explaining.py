@@ -18,7 +18,8 @@ from .heatmaps import Heatmaps
 from .hooks import eager, find_layers, preserved, unwrap
 from .images import read_image
 from .methods import METHODS, RawMaps, Request, check_options, runner
-from .models import Layout, LoadedModel, labels_of, load, resolve_preprocess
+from .models import Layout, LoadedModel, labels_of, load, reading, resolve_preprocess
+from .models.outputs import Choice, stated_activation
 from .registry import Entry
 
 
@@ -147,6 +148,8 @@ def explain(
     create_graph: bool = False,
     signed: bool | None = None,
     layout: Layout | str | None = None,
+    output: Choice | None = None,
+    activation: str | None = None,
     **options: Any,
 ) -> Heatmaps | dict[str, Any]:
     """Return heatmaps of the regions associated with a score.
@@ -179,6 +182,12 @@ def explain(
         signed: True keeps negative values, False drops them; None does as the method's paper.
         layout: "channels_first", "channels_last" or a `Layout`, where a layer's output cannot be
             told apart; None finds it out.
+        output: which part of the model's output are the logits, where there are several: an
+            index, a key, an attribute, a dotted path ("heads.species") or a function of the
+            output. None finds them and refuses where several would do; `meta["output"]` says.
+        activation: how logits become probabilities: "softmax", "sigmoid" (a single logit, or
+            several classes at once) or "none" (regression). None reads it off the model and its
+            logits; `meta["activation"]` says, where a probability was asked for.
         **options: further options of the methods chosen; each is taken by at least one of them.
 
     Returns:
@@ -220,6 +229,8 @@ def explain(
     if create_graph:
         batch_size = total
 
+    how = activation or stated_activation(module)
+    facts: dict[str, str] = {}
     batches: list[tuple[_Inputs, list[RawMaps]]] = []
     for start in range(0, total, batch_size):
         part = slice(start, min(start + batch_size, total))
@@ -239,9 +250,13 @@ def explain(
             layout=Layout(layout) if isinstance(layout, str) else layout,
             options=options,
         )
-        batches.append((inputs, _run(request, families)))
+        with reading(output, labels=labels, activation=how) as read:
+            batches.append((inputs, _run(request, families)))
+        facts.update(read.facts())
     found = [
-        _join([(inputs, maps[i]) for inputs, maps in batches], len(classes) if classes else 1)
+        _join(
+            [(inputs, maps[i]) for inputs, maps in batches], len(classes) if classes else 1, facts
+        )
         for i in range(len(batches[0][1]))
     ]
     return _shape(found, method, layer)
@@ -270,7 +285,7 @@ def _run(request: Request, families: dict[str, list[Entry]]) -> list[RawMaps]:
     return maps
 
 
-def _join(parts: list[tuple[_Inputs, RawMaps]], repeat: int) -> Heatmaps:
+def _join(parts: list[tuple[_Inputs, RawMaps]], repeat: int, facts: dict[str, str]) -> Heatmaps:
     """Put the batches of one method and layer together; rows of one image stand together."""
     first = parts[0][1]
 
@@ -292,7 +307,7 @@ def _join(parts: list[tuple[_Inputs, RawMaps]], repeat: int) -> Heatmaps:
         images=spread("images"),
         sources=spread("sources"),
         units=first.units,
-        meta=dict(first.meta),
+        meta={**first.meta, **facts},
     )
 
 

@@ -14,35 +14,14 @@ import torch
 from torch import Tensor
 
 from .errors import TargetError, did_you_mean
-
-_KEYS = ("logits", "out", "output", "preds", "scores")
-
-
-def logits_of(output: Any) -> Tensor:
-    """Return the logits in a model's output: a tensor, `.logits`, a dict's or tuple's tensor.
-
-    Raises:
-        TargetError: there is no tensor that could be the logits.
-    """
-    if isinstance(output, Tensor):
-        return output
-    found = getattr(output, "logits", None)
-    if isinstance(found, Tensor):
-        return found
-    if isinstance(output, Mapping):
-        for key in _KEYS:
-            if isinstance(output.get(key), Tensor):
-                return output[key]
-        tensors = [v for v in output.values() if isinstance(v, Tensor)]
-        if len(tensors) == 1:
-            return tensors[0]
-    if isinstance(output, tuple | list) and output and isinstance(output[0], Tensor):
-        return output[0]
-    keys = f" with keys {sorted(map(str, output))}" if isinstance(output, Mapping) else ""
-    raise TargetError(
-        f"no logits found in the model's output ({type(output).__name__}{keys}); pass a function "
-        "of the output as target, such as target=lambda out: out['logits'][:, 3]"
-    )
+from .models.outputs import (
+    class_column,
+    class_count,
+    is_binary,
+    logits_of,
+    predicted,
+    probabilities,
+)
 
 
 def class_index(name: int | str, count: int, labels: Sequence[str] | None) -> int:
@@ -92,8 +71,28 @@ def class_index(name: int | str, count: int, labels: Sequence[str] | None) -> in
     return found[0]
 
 
+def check_labels(labels: Sequence[str] | None, classes: int) -> None:
+    """Raise TargetError where class names are not as many as the model's classes."""
+    if not labels or len(labels) == classes:
+        return
+    hint = ""
+    if len(labels) == classes + 1:
+        hint = f"; is the first one, {labels[0]!r}, a background that the model does not have?"
+    elif classes == 2 and len(labels) == 1:
+        hint = "; a single logit decides between two classes: name both, the absent one first."
+    elif len(labels) == classes - 1:
+        hint = "; does the model count a background as its class 0, which the labels leave out?"
+    raise TargetError(
+        f"{len(labels)} label{'s' * (len(labels) != 1)} ({', '.join(map(repr, labels[:3]))}"
+        f"{', ...' if len(labels) > 3 else ''}) for a model of {classes} classes, so names would "
+        f"go to the wrong ones{hint or '.'} Give one label a class, in the order of the logits"
+    )
+
+
 def _flat_logits(output: Any) -> Tensor:
     logits = logits_of(output)
+    if logits.ndim == 1:
+        logits = logits[:, None]
     if logits.ndim != 2:
         raise TargetError(
             f"a class target needs logits of shape (B, classes), got {tuple(logits.shape)}; for a "
@@ -147,12 +146,15 @@ class ClassTarget(Target):
 
     def score(self, output: Any) -> Tensor:
         """Return the class's logits, (B,)."""
-        return _flat_logits(output)[:, self.index]
+        return class_column(_flat_logits(output), self.index)
 
 
 @dataclass(frozen=True)
 class Probability(Target):
-    """The softmax probability of one class, in [0, 1]. Its gradient fades as it nears 1."""
+    """The probability of one class, in [0, 1]. Its gradient fades as it nears 1.
+
+    Softmax, or sigmoid, as `attnviz.models.outputs.probabilities` finds.
+    """
 
     cls: int | str
     index: int | None = None
@@ -165,7 +167,12 @@ class Probability(Target):
 
     def score(self, output: Any) -> Tensor:
         """Return the class's probabilities, (B,)."""
-        return _flat_logits(output).softmax(1)[:, self.index]
+        found = probabilities(_flat_logits(output))
+        if found is None:
+            raise TargetError(
+                "the model has no probabilities (activation='none'); explain the class itself"
+            )
+        return found[:, self.index]
 
     def describe(self) -> Any:
         """Return the probability's name."""
@@ -197,7 +204,7 @@ class Contrast(Target):
     def score(self, output: Any) -> Tensor:
         """Return the differences of the two logits, (B,)."""
         logits = _flat_logits(output)
-        return logits[:, self.pair[0]] - logits[:, self.pair[1]]
+        return class_column(logits, self.pair[0]) - class_column(logits, self.pair[1])
 
     def describe(self) -> Any:
         """Return the two indices as text."""
@@ -232,7 +239,7 @@ class RegionTarget(Target):
                 f"a region target needs an output of shape (B, classes, H, W), got "
                 f"{tuple(logits.shape)}; for a classifier use ClassTarget"
             )
-        dense = logits[:, self.index]
+        dense = class_column(logits, self.index)
         if self.mask is None:
             return dense.mean((1, 2))
         mask = torch.as_tensor(self.mask, device=dense.device)
@@ -293,6 +300,8 @@ class Column:
             return self.targets[0].score(output)
         if all(isinstance(t, ClassTarget) for t in self.targets):
             logits = _flat_logits(output)
+            if is_binary(logits):
+                logits = torch.cat([-logits, logits], 1)
             index = torch.tensor([t.index for t in self.targets], device=logits.device)
             return logits.gather(1, index[:, None])[:, 0]
         together = self._together()
@@ -321,7 +330,10 @@ class Column:
         weights = like.new_zeros(len(self.targets), classes)
         for row, target in enumerate(self.targets):
             for index, value in target.linear.items():
-                weights[row, index] = value
+                if is_binary(like):  # class 1 is the one logit, class 0 is minus it
+                    weights[row, 0] += value if index == 1 else -value
+                else:
+                    weights[row, index] = value
         return weights
 
 
@@ -366,7 +378,9 @@ def resolve(
 
     def count() -> int:
         # a callable alone never needs to know where the logits are
-        return logits_of(output).shape[1] if logits_of(output).ndim > 1 else 1
+        total = class_count(logits_of(output))
+        check_labels(labels, total)
+        return total
 
     if classes is not None:
         if target is not None:
@@ -378,9 +392,9 @@ def resolve(
             for c in classes
         )
     if target is None:
-        logits = _flat_logits(output)
-        found = logits.detach().argmax(1).tolist()
-        shared = {i: ClassTarget(i).bind(logits.shape[1], labels) for i in set(found)}
+        logits, total = _flat_logits(output), count()
+        found = predicted(logits).tolist()
+        shared = {i: ClassTarget(i).bind(total, labels) for i in set(found)}
         return (Column(tuple(shared[i] for i in found)),)
     if _is_list(target):
         if len(target) != batch:

@@ -21,7 +21,8 @@ from ..heatmaps import Heatmaps
 from ..metrics import control_maps
 from ..metrics.forward import untouched
 from ..models import LoadedModel, labels_of, resolve_preprocess
-from ..targets import class_index, logits_of
+from ..models.outputs import class_count, logits_of, predicted
+from ..targets import class_index
 from .cost import Cost, measure_cost
 from .export import write_all
 from .judging import Batch, Explainer, control_explainer, judge, method_explainer
@@ -255,8 +256,8 @@ class Runner:
 
     def _targets(self, logits: Tensor) -> list[int]:
         if self.settings.target is None:
-            return logits.argmax(1).tolist()
-        return [class_index(self.settings.target, logits.shape[1], self.labels)] * len(logits)
+            return predicted(logits).tolist()
+        return [class_index(self.settings.target, class_count(logits), self.labels)] * len(logits)
 
     def _explain(
         self, x: Tensor, target: Sequence[int], methods: Sequence[str]

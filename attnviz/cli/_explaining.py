@@ -20,7 +20,9 @@ from ..geometry import Geometry
 from ..heatmaps import Heatmaps
 from ..methods import METHODS
 from ..models import LoadedModel, labels_of, read_labels, resolve_preprocess
-from ..targets import Contrast, logits_of
+from ..models.outputs import logits_of, probabilities
+from ..models.outputs import predicted as predicted_class
+from ..targets import Contrast
 from ._files import picture_bytes, write_file
 from ._pipeline import Failed, stream
 
@@ -71,8 +73,9 @@ class Record:
     def line(self) -> str:
         """Return one line for a reader: photo, what was explained, and where the picture is."""
         what = f"{self.label} {self.score:.4g}"
-        if self.predicted is not None and self.predicted["index"] == self.target:
-            what = f"{self.label} {self.predicted['probability']:.1%}"
+        seen = self.predicted
+        if seen is not None and seen["index"] == self.target and seen["probability"] is not None:
+            what = f"{self.label} {seen['probability']:.1%}"
         flat = ", no evidence (the map is flat)" if self.flat else ""
         at = f" at {self.layer}" if self.layer else ""
         return f"{self.photo}: {what}, {self.method}{at}{flat} -> {self.picture}"
@@ -205,10 +208,14 @@ def _predicted(
 ) -> list[dict[str, Any] | None]:
     if not seen:  # no classifier
         return [None] * count
-    probability, index = seen[0].softmax(1).max(1)
+    found, best = probabilities(seen[0]), predicted_class(seen[0]).tolist()
     return [
-        {"index": i, "label": labels[i] if labels else f"class {i}", "probability": p}
-        for i, p in zip(index.tolist(), probability.tolist(), strict=True)
+        {
+            "index": i,
+            "label": labels[i] if labels else f"class {i}",
+            "probability": None if found is None else float(found[n, i]),
+        }
+        for n, i in enumerate(best)
     ]
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import DataError
-from ..targets import logits_of
+from ..models.outputs import logits_of, predicted
 from .fills import erase
 
 
@@ -113,7 +113,7 @@ def _accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int)
     try:
         with torch.no_grad():
             parts = zip(images.split(batch_size), labels.split(batch_size), strict=True)
-            hits = [(logits_of(model(x)).argmax(1) == y).float() for x, y in parts]
+            hits = [(predicted(logits_of(model(x))) == y).float() for x, y in parts]
     finally:
         for module, training in mode.items():
             module.training = training

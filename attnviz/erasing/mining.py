@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ..errors import DataError
 from ..hooks import preserved, unwrap
-from ..targets import Target, logits_of, resolve
+from ..models.outputs import class_logits, logits_of, probabilities
+from ..targets import Target, resolve
 from .cascade import top_region
 from .fills import erase
 
@@ -151,9 +152,11 @@ def _look(module: nn.Module, image: Tensor, target: Target) -> tuple[float, floa
     score = float(target.score(output)[0])
     if target.index is None:
         return score, float("nan"), 0
-    logits = logits_of(output)[0].float()
+    logits = logits_of(output).float()
+    found = probabilities(logits)
+    logits = class_logits(logits)[0]
     rank = int((logits > logits[target.index]).sum()) + 1
-    return score, float(logits.softmax(0)[target.index]), rank
+    return score, float("nan") if found is None else float(found[0, target.index]), rank
 
 
 def _fix(module: nn.Module, image: Tensor, target: Any, labels: Any) -> Target:

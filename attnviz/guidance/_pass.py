@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import GuidanceError
-from ..targets import logits_of
+from ..models.outputs import class_logits, logits_of
 from .batches import Batch, batches
 from .class_maps import ClassMap, class_map
 from .config import GuideConfig
@@ -105,6 +105,7 @@ def forward_pass(
         else:
             seen = see(model, batch, config, needs if strength > 0 else ())
             logits = seen.logits
+    logits = class_logits(logits)
     check_labels(logits, batch.labels)
     total = F.cross_entropy(
         logits if logits.dtype == torch.float64 else logits.float(), batch.labels

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import DataError, GuidanceError
-from ..targets import logits_of
+from ..models.outputs import class_logits, logits_of
 from ._pass import check_labels, see
 from .batches import batches
 from .config import GuideConfig
@@ -53,8 +53,8 @@ def validate(
             else:
                 with torch.no_grad():
                     logits = logits_of(model(batch.images))
+            logits = class_logits(logits).float()
             check_labels(logits, batch.labels)
-            logits = logits.float()
             losses += F.cross_entropy(logits, batch.labels, reduction="none").tolist()
             for label, hit in zip(
                 batch.labels.tolist(), (logits.argmax(1) == batch.labels).tolist(), strict=True

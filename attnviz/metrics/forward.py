@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import MetricError
-from ..targets import ClassTarget, Column, Target, logits_of, resolve
+from ..models.outputs import Logits, class_column, is_binary, logits_of, probabilities
+from ..targets import ClassTarget, Column, Target, resolve
 from ._inputs import as_images
 
 SCORES = ("probability", "logit")
@@ -45,7 +46,7 @@ class Scorer:
         self.index: Tensor | None = None
         outputs = [self._run(part) for part in x.split(self.rows)]
         if self._function is None:
-            (self._column,) = resolve(target, torch.cat(outputs), batch=len(x))
+            (self._column,) = resolve(target, Logits(torch.cat(outputs)), batch=len(x))
             if all(isinstance(t, ClassTarget) for t in self._column.targets):
                 self.index = torch.tensor(
                     [t.index for t in self._column.targets], device=outputs[0].device
@@ -87,7 +88,7 @@ class Scorer:
             return output
         if self.index is None:
             column = Column(tuple(self._column.targets[i] for i in image.tolist()))
-            return column.score(output)
+            return column.score(Logits(output))
         return class_scores(output, self.index[image], self._score)
 
     def __call__(self, image: Tensor, build: Callable[[Tensor], Tensor]) -> Tensor:
@@ -108,7 +109,11 @@ class Scorer:
 def class_scores(logits: Tensor, index: Tensor, score: str) -> Tensor:
     """Return the logits (N,) or probabilities of class `index` (N,) from logits (N, classes).
 
-    A model with one output gets a sigmoid: the softmax of a single logit is always 1.
+    Which probabilities is decided by `attnviz.models.outputs.probabilities`: a single logit z is
+    a binary classifier with sigmoid(z) for class 1 and the logits z and minus z.
+
+    Raises:
+        MetricError: no (N, classes); the model has no probabilities.
     """
     if logits.ndim != 2:
         raise MetricError(
@@ -116,7 +121,12 @@ def class_scores(logits: Tensor, index: Tensor, score: str) -> Tensor:
             "dense output pass a function of it as target"
         )
     if score == "probability":
-        logits = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)
+        found = probabilities(logits)
+        if found is None:
+            raise MetricError("the model has no probabilities (activation='none'); score='logit'")
+        logits = found
+    elif is_binary(logits):
+        logits = torch.cat([class_column(logits, 0)[:, None], logits], 1)
     return logits.gather(1, index[:, None])[:, 0]
 
 

@@ -17,6 +17,7 @@ _PUBLIC = {
     "list_layers": "layers",
     "load": "loading",
     "read_labels": "labels",
+    "reading": "outputs",
     "resolve_preprocess": "resolving",
 }
 

@@ -17,8 +17,8 @@ from ..errors import AttnvizError, CaptureError, LayoutError, ModelError
 from ..hooks.modules import eager
 from ..hooks.outputs import pick, put
 from ..hooks.preserve import preserved
-from ..targets import logits_of
 from .layout import Layout, infer_layout
+from .outputs import logits_of
 
 #: paths inside attention: queries, keys and values are no picture of the input
 _ATTENTION = re.compile(r"(^|\.)(\w+_)?(attn|attention)(_pool|_layer|_out|_in)?\d*(\.|$)", re.I)

@@ -177,8 +177,9 @@ def test_probability_is_softmax_and_single_logit_is_sigmoid(linear, photos):
     def one(x):
         return x.mean((1, 2, 3))[:, None]
 
-    single = deletion(one, photos, torch.randn(5, 8, 8), 0)
-    torch.testing.assert_close(single.scores[:, 0], one(photos).sigmoid()[:, 0])
+    for cls, sign in ((1, 1), (0, -1)):  # a binary classifier
+        single = deletion(one, photos, torch.randn(5, 8, 8), cls)
+        torch.testing.assert_close(single.scores[:, 0], (sign * one(photos)).sigmoid()[:, 0])
 
 
 def test_target_is_the_prediction_unless_given(linear, photos):
