@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import TargetError
-from .targets import ClassTarget, Target, class_index, logits_of
+from .models.classes import class_index
+from .models.outputs import class_logits, is_binary, logits_of
+from .targets import ClassTarget, Target
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,9 @@ class Margin(Target):
 
     Against the "strongest" it is the difference to the highest other logit; against "all" others
     the log odds, logit - logsumexp(the others), whose weights move with the logits, biases
-    included. With two classes both are the difference of the logits. A model with one output has
-    no others, and is explained by its logit.
+    included. With two classes both are the difference of the logits; a binary classifier's single
+    logit, or minus it, is such a difference. A regression has no others, and is explained by
+    its output.
 
     Attributes:
         cls: index or label; None is the class predicted for each image.
@@ -56,6 +59,7 @@ class Margin(Target):
     @staticmethod
     def score_rows(targets: Sequence[Margin], logits: Tensor) -> Tensor:
         """Return each image's margin, (B,), of logits (B, classes)."""
+        logits = class_logits(logits)
         classes, strongest = _read(targets, logits)
         own = logits.gather(1, classes[:, None])[:, 0]
         others = logits.scatter(1, classes[:, None], float("-inf"))
@@ -63,7 +67,9 @@ class Margin(Target):
 
     @staticmethod
     def weight_rows(targets: Sequence[Margin], logits: Tensor) -> Tensor:
-        """Return d margin / d logits, (B, classes), with the graph of the logits they depend on."""
+        """Return d margin / d logits, like `logits`, with the graph of those they depend on."""
+        if is_binary(logits):  # (0, z): the first column has no gradient
+            return Margin.weight_rows(targets, class_logits(logits))[:, 1:]
         classes, strongest = _read(targets, logits)
         others = logits.scatter(1, classes[:, None], float("-inf"))
         highest = F.one_hot(others.argmax(1), logits.shape[1]).to(logits)

@@ -247,8 +247,12 @@ def test_one_logit_in_explain(x):
 
     from attnviz.guidance import class_map
 
-    seen = class_map(model, x, torch.ones(4, dtype=torch.long), layer="conv")
-    torch.testing.assert_close(seen.score, model(x)[:, 0])
+    for against in (None, "all", "strongest"):
+        seen = class_map(model, x, torch.tensor([1, 1, 0, 0]), layer="conv", against=against)
+        torch.testing.assert_close(seen.score, z * torch.tensor([1.0, 1, -1, -1]))
+        slow = explain(model, x, layer="conv", target=[1, 1, 0, 0], method="hirescam")
+        fast = class_map(model, x, [1, 1, 0, 0], layer="conv", method="hirescam", against=against)
+        torch.testing.assert_close(fast.maps, slow.values)
 
 
 def test_labels_are_counted_before_anything_is_drawn(x):
