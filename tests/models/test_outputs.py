@@ -250,8 +250,9 @@ def test_one_logit_in_explain(x):
     for against in (None, "all", "strongest"):
         seen = class_map(model, x, torch.tensor([1, 1, 0, 0]), layer="conv", against=against)
         torch.testing.assert_close(seen.score, z * torch.tensor([1.0, 1, -1, -1]))
-        slow = explain(model, x, layer="conv", target=[1, 1, 0, 0], method="hirescam")
-        fast = class_map(model, x, [1, 1, 0, 0], layer="conv", method="hirescam", against=against)
+        known = {"layer": "conv", "method": "hirescam", "signed": True}
+        slow = explain(model, x, target=[1, 1, 0, 0], **known)
+        fast = class_map(model, x, [1, 1, 0, 0], against=against, **known)
         torch.testing.assert_close(fast.maps, slow.values)
 
 
