@@ -3,15 +3,20 @@
 write_file(path, data)                            # refuses to overwrite
 write_files({a: data, b: text}, force=True)       # both or none
 write_file(path, lambda p: save_file(tensors, p)) # what writes files itself
+with locked(folder): ...                          # one process at a time
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from .errors import OutputExists
+from .errors import DataError, OutputExists
 
 #: bytes, text (written as UTF-8), or a function that writes the file at the path it is given
 Content = bytes | str | Callable[[Path], object]
@@ -42,7 +47,9 @@ def write_files(contents: Mapping[Path, Content], *, force: bool) -> None:
     for path in contents:
         if path.exists() and not force:
             raise OutputExists(f"{str(path)!r} exists; pass force=True (--force) to overwrite it")
-        path.parent.mkdir(parents=True, exist_ok=True)
+    for folder in {path.parent for path in contents}:
+        folder.mkdir(parents=True, exist_ok=True)
+        clean(folder)
     fresh = {path: _beside(path, "new") for path in contents}
     old: dict[Path, Path] = {}
     placed: list[Path] = []
@@ -89,14 +96,108 @@ def _keep(path: Path) -> Path:
     backup = _beside(path, "old")
     try:
         os.link(path, backup)
-    except OSError:  # a file system without links: the name is free for a moment
-        os.replace(path, backup)
+    except OSError:  # a file system without links
+        shutil.copy2(path, backup)
     return backup
 
 
 def _beside(path: Path, kind: str) -> Path:
     # not the file's own name with an ending: that may be too long for the file system
-    return path.with_name(f".attnviz-{os.urandom(8).hex()}.{kind}")
+    return path.with_name(f".attnviz-{os.getpid()}-{os.urandom(8).hex()}.{kind}")
 
 
-__all__ = ["Content", "write_file", "write_files"]
+_OURS = re.compile(r"\.attnviz-(?:(\d+)-)?[0-9a-f]{16}\.(?:new|old)")
+#: seconds after which a temporary file is a killed process's, whatever has its number now
+_STALE = 24 * 3600
+
+
+def clean(folder: str | Path) -> None:
+    """Remove the temporary files that killed processes left in a folder."""
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            ours = _OURS.fullmatch(entry.name)
+            if ours is None:
+                continue
+            with contextlib.suppress(OSError):
+                aged = time.time() - entry.stat().st_mtime > _STALE
+                if aged or (ours[1] is not None and not _alive(int(ours[1]))):
+                    os.unlink(entry.path)
+
+
+def _alive(process: int) -> bool:
+    if os.name != "posix":  # asking is a kill there
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def locked(folder: str | Path) -> Iterator[Path]:
+    """Keep a folder for this process inside the block; the system frees it on any death.
+
+    The folder is made where it is missing, and taken away again if the block leaves it empty.
+
+    Raises:
+        DataError: another process holds it, or it cannot be made.
+    """
+    folder = Path(folder)
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        clean(folder)
+        held = _hold(folder / ".attnviz-lock")
+    except (FileExistsError, NotADirectoryError) as error:
+        raise DataError(f"{str(folder)!r} is no folder; choose another --out") from error
+    except OSError as error:
+        raise DataError(
+            f"cannot write {str(folder)!r}: {error.strerror or error}; choose another --out"
+        ) from error
+    try:
+        yield folder
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(folder / ".attnviz-lock")
+        os.close(held)
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def _hold(path: Path) -> int:
+    while True:
+        held = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _lock(held)
+        except OSError:
+            with contextlib.suppress(OSError):
+                owner = os.pread(held, 32, 0).decode("ascii", "replace").strip()
+            os.close(held)
+            raise DataError(
+                f"{str(path.parent)!r} is in use by another run of attnviz"
+                f"{f' (process {owner})' if owner else ''}; wait for it, or choose another --out"
+            ) from None
+        with contextlib.suppress(OSError):
+            if os.fstat(held).st_ino == os.stat(path).st_ino:
+                os.truncate(held, 0)
+                os.write(held, str(os.getpid()).encode())
+                return held
+        os.close(held)  # its last holder removed it in the meantime: there is a new one
+
+
+def _lock(held: int) -> None:
+    if os.name == "posix":
+        import fcntl
+
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    else:
+        import msvcrt
+
+        msvcrt.locking(held, msvcrt.LK_NBLCK, 1)
+
+
+__all__ = ["Content", "clean", "locked", "write_file", "write_files"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -17,6 +18,11 @@ REPO = Path(__file__).resolve().parents[1]
 
 # small tensors gain nothing from many threads, and lose where several runs share a machine
 torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--campaign SIZE`: how much tests/campaign tries."""
+    parser.addoption("--campaign", type=float, default=0.1, help="size of tests/campaign")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -32,6 +38,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def campaign(request: pytest.FixtureRequest) -> Callable[[int], int]:
+    """A function: how often at size 1 -> how often here."""
+    size = request.config.getoption("--campaign")
+    return lambda often: max(1, round(often * size))
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
+from attnviz import limits
 from attnviz.errors import DataError, OutputExists
 from attnviz.geometry import Geometry
 from attnviz.heatmaps import Heatmaps
@@ -142,12 +147,64 @@ def test_damaged_files_are_said_to_be_so(tmp_path, suffix):
             Heatmaps.load(path)
 
 
-def test_a_json_belongs_to_its_arrays(tmp_path):
+def test_arrays_carry_their_own_description(tmp_path):
     make().save(tmp_path / "a.npz")
-    make().save(tmp_path / "b.npz")
+    second = make()
+    second.save(tmp_path / "b.npz")
     os.replace(tmp_path / "b.npz", tmp_path / "a.npz")
-    with pytest.raises(DataError, match="check sums"):
-        Heatmaps.load(tmp_path / "a.npz")
+    same(second, Heatmaps.load(tmp_path / "a.npz"))
+    same(second, Heatmaps.load(tmp_path / "a.json"))
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_kill_between_the_renames_leaves_the_old_or_the_new(tmp_path, at):
+    old = make()
+    old.save(tmp_path / "maps.npz")
+    code = f"""
+import os, sys
+from tests.test_heatmaps_files import make
+replace, count = os.replace, [0]
+def dying(*names):
+    count[0] += 1
+    if count[0] == {at}:
+        os._exit(9)
+    replace(*names)
+os.replace = dying
+maps = make()
+import dataclasses
+dataclasses.replace(maps, method="other").save({str(tmp_path / "maps.npz")!r}, force=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 9, done.stderr
+    for name in ("maps.npz", "maps.json"):
+        assert Heatmaps.load(tmp_path / name).method == (old.method if at == 1 else "other")
+    make().save(tmp_path / "more.npz")  # the next write cleans up after the dead
+    left = sorted(p.name for p in tmp_path.iterdir())
+    assert left == ["maps.json", "maps.npz", "more.json", "more.npz"]
+
+
+def test_a_small_file_that_opens_into_much_is_refused(tmp_path):
+    path = make().save(tmp_path / "maps.npz")
+    with np.load(path) as arrays:
+        parts = dict(arrays)
+    parts["values"] = np.zeros((len(parts["values"]), 2000, 2000), np.float32)
+    np.savez_compressed(path, **parts)
+    assert path.stat().st_size < 300_000
+    with limits.raised(bytes=10_000_000), pytest.raises(DataError, match="ATTNVIZ_LIMITS=bytes="):
+        Heatmaps.load(path)
+
+
+def test_a_stated_size_is_checked_before_anything_of_it_is_made(tmp_path):
+    path = make().save(tmp_path / "maps.safetensors")
+    with safe_open(path, "pt") as file:
+        arrays = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+        described = json.loads(file.metadata()["attnviz.heatmaps"])
+    described["geometry"] = [
+        {"image_size": [50_000, 50_000], "input_size": [4, 4], "crop": [0, 0, 4, 4]}
+    ] * len(arrays["values"])
+    save_file(arrays, path, {"attnviz.heatmaps": json.dumps(described)})
+    with pytest.raises(DataError, match="pixels, more than the limit"):
+        Heatmaps.load(path)
 
 
 @pytest.mark.parametrize(("key", "value"), [("version", 2), ("schema", "other")])

@@ -150,6 +150,9 @@ def build(
             samples.append(sample)
         except DataError as fault:
             found.append(str(fault))
+        except (TypeError, ValueError, OverflowError, LookupError, AttributeError) as fault:
+            # a reader that did not think of it: still a fault of this entry, and said where
+            found.append(f"{root}, entry {total}: {type(fault).__name__}: {fault}")
     if found and (faults == "raise" or not samples):
         advice = "" if faults == "skip" else "\nRepair them, or leave them out with faults='skip'"
         raise DataError(f"{root}: {_summary(found, total)}{advice}")

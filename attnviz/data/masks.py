@@ -14,11 +14,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import DataError
+from .. import limits
+from ..errors import DataError, ImageError
 
-#: no mask file of more pixels than this is decoded
-MAX_MASK_PIXELS = 100_000_000
-MAX_POLYGON_POINTS = 1_000_000
+#: crossings of edges and rows that are held at a time
+_CROSSINGS = 1 << 20
 
 
 class MaskSource(Protocol):
@@ -82,24 +82,25 @@ def read_label_image(path: Path) -> np.ndarray:
     """Return the numbers stored in a label image, (h, w) integers.
 
     Raises:
-        DataError: missing, unreadable, more than `MAX_MASK_PIXELS`, or a colour picture whose
-            channels differ (then it is not known which number a pixel has).
+        DataError: missing, unreadable, no format of pixels, larger than the limit `mask_pixels`, or
+            a colour picture whose channels differ (then it is not known which number a pixel has).
     """
-    from PIL import Image, UnidentifiedImageError
+    from ..images import open_image
 
     try:
-        with Image.open(path) as picture:
-            if picture.width * picture.height > MAX_MASK_PIXELS:
-                raise DataError(
-                    f"mask {path} has {picture.width} x {picture.height} pixels, "
-                    f"more than the {MAX_MASK_PIXELS:,} allowed"
-                )
+        with open(path, "rb") as file:
+            picture = open_image(file, f"mask {path}")
+            limits.check("mask_pixels", picture.width * picture.height, f"mask {path}")
             if picture.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
                 picture = picture.convert("RGB")
             values = np.array(picture)
     except FileNotFoundError:
         raise DataError(f"mask {path} does not exist") from None
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as fault:
+    except DataError:
+        raise
+    except ImageError as fault:
+        raise DataError(f"mask {path} cannot be read: {fault}") from fault
+    except Exception as fault:  # decoders of damaged data raise nearly anything
         raise DataError(f"mask {path} cannot be read: {fault}") from fault
     if values.ndim == 3:
         if not (values == values[..., :1]).all():
@@ -180,10 +181,7 @@ def polygon_mask(points: Sequence[float], size: tuple[int, int]) -> np.ndarray:
         points: x0, y0, x1, y1, ... in pixels, at least three points, closed or not.
         size: (h, w) of the image.
     """
-    if len(points) > 2 * MAX_POLYGON_POINTS:
-        raise DataError(
-            f"a polygon has {len(points) // 2:,} points, at most {MAX_POLYGON_POINTS:,}"
-        )
+    limits.check("polygon_points", len(points) // 2, "a polygon")
     flat = np.asarray(points, float)
     if flat.ndim != 1 or flat.size % 2 or flat.size < 6 or not np.isfinite(flat).all():
         raise DataError(
@@ -191,22 +189,27 @@ def polygon_mask(points: Sequence[float], size: tuple[int, int]) -> np.ndarray:
             f"all finite"
         )
     height, width = size
-    x, y = flat[0::2], flat[1::2]
-    x2, y2 = np.roll(x, -1), np.roll(y, -1)
-    # Each edge toggles all pixels to the right of where it crosses a row of pixel centres.
-    toggles = np.zeros((height, width + 1), np.int64)
-    for ax, ay, bx, by in zip(x, y, x2, y2, strict=True):
-        if ay == by:
-            continue
-        low, high = (ay, by) if ay < by else (by, ay)
-        first = max(int(np.ceil(low - 0.5)), 0)
-        last = min(int(np.ceil(high - 0.5)), height)  # half-open: low <= centre < high
-        if first >= last:
-            continue
-        rows = np.arange(first, last)
+    ends = flat.reshape(-1, 2), np.roll(flat.reshape(-1, 2), -1, axis=0)
+    low, high = np.minimum(ends[0], ends[1])[:, 1], np.maximum(ends[0], ends[1])[:, 1]
+    # Each edge toggles all pixels to the right of where it crosses a row of pixel centres;
+    # half-open: low <= centre < high, so a level edge crosses none.
+    first = np.clip(np.ceil(low - 0.5), 0, height).astype(np.int64)
+    last = np.clip(np.ceil(high - 0.5), 0, height).astype(np.int64)
+    toggles = np.zeros(height * (width + 1), np.int64)
+    crossed = np.cumsum(last - first)
+    start = 0
+    while start < len(first):
+        done = crossed[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(crossed, done + _CROSSINGS)))
+        times = (last - first)[start:stop]
+        edge = np.repeat(np.arange(start, stop), times)
+        rows = np.arange(len(edge)) - np.repeat(np.cumsum(times) - times, times) + first[edge]
+        (ax, ay), (bx, by) = ends[0][edge].T, ends[1][edge].T
         cross = ax + (rows + 0.5 - ay) * (bx - ax) / (by - ay)
-        start = np.clip(np.ceil(cross - 0.5), 0, width).astype(np.int64)
-        toggles[rows, start] += 1
+        column = np.clip(np.ceil(cross - 0.5), 0, width).astype(np.int64)
+        np.add.at(toggles, rows * (width + 1) + column, 1)
+        start = stop
+    toggles = toggles.reshape(height, width + 1)
     return (np.cumsum(toggles[:, :width], 1) % 2).astype(bool)
 
 
@@ -217,10 +220,19 @@ def rle_decode(counts: str | bytes | Sequence[int], size: tuple[int, int]) -> np
     in groups of five bits with a continuation bit, offset by 48 (COCO API, `maskApi.c`).
     """
     if isinstance(counts, (str, bytes)):
-        counts = _unpack_runs(counts.encode("ascii") if isinstance(counts, str) else counts)
-    runs = np.asarray(counts, np.int64)
+        try:
+            code = counts.encode("ascii") if isinstance(counts, str) else counts
+        except UnicodeEncodeError:
+            raise DataError("a packed run-length mask holds a letter that is no code") from None
+        counts = _unpack_runs(code)
     height, width = size
-    if (runs < 0).any() or int(runs.sum()) != height * width:
+    if not all(type(n) is int and 0 <= n <= height * width for n in counts):
+        raise DataError(
+            f"a run-length mask of {height} x {width} pixels has runs that are no whole numbers "
+            f"from 0 to {height * width}"
+        )
+    runs = np.asarray(counts, np.int64)
+    if int(runs.sum()) != height * width:
         raise DataError(
             f"a run-length mask covers {int(runs.sum())} pixels, expected {height} x {width} = "
             f"{height * width}; check 'size' and 'counts'"

@@ -56,7 +56,16 @@ def open_dataset(
         if not images.is_dir():
             raise DataError(f"image folder {images} does not exist or is no folder")
         options["images"] = images
-    dataset = entry.fn(root, **options)
+    try:
+        dataset = entry.fn(root, **options)
+    except DataError:
+        raise
+    except OSError as fault:
+        raise DataError(f"{root} cannot be read: {fault.strerror or fault}") from fault
+    except (TypeError, ValueError, OverflowError, LookupError, AttributeError) as fault:
+        raise DataError(
+            f"{root} does not hold what the layout {format!r} has: {type(fault).__name__}: {fault}"
+        ) from fault
     if masks is not None:
         dataset = add_masks(dataset, masks, images)
     if split is not None:

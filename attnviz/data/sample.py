@@ -167,15 +167,17 @@ class Sample:
         """Return (height, width) in pixels: as stated, else read from the file's header."""
         if self.size is not None:
             return self.size
-        from PIL import Image, UnidentifiedImageError
+        from ..errors import ImageError
+        from ..images import open_image
 
         try:
-            with Image.open(self.image) as picture:
+            with open(self.image, "rb") as file:
+                picture = open_image(file, str(self.image))
                 turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
                 width, height = picture.size
         except FileNotFoundError:
             raise DataError(f"sample {self.id!r}: image {self.image} does not exist") from None
-        except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as fault:
+        except (ImageError, OSError, ValueError) as fault:
             raise DataError(f"sample {self.id!r}: {self.image} cannot be read: {fault}") from fault
         size = (width, height) if turned else (height, width)
         object.__setattr__(self, "size", size)  # a cache: the file states the same each time
@@ -190,7 +192,7 @@ class Sample:
             )
         try:
             return self.masks[name].read(self.image_size())
-        except DataError as fault:
+        except (DataError, TypeError, ValueError, OverflowError) as fault:
             raise DataError(f"sample {self.id!r}, mask {name!r}: {fault}") from fault
 
     def has_mask(self, name: str) -> bool:

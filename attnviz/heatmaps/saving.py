@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import math
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from .. import limits
 from ..errors import DataError
 from ..geometry import Geometry
 from ..writing import write_files
@@ -60,9 +62,15 @@ def save(maps: Heatmaps, path: str | Path, *, force: bool) -> Path:
     described = _describe(maps)
     if path.suffix == ".npz":
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **{k: v.numpy() for k, v in arrays.items()})
+        inside = json.dumps(described, ensure_ascii=False, allow_nan=False).encode()
+        # the arrays carry their description, so that taking one name decides what is read; the
+        # JSON beside them is for other readers, and for a glance
+        np.savez_compressed(
+            buffer,
+            **{k: v.numpy() for k, v in arrays.items()},
+            description=np.frombuffer(inside, np.uint8),
+        )
         data = buffer.getvalue()
-        # the sum ties the two files together: a JSON beside another npz is found out
         described["arrays"] = {"file": path.name, "sha256": hashlib.sha256(data).hexdigest()}
         text = json.dumps(described, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         write_files({path: data, path.with_suffix(".json"): text.encode()}, force=force)
@@ -82,28 +90,17 @@ def load(path: str | Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             arrays, text = _read_safetensors(path)
-            described = _checked(json.loads(text), path)
+            described = _checked(limits.parse_json(text, str(path)), path)
         elif path.suffix in (".npz", ".json"):
             beside = path.with_suffix(".json")
-            described = _checked(json.loads(beside.read_text(encoding="utf-8")), beside)
-            arrays = _read_npz(path.with_suffix(".npz"), described["arrays"]["sha256"])
+            if path.suffix == ".json":
+                _checked(limits.read_json(beside), beside)
+            arrays, described = _read_npz(path.with_suffix(".npz"), beside)
         else:
             raise DataError(
                 f"{str(path)!r} ends in {path.suffix!r}; expected .npz, .json or .safetensors"
             )
-        places, sources = described["geometry"], described["sources"]
-        return {
-            "values": arrays["values"],
-            "score": arrays["score"],
-            "method": described["method"],
-            "layer": described["layer"],
-            "target": tuple(described["target"]),
-            "label": tuple(described["label"]),
-            "geometry": places and tuple(Geometry.from_dict(g) for g in places),
-            "sources": sources and tuple(sources),
-            "units": described["units"],
-            "meta": described["meta"],
-        }
+        return _fields(arrays, described)
     except DataError:
         raise
     except FileNotFoundError as error:
@@ -112,6 +109,53 @@ def load(path: str | Path) -> dict[str, Any]:
         raise DataError(
             f"{str(path)!r} does not hold heatmaps, or is damaged: {type(error).__name__} {error}"
         ) from error
+
+
+def _fields(arrays: Mapping[str, torch.Tensor], described: Mapping[str, Any]) -> dict[str, Any]:
+    for name in ("method", "layer", "units"):
+        _typed(described, name, str)
+    for name in ("target", "label"):
+        _typed(described, name, list)
+    for name in ("geometry", "sources"):
+        _typed(described, name, (list, type(None)))
+    _typed(described, "meta", dict)
+    places, sources = described["geometry"], described["sources"]
+    if not all(isinstance(v, str) for v in described["label"]) or not all(
+        isinstance(v, str | None) for v in sources or ()
+    ):
+        raise DataError("'label' and 'sources' are not lists of texts")
+    return {
+        "values": arrays["values"],
+        "score": arrays["score"],
+        "method": described["method"],
+        "layer": described["layer"],
+        "target": tuple(described["target"]),
+        "label": tuple(described["label"]),
+        "geometry": None if places is None else tuple(_place(g) for g in places),
+        "sources": None if sources is None else tuple(sources),
+        "units": described["units"],
+        "meta": described["meta"],
+    }
+
+
+def _typed(described: Mapping[str, Any], name: str, kind: Any) -> None:
+    if name not in described or not isinstance(described[name], kind):
+        raise DataError(f"heatmaps: {name!r} is {described.get(name)!r:.60}, of another type")
+
+
+def _place(fields: Any) -> Geometry:
+    """Return a geometry whose numbers are numbers and whose photo is no larger than a photo is."""
+    sizes = [fields["image_size"], fields["input_size"]]
+    for size in sizes:
+        if len(size) != 2 or not all(type(n) is int and n > 0 for n in size):
+            raise DataError(f"heatmaps: size {size!r}, expected two whole numbers above 0")
+        limits.check("pixels", size[0] * size[1], "heatmaps: the image size stated")
+    crop = [float(v) for v in fields["crop"] if type(v) in (int, float)]
+    if len(crop) != 4 or not all(abs(v) < 1e9 for v in crop):
+        raise DataError(f"heatmaps: crop {fields['crop']!r}, expected four numbers")
+    if crop[0] >= crop[2] or crop[1] >= crop[3]:
+        raise DataError(f"heatmaps: crop {crop} (left, top, right, bottom) is empty")
+    return Geometry.from_dict(fields)
 
 
 def _describe(maps: Heatmaps) -> dict[str, Any]:
@@ -140,14 +184,24 @@ def _checked(described: Any, path: Path) -> dict[str, Any]:
     return described
 
 
-def _read_npz(path: Path, expected: str) -> dict[str, torch.Tensor]:
+def _read_npz(path: Path, beside: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != expected:
+    with zipfile.ZipFile(io.BytesIO(data)) as parts:
+        # what the headers say, before anything is unpacked
+        limits.check("bytes", sum(i.file_size for i in parts.infolist()), str(path))
+        own = "description.npy" in parts.namelist()
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        found = {name: torch.from_numpy(arrays[name]) for name in ("values", "score")}
+        if own:
+            text = arrays["description"].astype(np.uint8).tobytes()
+            return found, _checked(limits.parse_json(text, str(path)), path)
+    # written before the arrays carried their description: the sum ties the two files together
+    described = _checked(limits.read_json(beside), beside)
+    if hashlib.sha256(data).hexdigest() != described["arrays"]["sha256"]:
         raise DataError(
             f"{str(path)!r} is not the file that its .json describes (their check sums differ)"
         )
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        return {name: torch.from_numpy(arrays[name]) for name in ("values", "score")}
+    return found, described
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], str]:
@@ -155,6 +209,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], str]:
 
     if not path.exists():
         raise FileNotFoundError(2, "no such file", str(path))
+    limits.check("bytes", path.stat().st_size, str(path))
     with safe_open(str(path), framework="pt") as file:
         text = (file.metadata() or {}).get(SCHEMA)
         if text is None:

@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import limits
 from ..errors import ImageError, did_you_mean
 from .arrays import channels_to_rgb, composite_on_white, from_array, from_tensor, to_uint8
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from PIL import Image as PILImage
     from torch import Tensor
 
-#: Photos with more pixels than this are refused before they are decoded.
-MAX_PIXELS = 200_000_000
+#: Photos with more pixels than this are refused before they are decoded; see `attnviz.limits`.
+MAX_PIXELS = limits.Limits().pixels
 
 # Only decoders of pixels: Pillow would run Ghostscript on an EPS file, for instance.
 _FORMATS = (
@@ -34,7 +35,7 @@ _URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://")
 def read_image(
     source: str | os.PathLike[str] | bytes | IO[bytes] | PILImage.Image | np.ndarray | Tensor,
     *,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
     reduce_to: int | None = None,
 ) -> np.ndarray:
     """Return one photo as an array (H, W, 3) of uint8 RGB that shares no memory with the source.
@@ -47,7 +48,8 @@ def read_image(
         source: a path; the bytes of a file, or an open binary file; a PIL image; a numpy array
             (H, W) or (H, W, C) with C 1 to 4, of uint8, uint16 or floats in [0, 1]; or a torch
             tensor (C, H, W) or (H, W) of the same types. None of them is changed.
-        max_pixels: the largest width x height that is decoded; checked before decoding.
+        max_pixels: the largest width x height that is decoded; checked before decoding. None
+            takes the limit `pixels` of `attnviz.limits`.
         reduce_to: if given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as
             both sides keep this many pixels. Quicker; the photo is then a smaller one.
 
@@ -55,6 +57,7 @@ def read_image(
         ImageError: no such file, a directory, an empty, truncated, oversized or unknown file, or
             an array whose shape, type or range is not an image's.
     """
+    max_pixels = limits.current().pixels if max_pixels is None else max_pixels
     if isinstance(source, np.ndarray):
         return from_array(source)
     if isinstance(source, (str, os.PathLike)):
@@ -109,7 +112,7 @@ def _read_file(file: IO[bytes], what: str, max_pixels: int, reduce_to: int | Non
         file = io.BytesIO(file.read())
     if not file.read(1):
         raise ImageError(f"{what!r} is empty (0 bytes)")
-    image = _open(file, what)
+    image = open_image(file, what)
     _check_size(image, what, max_pixels)
     if reduce_to is not None and image.format in ("JPEG", "MPO"):
         image.draft(None, (reduce_to, reduce_to))
@@ -120,8 +123,15 @@ def _read_file(file: IO[bytes], what: str, max_pixels: int, reduce_to: int | Non
     return _decode(image, what, max_pixels, deep=deep)
 
 
-def _open(file: IO[bytes], what: str) -> Any:
-    """Read the header. Pillow's own limit is global state and lower than ours, so go round it."""
+def open_image(file: IO[bytes], what: str) -> Any:
+    """Read a picture's header, of the formats that are nothing but pixels; a PIL image.
+
+    Pillow's own limit is global state and lower than ours, so this goes round it: check the size
+    before asking for pixels.
+
+    Raises:
+        ImageError: no such format, or a damaged header.
+    """
     from PIL import Image
 
     Image.init()
@@ -131,10 +141,10 @@ def _open(file: IO[bytes], what: str) -> Any:
         if name not in Image.OPEN:
             continue
         factory, accept = Image.OPEN[name]
-        verdict = accept(prefix) if accept else True
-        if not verdict or isinstance(verdict, str):
-            continue
         try:
+            verdict = accept(prefix) if accept else True
+            if not verdict or isinstance(verdict, str):
+                continue
             file.seek(0)
             return factory(file, "")
         except Exception:

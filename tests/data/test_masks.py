@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from attnviz.data import MaskFile, mask_box, polygon_mask, rle_decode
+from attnviz.data import MaskFile, mask_box, open_dataset, polygon_mask, rle_decode
 from attnviz.data.masks import BoxMask, RunLengthMask, UnionMask
 from attnviz.errors import DataError
 
@@ -116,3 +119,34 @@ def test_mask_box_is_half_open() -> None:
     mask[3, 4] = True
     assert mask_box(mask) == (4, 3, 5, 4)
     assert BoxMask(mask_box(mask)).read((5, 6)).sum() == 1
+
+
+def test_a_polygon_of_50000_points_takes_no_time_and_is_exact():
+    rng = np.random.default_rng(0)
+    angle = np.sort(rng.uniform(0, 2 * np.pi, 50_000))
+    radius = 200 + 30 * rng.standard_normal(50_000)
+    points = np.stack([320 + radius * np.cos(angle), 240 + radius * np.sin(angle)], 1)
+    start = time.process_time()
+    mask = polygon_mask(points.ravel().tolist(), (480, 640))
+    assert time.process_time() - start < 1.5
+    # the even-odd rule by hand on a few hundred pixels
+    ends = np.roll(points, -1, 0)
+    for y, x in rng.integers(0, (480, 640), (300, 2)):
+        a, b = points[:, 1] <= y + 0.5, ends[:, 1] <= y + 0.5
+        here = a != b
+        part = (y + 0.5 - points[here, 1]) / (ends[here, 1] - points[here, 1])
+        cross = points[here, 0] + part * (ends[here, 0] - points[here, 0])
+        assert mask[y, x] == ((cross <= x + 0.5).sum() % 2 == 1)
+
+
+def test_masks_of_a_label_image_behave_as_a_mapping(tmp_path) -> None:
+    Image.fromarray(np.array([[0, 1], [2, 2]], np.uint8)).save(tmp_path / "m.png")
+    Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(tmp_path / "a.png")
+    index = {
+        "classes": {"1": "boat", "2": "water"},
+        "images": [{"image": "a.png", "mask": "m.png"}],
+    }
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    (sample,) = open_dataset(tmp_path)
+    assert [m.values for m in sample.masks.values()] == [(1,), (2,), (0,)]
+    assert dict(sample.masks).keys() == {"boat", "water", "void"}

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ... import limits
 from ...errors import DataError
 
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".jfif")
 )
-#: no annotation file larger than this is read (COCO's largest has 0.5 GB)
-MAX_ANNOTATION_BYTES = 2_000_000_000
 
 
 def inside(root: Path, name: Any, what: str) -> Path:
@@ -32,21 +31,30 @@ def inside(root: Path, name: Any, what: str) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    """Return a parsed JSON file of at most `MAX_ANNOTATION_BYTES`; a fault raises `DataError`."""
-    size = path.stat().st_size
-    if size > MAX_ANNOTATION_BYTES:
-        raise DataError(f"{path} has {size:,} bytes, more than {MAX_ANNOTATION_BYTES:,}")
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as fault:
-        raise DataError(f"{path} is not readable as JSON: {fault}") from fault
+    """Return a parsed JSON file within `attnviz.limits`; a fault raises `DataError`."""
+    return limits.read_json(path, "annotation_bytes")
+
+
+def text(item: Mapping[str, Any], name: str, what: str) -> str | None:
+    """Return an entry that is a text, or None where it is absent or empty; else raise."""
+    value = item.get(name)
+    if value is not None and not isinstance(value, str):
+        raise DataError(f"{what}: {name!r} is {value!r:.60}, expected a text")
+    return value or None
+
+
+def key(value: Any, what: str) -> int | str:
+    """Return an identifier: a whole number or a text; anything else raises."""
+    if type(value) not in (int, str):
+        raise DataError(f"{what}: {value!r:.60} is no identifier, which is a number or a text")
+    return value
 
 
 def number(value: Any, what: str) -> float:
     """Return a finite number; anything else raises."""
     try:
-        result = float(value)
-    except (TypeError, ValueError):
+        result = float(value) if isinstance(value, int | float | str) else float("nan")
+    except (ValueError, OverflowError):
         result = float("nan")
     if isinstance(value, bool) or not abs(result) < 1e9:
         raise DataError(f"{what}: {value!r} is not a number")

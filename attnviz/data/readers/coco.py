@@ -11,7 +11,7 @@ from ...errors import DataError
 from ..dataset import READERS, Dataset, build
 from ..masks import MaskSource, PolygonMask, RunLengthMask, UnionMask
 from ..sample import Box, Sample
-from ._common import image_root, inside, number, read_json, whole_size
+from ._common import image_root, inside, key, number, read_json, whole_size
 
 _NAMES = ("annotations.json", "_annotations.coco.json", "instances.json")
 
@@ -57,16 +57,22 @@ def read_coco(root: Path, *, images: Path | None = None, faults: str = "raise") 
     if not isinstance(annotations, list):
         raise DataError(f"{file}: has no list 'annotations'; is it COCO's instances file?")
     categories = {}
-    for item in document.get("categories") or ():
+    if not isinstance(document.get("categories", []), list):
+        raise DataError(f"{file}: 'categories' is no list")
+    for item in document.get("categories", []):
         if not isinstance(item, dict) or "id" not in item or not isinstance(item.get("name"), str):
             raise DataError(f"{file}: category {item!r}, expected {{'id': ..., 'name': '...'}}")
-        categories[item["id"]] = item["name"]
+        categories[key(item["id"], f"{file}: category")] = item["name"]
     of_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for item in annotations:
         if not isinstance(item, dict) or "image_id" not in item:
             raise DataError(f"{file}: annotation {str(item)[:80]} has no 'image_id'")
-        of_image[item["image_id"]].append(item)
-    known = {i.get("id") for i in document["images"] if isinstance(i, dict)}
+        of_image[key(item["image_id"], f"{file}: image_id")].append(item)
+    known = {
+        key(i["id"], f"{file}: image")
+        for i in document["images"]
+        if isinstance(i, dict) and "id" in i
+    }
     lost = [i for i in of_image if i not in known]
     if lost:
         raise DataError(
@@ -108,7 +114,10 @@ def _sample(
         if not isinstance(box, (list, tuple)) or len(box) != 4:
             raise DataError(f"{of}: bbox {box!r}, expected [x, y, width, height]")
         x, y, width, height = (number(v, f"{of}, bbox") for v in box)
-        crowd = bool(annotation.get("iscrowd", 0))
+        crowd = annotation.get("iscrowd", 0)
+        if crowd not in (0, 1):
+            raise DataError(f"{of}: iscrowd {crowd!r:.60}, expected 0 or 1")
+        crowd = bool(crowd)
         boxes.append(Box(x, y, x + width, y + height, label, crowd, mask).checked(size, of))
     labels = dict.fromkeys([b.label for b in boxes] + list(parts))
     fields = ("license", "source", "flickr_url", "coco_url", "author")
@@ -125,7 +134,7 @@ def _sample(
 
 def _label(annotation: dict[str, Any], categories: dict[Any, str], where: str) -> str:
     if "category_id" in annotation:
-        if annotation["category_id"] not in categories:
+        if key(annotation["category_id"], f"{where}, category_id") not in categories:
             raise DataError(
                 f"{where}: category_id {annotation['category_id']!r} is not in 'categories' "
                 f"({len(categories)} of them)"

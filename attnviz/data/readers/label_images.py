@@ -12,7 +12,7 @@ from ...errors import DataError
 from ..dataset import READERS, Dataset, build, split_name
 from ..masks import MaskFile
 from ..sample import Sample
-from ._common import inside, read_json, whole_size
+from ._common import inside, read_json, text, whole_size
 
 
 @dataclass(frozen=True)
@@ -20,16 +20,16 @@ class _LabelMasks(Mapping[str, MaskFile]):
     """Class name -> its mask in one label image; a class that does not occur has an empty one."""
 
     path: Path
-    values: Mapping[str, int]
+    numbers: Mapping[str, int]
 
     def __getitem__(self, name: str) -> MaskFile:
-        return MaskFile(self.path, (self.values[name],))
+        return MaskFile(self.path, (self.numbers[name],))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.values)
+        return iter(self.numbers)
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.numbers)
 
 
 def detect(root: Path) -> bool:
@@ -57,11 +57,13 @@ def read_label_images(root: Path, *, images: Path | None = None, faults: str = "
     ):
         raise DataError(f"{file}: expected 'classes' {{number: name}} and a list 'images'")
     try:
-        values = {str(name): int(value) for value, name in document["classes"].items()}
-    except ValueError as fault:
+        values = {name: int(value) for value, name in document["classes"].items()}
+    except (ValueError, TypeError) as fault:
         raise DataError(f"{file}: 'classes' maps numbers to names: {fault}") from fault
+    if not all(isinstance(name, str) and name for name in values):
+        raise DataError(f"{file}: 'classes' maps numbers to names, which are texts")
     void = document.get("void", 0)
-    if not isinstance(void, int) or void in values.values():
+    if type(void) is not int or void in values.values():
         raise DataError(f"{file}: void {void!r} must be a number that no class has")
     base = images or root
     numbers = {**values, "void": void}  # one table, shared by all samples
@@ -77,6 +79,8 @@ def _sample(root: Path, base: Path, item: Any, values: dict[str, int], void: int
     if not mask.is_file():
         raise DataError(f"{where}: mask {mask} does not exist")
     area = item.get("area")
+    if not isinstance(area, dict | list | None):
+        raise DataError(f"{where}: 'area' is {area!r:.60}, expected {{class: share}}")
     if area is None:
         import numpy as np
 
@@ -87,19 +91,19 @@ def _sample(root: Path, base: Path, item: Any, values: dict[str, int], void: int
         if unknown:
             raise DataError(f"{where}: mask values {sorted(unknown)} are no class and not void")
         area = [name for name, value in values.items() if value in here and value != void]
-    unknown = [name for name in area if name not in values]
+    unknown = [name for name in area if not isinstance(name, str) or name not in values]
     if unknown:
         raise DataError(f"{where}: classes {unknown} of 'area' are not in 'classes'")
-    split = item.get("split")
+    split = text(item, "split", where)
     return Sample(
         id=str(item["image"]),
         image=inside(base, item["image"], where),
-        label=item.get("label"),
+        label=text(item, "label", where),
         labels=tuple(area),
         masks=_LabelMasks(mask, values),
-        source=str(item.get("source") or ""),
+        source=text(item, "source", where) or "",
         split=split_name(split) if split else None,
-        group=str(item.get("group") or ""),
+        group=text(item, "group", where) or "",
         size=whole_size(item.get("height"), item.get("width"), where),
         meta={k: v for k, v in item.items() if k in ("area", "author", "licence", "license")},
     )

@@ -6,6 +6,7 @@ import csv
 from functools import partial
 from pathlib import Path
 
+from ... import limits
 from ...errors import DataError, did_you_mean
 from ..dataset import READERS, Dataset, build, split_name
 from ..masks import MaskFile, MaskSource
@@ -15,7 +16,6 @@ from ._common import image_root, inside, number
 _PATH = ("path", "image", "file", "filename", "file_name")
 _BOX = (("x0", "y0", "x1", "y1"), ("xmin", "ymin", "xmax", "ymax"))
 _PLAIN = ("label", "box_label", "mask", "source", "split", "group")
-_MAX_ROWS = 20_000_000
 
 
 def _file(root: Path) -> Path | None:
@@ -51,6 +51,7 @@ def read_table(root: Path, *, images: Path | None = None, faults: str = "raise")
 def _rows(file: Path) -> dict[str, list[tuple[int, dict[str, str]]]]:
     delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
     rows: dict[str, list[tuple[int, dict[str, str]]]] = {}
+    limits.check("annotation_bytes", file.stat().st_size, str(file))
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, delimiter=delimiter)
@@ -71,8 +72,7 @@ def _rows(file: Path) -> dict[str, list[tuple[int, dict[str, str]]]]:
                     )
                 path = row.pop(key).strip()
                 rows.setdefault(path, []).append((reader.line_num, row))
-                if reader.line_num > _MAX_ROWS:
-                    raise DataError(f"{file} has more than {_MAX_ROWS:,} lines")
+                limits.check("rows", reader.line_num, str(file))
     except (csv.Error, UnicodeDecodeError) as fault:
         raise DataError(f"{file} is not readable as CSV in UTF-8: {fault}") from fault
     return rows

@@ -7,6 +7,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
+from ... import limits
 from ...errors import DataError
 from ..dataset import READERS, Dataset, build, split_name
 from ..masks import MaskFile
@@ -36,7 +37,6 @@ VOC_CLASSES = [
     "train",
     "tvmonitor",
 ]
-_MAX_XML_BYTES = 4_000_000
 
 
 def detect(root: Path) -> bool:
@@ -51,8 +51,7 @@ def parse_xml(path: Path) -> Element:
     Raises:
         DataError: too large, not XML, nested deeper than 32, or with a document type.
     """
-    if path.stat().st_size > _MAX_XML_BYTES:
-        raise DataError(f"{path} has {path.stat().st_size:,} bytes, more than {_MAX_XML_BYTES:,}")
+    limits.check("xml_bytes", path.stat().st_size, str(path))
     builder = TreeBuilder()
     depth = 0
 
