@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..render.scaling import Scale, check_mode
+from ..render.speckle import clipped, smoothed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +29,7 @@ MEANING = "regions associated with the score"
 def scale_of(maps: Heatmaps, index: int, mode: str | None, shared: bool) -> Scale:
     """Return the scale that one map is drawn on: its own, or that of all."""
     rows = range(len(maps)) if shared else [index]
-    values = [raw(maps, i) for i in rows]
+    values = [shown(maps, i)[0] for i in rows]
     if not all(np.isfinite(v).all() for v in values):
         maps[list(rows)].check_finite()  # raises, but for NaN outside the crop
     return Scale.of(values, mode)
@@ -37,6 +38,12 @@ def scale_of(maps: Heatmaps, index: int, mode: str | None, shared: bool) -> Scal
 def raw(maps: Heatmaps, index: int) -> np.ndarray:
     """Return one raw map as a float32 array."""
     return maps.values[index].detach().float().cpu().numpy()
+
+
+def shown(maps: Heatmaps, index: int) -> tuple[np.ndarray, float]:
+    """Return a map as it is drawn, and over how many cells it was smoothed; see `smoothed`."""
+    values, sigma = smoothed(raw(maps, index))
+    return (clipped(values) if sigma else values), sigma
 
 
 def facts(maps: Heatmaps, index: int) -> str:
@@ -85,10 +92,10 @@ def overlay(
                 "file); pass image=..., or attach photos with .with_images([...])"
             )
         scale = scale_of(maps, i, mode, shared)
-        shown = scale.apply(raw(maps, i))
+        drawn_map = scale.apply(shown(maps, i)[0])
         place = maps.geometry[i] if maps.geometry is not None else None
-        drawn = draw(photo, shown, geometry=place, signed=scale.signed, **options)
-        pictures.append(Image.fromarray(stamp(drawn) if np.isnan(shown).all() else drawn))
+        drawn = draw(photo, drawn_map, geometry=place, signed=scale.signed, **options)
+        pictures.append(Image.fromarray(stamp(drawn) if np.isnan(drawn_map).all() else drawn))
     return pictures[0] if len(pictures) == 1 else pictures
 
 
@@ -96,9 +103,11 @@ def tile(maps: Heatmaps, index: int, **parts: Any) -> Tile:
     """Return one map as a `Tile`: photo, raw map and place; `parts` are its other fields."""
     from ..render import Tile
 
+    values, sigma = shown(maps, index)
     return Tile(
         photo=photo_of(maps, index, parts.pop("image", None)),
-        values=raw(maps, index),
+        values=values,
+        smoothed=sigma,
         geometry=maps.geometry[index] if maps.geometry is not None else None,
         **parts,
     )
@@ -118,7 +127,7 @@ def panel(
     from ..render import panel as draw
 
     index = range(len(maps))[index]
-    shown = tile(
+    drawn = tile(
         maps,
         index,
         image=image,
@@ -127,7 +136,7 @@ def panel(
         truth=None if truth is None else np.asarray(truth),
     )
     scale = scale_of(maps, index, mode, shared)
-    return draw(shown, units=maps.units, scale=scale, **options)
+    return draw(drawn, units=maps.units, scale=scale, **options)
 
 
 def grid(
@@ -273,14 +282,14 @@ def html(maps: Heatmaps, *, most: int = 8, side: int = 300) -> str:
         words = [headline(maps, index)]
         try:
             scale = scale_of(maps, index, None, False)
-            shown = _png(draw_overlay(tile(maps, index), scale, side))
+            drawn = _png(draw_overlay(tile(maps, index), scale, side))
             words.append(f"{scale.low:.3g} to {scale.high:.3g} {maps.units}".strip())
         except DataError as error:
-            shown = f"<p>{escaping.escape(str(error))}</p>"
+            drawn = f"<p>{escaping.escape(str(error))}</p>"
         text = "<br>".join(escaping.escape(w) for w in words)
         cells.append(
             f'<figure style="display:inline-block;vertical-align:top;margin:4px;'
-            f'max-width:{side}px">{shown}<figcaption>{text}</figcaption></figure>'
+            f'max-width:{side}px">{drawn}<figcaption>{text}</figcaption></figure>'
         )
     more = f"<p>and {len(maps) - most} more</p>" if len(maps) > most else ""
     about = facts(maps, 0) if len(maps) else "no maps"

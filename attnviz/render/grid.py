@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from PIL import Image
 
@@ -10,7 +11,7 @@ from ..errors import DataError
 from .bar import NARROWEST_BAR, Bar, number, span
 from .contours import is_part
 from .panel import GAP, MARGIN, TEXT, TITLE
-from .scaling import Scale
+from .scaling import DESCRIPTIONS, Scale
 from .text import SOFT, line_height, wrap, write
 from .tiles import Tile, draw_overlay, draw_photo
 
@@ -37,8 +38,9 @@ def grid(
         title: above everything.
         units: of the maps' values.
         shared: one scale for all maps, so that equal colours are equal values; else one a map.
-        mode: how a scale is chosen, see `Heatmaps.normalized`; None: "signed" if any map has
-            negative values, else "minmax".
+        mode: how a scale is chosen, see `Heatmaps.normalized`; None: "signed" where the maps have
+            negative values, else "minmax"; decided for all maps of a shared scale together, else
+            for each.
         colormap: one of `attnviz.render.COLORMAPS`; None: inferno, or coolwarm if signed.
         side: the longer side of each picture in pixels.
 
@@ -49,28 +51,29 @@ def grid(
     maps = [tile.values for tile in tiles if tile.values is not None]
     if not maps:
         raise DataError("a grid needs at least one map")
-    common = Scale.of(maps, mode)  # also decides for all whether zero is the centre
-    cells = [[_cell(t, common, shared, colormap, side) for t in row] for row in rows]
+    scales = [Scale.of(maps, mode)] if shared else [Scale.of([m], mode) for m in maps]
+    own = iter(scales * len(maps) if shared else scales)
+    cells = [[_cell(t, own, shared, colormap, side) for t in row] for row in rows]
     columns = max(len(row) for row in cells)
     across = max(_NARROWEST, *(c[0].shape[1] for row in cells for c in row if c))
     room = max(NARROWEST_BAR, columns * across + (columns - 1) * GAP)
 
-    note = f"{'one scale for all maps' if shared else 'each map on its own scale'}: "
-    note += f"{common.describe()} · opacity follows the value"
+    notes = ["opacity follows the value"]
+    if any(t is not None and t.smoothed for t in tiles):
+        notes.append("maps of single pixels smoothed, cut at 1 and 99 %")
     if any(
         t is not None and t.geometry is not None and is_part(t.geometry) for r in rows for t in r
     ):
-        note += " · thin frame: what the model saw"
-    ends = (number(common.low), number(common.high)) if shared else ("low", "high")
-    bar = Bar(scale=common, ends=ends, centre=units, note=note, colormap=colormap)
+        notes.append("thin frame: what the model saw")
+    bars = _bars(scales, shared, units, " · ".join(notes), colormap)
     heads = wrap(title, TITLE, room, bold=True, most=2) if title else []
     laid = [_measure(row, across) for row in cells]
-    flat = shared and common.flat
+    flat = shared and scales[0].flat
     height = (
         MARGIN
         + (line_height(TITLE) * len(heads) + 8 if heads else 0)
         + sum(above + tall + below + GAP for above, tall, below, _, _ in laid)
-        + (line_height(TEXT) if flat else bar.height(room, TEXT))
+        + (line_height(TEXT) if flat else sum(bar.height(room, TEXT) + 4 for bar in bars))
         + MARGIN
     )
     page = Image.new("RGB", (room + 2 * MARGIN, height), "white")
@@ -91,19 +94,44 @@ def grid(
     if flat:
         write(page, (MARGIN, y), ["no evidence: all maps are flat"], TEXT, colour=SOFT)
     else:
-        bar.draw(page, (MARGIN, y), room, TEXT)
+        for bar in bars:
+            bar.draw(page, (MARGIN, y), room, TEXT)
+            y += bar.height(room, TEXT) + 4
     return page
 
 
-def _cell(tile: Tile | None, common: Scale, shared: bool, colormap: str | None, side: int):
+def _bars(
+    scales: Sequence[Scale], shared: bool, units: str, note: str, colormap: str | None
+) -> list[Bar]:
+    """One bar for all maps, or one for each kind of scale: signed ones have other colours."""
+    if shared:
+        scale = scales[0]
+        ends = (number(scale.low), number(scale.high))
+        note = f"one scale for all maps: {scale.describe()} · {note}"
+        return [Bar(scale=scale, ends=ends, centre=units, note=note, colormap=colormap)]
+    kinds = {scale.mode: scale for scale in reversed(scales)}
+    whose = "each map on its own scale" if len(kinds) == 1 else "each such map on its own scale"
+    ends = ("low", "high")
+    bars = [
+        Bar(scale=s, ends=("−", "+") if s.signed else ends, centre=units, colormap=colormap,
+            note=f"{whose}: {DESCRIPTIONS[s.mode]}")
+        for s in kinds.values()
+    ]  # fmt: skip
+    return [*bars[:-1], replace(bars[-1], note=f"{bars[-1].note} · {note}")]
+
+
+def _cell(
+    tile: Tile | None, scales: Iterator[Scale], shared: bool, colormap: str | None, side: int
+):
     if tile is None:
         return None
     if tile.values is None:
         return draw_photo(tile, side), tile.title, tile.caption
-    scale = common if shared else Scale.of([tile.values], common.mode)
+    scale = next(scales)
     caption = tile.caption
     if not shared and not scale.flat:
-        caption = f"{caption}\n{span(scale)}".strip()
+        nearly = " · nearly flat" if scale.nearly else ""
+        caption = f"{caption}\n{span(scale)}{nearly}".strip()
     return draw_overlay(tile, scale, side, colormap), tile.title, caption
 
 

@@ -14,7 +14,7 @@ from .contours import LEVELS, is_part
 from .place import is_coarse
 from .scaling import Scale
 from .text import SOFT, line_height, wrap, write
-from .tiles import Tile, draw_contours, draw_overlay, draw_photo
+from .tiles import Tile, draw_contours, draw_map, draw_overlay, draw_photo
 
 MARGIN, GAP = 16, 12
 TITLE, TEXT = 16, 12
@@ -53,11 +53,10 @@ def panel(
     truth = "; dashed: ground truth" if tile.truth is not None else ""
     columns = [(draw_overlay(tile, scale, side, colormap), "map alone")]
     if tile.photo is not None:
-        columns = [
-            (draw_photo(tile, side), "photo"),
-            (columns[0][0], f"overlay{truth}"),
-            (draw_contours(tile, scale, side, tuple(levels)), _levels(levels, scale) + truth),
-        ]
+        lines = draw_contours(tile, scale, side, tuple(levels)), _levels(levels, scale) + truth
+        if tile.smoothed:  # contours of noise say nothing
+            lines = draw_map(tile, scale, columns[0][0].shape[1], colormap), "map alone"
+        columns = [(draw_photo(tile, side), "photo"), (columns[0][0], f"overlay{truth}"), lines]
     across = max(NARROWEST, columns[0][0].shape[1])
     tall = max(p.shape[0] for p, _ in columns)
     room = max(NARROWEST_BAR, len(columns) * across + (len(columns) - 1) * GAP)
@@ -71,7 +70,7 @@ def panel(
         centre=units,
         note=_note(tile, scale),
         colormap=colormap,
-        ticks=() if tile.photo is None else levels,
+        ticks=() if tile.photo is None or tile.smoothed else levels,
     )
     low = line_height(TEXT) * max(map(len, below))
     height = (
@@ -123,7 +122,9 @@ def _note(tile: Tile, scale: Scale) -> str:
     parts = [f"scale: {scale.describe()}"]
     if tile.photo is not None:
         parts.append("opacity follows the value")
-    if tile.values is not None and is_coarse(tile.values.shape, _drawn_on(tile)):
+    if tile.smoothed:
+        parts.append(f"smoothed over {tile.smoothed:.0f} cells, cut at 1 and 99 %")
+    elif tile.values is not None and is_coarse(tile.values.shape, _drawn_on(tile)):
         parts.append("bicubic between the cells")
     if tile.photo is not None and tile.geometry is not None and is_part(tile.geometry):
         parts.append("thin frame: what the model saw")

@@ -18,6 +18,9 @@ Mode = Literal["minmax", "max", "signed", "none"]
 #: a map is flat when its range is at most ABSOLUTE, or at most RELATIVE of its largest magnitude
 ABSOLUTE, RELATIVE = 1e-12, 1e-4
 
+#: a map that varies by less than this share of its largest value is not stretched to full colour
+NEARLY_FLAT = 0.25
+
 #: what a picture says of each mode
 DESCRIPTIONS = {
     "minmax": "lowest to highest value",
@@ -114,12 +117,15 @@ class Scale:
         high: value at the high end.
         mode: how the ends were chosen; see `normalise`.
         flat: there is nothing to show: the maps hold no more than numerical noise.
+        nearly: the maps vary by less than a quarter of their value; the scale spans that quarter,
+            so that they look as nearly flat as they are.
     """
 
     low: float
     high: float
     mode: str
     flat: bool
+    nearly: bool = False
 
     @classmethod
     def of(cls, maps: Sequence[np.ndarray | Tensor], mode: str | None = None) -> Scale:
@@ -144,6 +150,8 @@ class Scale:
         check_mode(mode)
         flat = high - low <= max(ABSOLUTE, RELATIVE * reach)
         # the same ends as `limits` gives, in plain numbers: this runs once a picture
+        if mode == "minmax" and not flat and high - low < NEARLY_FLAT * reach:
+            return cls(low, low + NEARLY_FLAT * reach, mode, False, nearly=True)
         if mode == "none":
             return cls(0.0, 1.0, mode, False)
         if mode == "max":
@@ -177,4 +185,6 @@ class Scale:
 
     def describe(self) -> str:
         """Return how the ends were chosen, in words."""
+        if self.nearly:
+            return "nearly flat: lowest value and a quarter of the highest above it"
         return DESCRIPTIONS[self.mode]

@@ -28,6 +28,7 @@ class Tile:
         geometry: the place of the model's input on the photo; None: the map covers it.
         title: text above.
         caption: text below.
+        smoothed: over how many of its cells the map was smoothed for drawing; 0: not at all.
         truth: ground truth on the photo: a mask (H, W) or boxes (n, 4) of left, top, right,
             bottom, right and bottom exclusive. None: none known.
     """
@@ -38,6 +39,7 @@ class Tile:
     title: str = ""
     caption: str = ""
     truth: np.ndarray | None = None
+    smoothed: float = 0.0
 
 
 def draw_photo(tile: Tile, side: int) -> np.ndarray:

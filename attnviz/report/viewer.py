@@ -158,8 +158,7 @@ def _classes(maps: Heatmaps, photos: list[list[int]]) -> list[str]:
 
 def _map(maps: Heatmaps, row: int, rank: int, note: Note) -> dict[str, Any]:
     scale: Scale = pictures.scale_of(maps, row, None, False)
-    values = pictures.raw(maps, row)
-    shown = scale.apply(values)
+    shown = scale.apply(pictures.shown(maps, row)[0])
     flat = bool(np.isnan(shown).all())
     figures = {"score": float(f"{float(maps.score[row]):.4g}")}
     figures |= {k: float(f"{v:.4g}") for k, v in (note.figures or {}).items()}
