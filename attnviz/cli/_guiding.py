@@ -2,24 +2,72 @@
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import json
 import shlex
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import typer
+from torch import nn
 
 from ..data import Dataset, open_dataset, splits
-from ..errors import DataError
-from ..guidance import Examples, FitResult, fit, new_head
-from ..models import LoadedModel, resolve_preprocess
+from ..errors import DataError, OutputExists
+from ..guidance import (
+    Answers,
+    Examples,
+    FitResult,
+    GuideConfig,
+    HeadResult,
+    answers,
+    findings,
+    fit,
+    new_head,
+    retrain_head,
+    save_weights,
+)
+from ..models import LoadedModel, Preprocess, resolve_preprocess
 from ..writing import write_file
 from ._app import say
 from ._models import load_model
+
+
+@dataclass(frozen=True)
+class GuideResult:
+    """What a run gave.
+
+    Attributes:
+        fit: of the guided training; None where only the head was retrained.
+        before, after: the answers on validation.
+        compared: what `before` is of.
+        said: what changed, in words.
+        notes: what was settled.
+        head: how the head was retrained, None if it was not.
+    """
+
+    fit: FitResult | None
+    before: Answers
+    after: Answers
+    compared: str
+    said: tuple[str, ...]
+    notes: tuple[str, ...]
+    head: HeadResult | None
+    folder: Path
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything but the history's maps as JSON values."""
+        done = self.fit
+        return {
+            "best_epoch": done.best_epoch if done else 0,
+            "stopped": done.stopped if done else "head",
+            "history": [dict(r) for r in done.history] if done else [],
+            "events": list(done.events) if done else [],
+            "before": self.before.as_dict(), "after": self.after.as_dict(),
+            "compared": self.compared, "findings": list(self.said), "notes": list(self.notes),
+            "head": None if self.head is None else self.head.as_dict(),
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,21 +80,103 @@ class GuideRun:
     train: Examples
     validation: Examples
     loss: str
+    fresh: bool
+    notes: tuple[str, ...] = ()
 
-    def fit(self, *, out: Path, photos: int, **settings: Any) -> FitResult:
-        """Train, with a bar on stderr."""
-        # photos with the object first: their maps are what training is to change
-        order = sorted(range(len(self.validation)), key=lambda i: -self.validation.labels[i])
-        chosen = order[:photos]
-        with _progress(settings["epochs"]) as progress:
-            result = fit(
-                self.loaded.module, self.train, validation=self.validation, out=out,
-                photos=[self.validation.samples[i].read() for i in chosen] or None,
-                photo_targets=[self.validation.labels[i] for i in chosen] or None,
-                preprocess=self.prepare, labels=self.train.classes, progress=progress, **settings,
-            )  # fmt: skip
+    def fit(
+        self, *, out: Path, photos: int, baseline: bool, head: tuple[Path, str | None] | None,
+        resume: bool, force: bool, **settings: Any,
+    ) -> GuideResult:  # fmt: skip
+        """Measure, train, retrain the head if asked, measure again; progress goes to stderr."""
+        from ._progress import progress_of
+
+        module = self.loaded.module
+        config = GuideConfig(**{**settings, "epochs": settings["epochs"] or None})
+        if (out / "run.json").exists() and not (resume or force):
+            raise OutputExists(
+                f"{str(out)!r} holds a run already; resume it (--resume), or start over (--force)"
+            )
+        before, compared = self._before(config, out, baseline=baseline, resume=resume)
+        trained, done, notes = module, None, self.notes
+        if settings["epochs"] != 0:
+            # photos with the object first: their maps are what training is to change
+            order = sorted(range(len(self.validation)), key=lambda i: -self.validation.labels[i])
+            chosen = order[:photos]
+            with progress_of() as progress:
+                done = fit(
+                    module, self.train, validation=self.validation, config=config, out=out,
+                    resume=resume, force=force,
+                    photos=[self.validation.samples[i].read() for i in chosen] or None,
+                    photo_targets=[self.validation.labels[i] for i in chosen] or None,
+                    preprocess=self.prepare, labels=self.train.classes, progress=progress,
+                )  # fmt: skip
+            trained, notes, config = done.model, notes + done.notes, done.config
+        retrained = None
+        if head is not None:
+            retrained = self._head(trained, config, out, *head)
+        after = answers(trained, self.validation, config=_whole(config))
+        result = GuideResult(
+            done, before, after, compared, tuple(findings(before, after)), notes, retrained, out
+        )
         write_file(out / "labels.txt", "\n".join(self.train.classes) + "\n", force=True)
+        if isinstance(self.prepare, Preprocess):
+            text = json.dumps(asdict(self.prepare), indent=2) + "\n"
+            write_file(out / "preprocess.json", text, force=True)
+        text = json.dumps(result.as_dict(), indent=2) + "\n"
+        write_file(out / "answers.json", text, force=True)
         return result
+
+    def _before(
+        self, config: GuideConfig, out: Path, *, baseline: bool, resume: bool
+    ) -> tuple[Answers, str]:
+        """The answers to compare with: of the model as given, or trained on labels alone."""
+        stored = out / "before.json"
+        if resume and stored.exists():
+            kept = json.loads(stored.read_text(encoding="utf-8"))
+            return Answers.from_dict(kept["answers"]), kept["compared"]
+        model, compared = self.loaded.module, "the model as it was given"
+        plain = config
+        if self.fresh and baseline:
+            say("first the new classifier is trained on labels alone, to compare with")
+            plain = replace(
+                config, loss="none", loss_options={}, exchange=False, exchange_options={},
+                erasing=None, erasing_options={}, pooling=None, pooling_options={},
+            )  # fmt: skip
+            model = copy.deepcopy(model)
+            done = fit(model, self.train, validation=self.validation, config=plain)
+            plain, compared = done.config, "labels alone, the same steps"
+        elif self.fresh:
+            compared = "a new classifier, untrained"
+        found = answers(
+            model, self.validation, config=replace(config, layer=plain.layer), classes=None
+        )
+        out.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"compared": compared, "answers": found.as_dict()}, indent=2) + "\n"
+        write_file(stored, text, force=True)
+        return found, compared
+
+    def _head(
+        self, model: nn.Module, config: GuideConfig, out: Path, data: Path, context: str | None
+    ) -> HeadResult:
+        dataset = open_dataset(data)
+        own = [n for n in self.train.classes if n != "other" or not self.train.absent]
+        examples = Examples(
+            dataset, self.prepare, classes=None if self.train.absent else self.train.classes,
+            object=own[0] if self.train.absent else None, masks=0.0, boxes=0.0,
+        )  # fmt: skip
+        groups = [2 * y for y in examples.labels]
+        if context is not None:
+            dataset.class_index(context)
+            groups = [
+                g + (context in s.labels) for g, s in zip(groups, examples.samples, strict=True)
+            ]
+        result = retrain_head(model, examples, groups=groups, seed=config.seed)
+        save_weights(out, model, note=f"head retrained on {data.name}")
+        return result
+
+
+def _whole(config: GuideConfig) -> GuideConfig:
+    return replace(config, batch_size=max(config.batch_size, 16))
 
 
 def prepare(
@@ -69,7 +199,6 @@ def prepare(
     """Read the data, divide it, load the model and give it as many outputs as there are classes."""
     if boxes and mixed:
         raise typer.BadParameter("--boxes and --mixed exclude each other")
-    named = {"model": model, "preprocess": preprocess}
     dataset = open_dataset(data, masks=masks)
     train, held = _divide(dataset, validation, seed, object)
     loaded = load_model(model, checkpoint, device)
@@ -82,33 +211,48 @@ def prepare(
     if object is None:
         known = {s.label for s in dataset if s.label is not None}
         classes = [c for c in dataset.classes if c in known]
+    pipeline, notes = (pipeline, ()) if preprocess else _uncut(pipeline, train, object)
     examples = Examples(
         train, pipeline, classes=classes, object=object, flip=flip, seed=seed, **shares
     )
     others = Examples(held, pipeline, classes=classes, object=object, seed=seed)
     if mixed and loss == "energy":
         loss = "mixed"
-    _fit_head(loaded, len(examples.classes))
+    fresh = _fit_head(loaded, len(examples.classes))
     counts = examples.counts()
     say(
         f"{len(examples)} images to train on ({counts['masks']} with masks, {counts['boxes']} with "
-        f"boxes), {len(others)} for validation, classes: {', '.join(examples.classes[:8])}"
+        f"boxes), {len(others)} for validation, classes: "
+        + ", ".join(f"{n} ({examples.labels.count(k)})" for k, n in enumerate(examples.classes[:8]))
     )
-    words = [f"--{n} {shlex.quote(v)}" for n, v in named.items() if v is not None]
-    return GuideRun(tuple(words), loaded, pipeline, examples, others, loss)
+    for note in notes:
+        say(note)
+    words = [] if model is None else [f"--model {shlex.quote(model)}"]
+    if not isinstance(pipeline, Preprocess) and preprocess is not None:
+        words.append(f"--preprocess {shlex.quote(preprocess)}")
+    return GuideRun(tuple(words), loaded, pipeline, examples, others, loss, fresh, notes)
 
 
-def loss_options(given: Sequence[str]) -> dict[str, Any]:
-    """Return NAME=VALUE words as options; values are JSON, or else text."""
-    found: dict[str, Any] = {}
+def split_options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return NAME=VALUE words as options of the loss, and of what stands before a dot.
+
+    Values are JSON, or else text.
+    """
+    found: dict[str, dict[str, Any]] = {}
     for word in given:
         name, equals, text = word.partition("=")
         if not name or not equals:
             raise typer.BadParameter(f"--set {word!r}: expected NAME=VALUE, such as form=relu")
+        kind, dot, own = name.partition(".")
+        if dot and kind not in ("erasing", "pooling", "exchange"):
+            raise typer.BadParameter(
+                f"--set {word!r}: before the dot stands erasing, pooling or exchange, not {kind!r}"
+            )
         try:
-            found[name] = json.loads(text)
+            value = json.loads(text)
         except ValueError:
-            found[name] = text
+            value = text
+        found.setdefault(f"{kind if dot else 'loss'}_options", {})[own if dot else name] = value
     return found
 
 
@@ -140,7 +284,7 @@ def _divide(
     return parts["train"], parts["validation"]
 
 
-def _fit_head(loaded: LoadedModel, classes: int) -> None:
+def _fit_head(loaded: LoadedModel, classes: int) -> bool:
     """A model with another number of outputs gets a fresh head; one that fits keeps its own."""
     from torch import nn
 
@@ -148,78 +292,36 @@ def _fit_head(loaded: LoadedModel, classes: int) -> None:
     if not linear or linear[-1].out_features != classes:
         new_head(loaded.module, classes)
         say(f"{loaded.name} gets a new classifier with {classes} outputs")
+        return True
+    return False
 
 
-@contextlib.contextmanager
-def _progress(epochs: int) -> Iterator[Callable[[str, Mapping[str, Any]], None]]:
-    """A bar with the loss's parts on a terminal; one line an epoch either way, on stderr."""
+#: share of an object's area that a crop may take
+MOST_CUT = 0.1
 
-    def line(record: Mapping[str, Any]) -> str:
-        parts = [f"epoch {record['epoch']}/{epochs}"]
-        for name in ("loss", "classification", "mass", "strength"):
-            if name in record:
-                parts.append(f"{name} {record[name]:.3g}")
-        parts += [f"{n[9:]} {v:.3g}" for n, v in record.items() if n.startswith("guidance/")]
-        parts += [f"{n} {v:.3g}" for n, v in record.items() if n.startswith("val_")]
-        return "  ".join(parts)
 
-    if not sys.stderr.isatty():
-
-        def plain(kind: str, record: Mapping[str, Any]) -> None:
-            if kind == "epoch":
-                say(line(record))
-
-        yield plain
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
+def _uncut(pipeline: Any, train: Dataset, object: str | None) -> tuple[Any, tuple[str, ...]]:
+    """Leave the centre crop out where it would cut annotated objects: photos are squeezed then."""
+    crops = isinstance(pipeline, Preprocess) and pipeline.crop is not None and pipeline.resize
+    if not crops:
+        return pipeline, ()
+    cut = seen = 0
+    for sample in train:
+        name = object if object is not None and object in sample.labels else sample.label
+        if name is None or not sample.has_mask(name):
+            continue
+        mask = sample.mask(name)
+        x0, y0, x1, y1 = pipeline.geometry(*mask.shape).crop
+        rows = slice(max(round(y0), 0), max(round(y1), 0))
+        inside = mask[rows, max(round(x0), 0) : max(round(x1), 0)].sum()
+        seen += 1
+        cut += bool(mask.any()) and inside < (1 - MOST_CUT) * mask.sum()
+    if not cut:
+        return pipeline, ()
+    whole = replace(
+        pipeline, resize=pipeline.crop, crop=None, fit="squash", name=f"{pipeline.name}, squeezed"
     )
-
-    columns = (
-        TextColumn("epoch {task.fields[epoch]}"), BarColumn(), MofNCompleteColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[parts]}"),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("guide", total=None, epoch=1, parts="")
-
-        def shown(kind: str, record: Mapping[str, Any]) -> None:
-            if kind == "epoch":
-                bar.console.print(line(record))
-                bar.reset(task, epoch=record["epoch"] + 1, parts="")  # it drops what is not given
-                return
-            steps = record["steps"]
-            parts = "  ".join(
-                f"{n.removeprefix('guidance/')} {v:.3g}"
-                for n, v in record.items()
-                if n in ("loss", "mass") or n.startswith("guidance/")
-            )
-            bar.update(
-                task, total=steps, completed=record["step"], epoch=record["epoch"], parts=parts
-            )
-
-        yield shown
-
-
-def report(run: GuideRun, result: FitResult) -> None:
-    """Print what came out, and where it is."""
-    record = result.history[result.best_epoch - 1]
-    print(f"best epoch   {result.best_epoch} of {len(result.history)} ({result.stopped})")
-    for name, text in (
-        ("val_accuracy", "accuracy"), ("val_worst_class", "worst class"),
-        ("val_energy", "evidence on the object"),
-    ):  # fmt: skip
-        if name in record:
-            print(f"validation   {text} {record[name]:.1%}")
-    for event in result.events:
-        print(f"guard        {event}")
-    print(f"weights      {result.folder / 'model.safetensors'}")
-    if (result.folder / "maps").is_dir():
-        print(f"maps         {result.folder / 'maps'}")
-    files = {"checkpoint": "model.safetensors", "labels": "labels.txt"}
-    words = [f"--{option} {shlex.quote(str(result.folder / n))}" for option, n in files.items()]
-    print(f"use it       attnviz explain PHOTO {' '.join([*run.words, *words])}")
+    return whole, (
+        f"the centre crop would cut {cut} of {seen} annotated objects: photos are squeezed to the "
+        "input instead (preprocess.json)",
+    )

@@ -47,32 +47,85 @@ def guide(
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="An option of the loss, such as form=relu or steepness=[5,20] (annealed); may be "
-            "repeated.",
+            help="An option of the loss, such as form=relu or steepness=[5,20] (annealed); with "
+            "erasing., pooling. or exchange. before its name one of theirs, such as "
+            "pooling.r=1; may be repeated.",
         ),
     ] = None,
-    weight: Annotated[float, typer.Option(help="Strength of guidance.", min=0)] = 1.0,
-    warmup: Annotated[float, typer.Option(help="Share of training before guidance.")] = 0.35,
+    weight: Annotated[float, typer.Option(help="Strength of guidance.", min=0)] = 30.0,
+    warmup: Annotated[float, typer.Option(help="Share of training before guidance.")] = 0.3,
+    exchange: Annotated[
+        bool | None,
+        typer.Option(
+            "--exchange/--no-exchange",
+            help="Objects of annotated images in front of other classes' grounds; on where two "
+            "classes have masks or boxes.",
+        ),
+    ] = None,
+    exchanged: Annotated[int, typer.Option(min=1, help="Such images beside each batch.")] = 12,
+    erasing: Annotated[
+        str | None,
+        typer.Option(
+            help="Train with an erasing scheme: acol, adl, cutmix, has (hide-and-seek), eil, "
+            "seenet or cascade."
+        ),
+    ] = None,
+    pooling: Annotated[
+        str | None,
+        typer.Option(help="Pool patch scores: lse, topk, gmp, noisy-or, attention-mil or gap."),
+    ] = None,
+    train: Annotated[
+        str, typer.Option(help="What is trained: tail (the last stage), all, or head.")
+    ] = "tail",
+    head: Annotated[
+        str | None,
+        typer.Option(help="dfr: retrain the last layer on --balanced data, after all else."),
+    ] = None,
+    balanced: Annotated[
+        Path | None,
+        typer.Option(help="Dataset for --head dfr, in which context does not tell the class."),
+    ] = None,
+    context: Annotated[
+        str | None,
+        typer.Option(help="A label of the --balanced data that with the class makes its groups."),
+    ] = None,
+    even: Annotated[
+        bool | None,
+        typer.Option(
+            "--even/--as-drawn", help="Draw the classes equally often; on where they are uneven."
+        ),
+    ] = None,
     layer: Annotated[
         str | None, typer.Option(help="A name of `attnviz layers`; several with commas between.")
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1)] = 10,
+    against: Annotated[
+        str, typer.Option(help="The map's margin: strongest or all others; none for one class.")
+    ] = "strongest",
+    epochs: Annotated[
+        int | None, typer.Option(min=0, help="As many as make --steps if left out.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = 400,
     batch_size: Annotated[int, typer.Option(min=1)] = 16,
     accumulate: Annotated[int, typer.Option(min=1, help="Batches to a step.")] = 1,
-    lr: Annotated[float, typer.Option(help="Largest learning rate.")] = 3e-4,
+    lr: Annotated[float, typer.Option(help="Largest learning rate.")] = 1e-3,
     optimizer: Annotated[str, typer.Option(help="sgd, adam, adamw or sam.")] = "adamw",
     freeze: Annotated[
         list[str] | None, typer.Option(help="A module that is not trained; may be repeated.")
     ] = None,
     batchnorm: Annotated[
-        str, typer.Option(help="train, or eval to keep the statistics.")
-    ] = "train",
+        str | None,
+        typer.Option(help="train, or eval to keep the statistics; eval unless all is trained."),
+    ] = None,
     validation: Annotated[
         float, typer.Option(help="Share kept for validation where the data names none.")
     ] = 0.2,
     monitor: Annotated[
-        str, typer.Option(help="What picks the best epoch: loss, accuracy, worst_class, outside.")
-    ] = "loss",
+        str,
+        typer.Option(
+            help="What picks the best epoch: answer (worst class, as it is and exchanged), loss, "
+            "accuracy, worst_class or outside."
+        ),
+    ] = "answer",
     patience: Annotated[int | None, typer.Option(help="Stop after so many epochs.")] = None,
     amp: Annotated[bool, typer.Option("--amp", help="Half-precision autocast.")] = False,
     flip: Annotated[bool, typer.Option(help="Mirror training images at random.")] = True,
@@ -80,8 +133,19 @@ def guide(
         bool, typer.Option("--skip-bad-masks", help="Take empty and full masks as missing.")
     ] = False,
     preprocess: Annotated[
-        str | None, typer.Option(help="imagenet, ...; the model's own if left out.")
+        str | None,
+        typer.Option(
+            help="imagenet, ..., or a run's preprocess.json; the model's own if left out, without "
+            "its crop where that would cut annotated objects."
+        ),
     ] = None,
+    baseline: Annotated[
+        bool,
+        typer.Option(
+            "--baseline/--no-baseline",
+            help="Where the classifier is new, train it on labels alone first, to compare with.",
+        ),
+    ] = True,
     seed: Annotated[int, typer.Option()] = 0,
     photos: Annotated[int, typer.Option(help="Validation photos to keep maps of.")] = 4,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
@@ -89,33 +153,43 @@ def guide(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Train a model to look at the object: cross-entropy plus a loss on its own map.
+    """Train a model to look at the object, and to answer by it.
 
-    Writes a checkpoint after each epoch, the best weights (model.safetensors) and maps of fixed
-    photos before training and after each epoch. Images of a split named test are never read.
+    Cross-entropy, a loss on the map of the margin, and objects exchanged between annotated images
+    of different classes. Prints what the network answers before and after: on validation images
+    as they are and with the context of their objects changed. Writes a checkpoint after each
+    epoch, the best weights (model.safetensors), answers.json, and maps of fixed photos before
+    training and after each epoch. Images of a split named test are never read.
     """
+    from ._answers import report
     from ._console import print_json
-    from ._guiding import layer_names, loss_options, prepare, report
+    from ._guiding import layer_names, prepare, split_options
 
-    given = loss_options(options or ())
+    if (head is None) != (balanced is None) or head not in (None, "dfr"):
+        raise typer.BadParameter("--head dfr and --balanced DATA go together")
+    if epochs == 0 and head is None:
+        raise typer.BadParameter("--epochs 0 trains nothing; it is for --head dfr")
+    given = split_options(options or ())
     run = prepare(
         data=data, model=model, checkpoint=checkpoint, object=object, masks=masks,
         fraction=fraction, boxes=boxes, mixed=mixed, loss=loss, validation=validation, flip=flip,
         preprocess=preprocess, seed=seed, device=device,
     )  # fmt: skip
     result = run.fit(
-        out=out, resume=resume, force=force, photos=photos,
-        loss=run.loss, loss_options=given, weight=weight, warmup=warmup,
-        layer=layer_names(layer), epochs=epochs, batch_size=batch_size,
+        out=out, resume=resume, force=force, photos=photos, baseline=baseline,
+        head=None if balanced is None else (balanced, context),
+        loss=run.loss, weight=weight, warmup=warmup, exchange=exchange, exchanged=exchanged,
+        erasing=erasing, pooling=pooling, train=train, balanced=even,
+        layer=layer_names(layer), against=None if against == "none" else against,
+        epochs=epochs, steps=steps, batch_size=batch_size,
         accumulate=accumulate, lr=lr, optimizer=optimizer,
         freeze=tuple(freeze or ()), batchnorm=batchnorm, monitor=monitor, patience=patience,
-        amp=amp, degenerate="skip" if skip_bad_masks else "error", seed=seed,
+        amp=amp, degenerate="skip" if skip_bad_masks else "error", seed=seed, **given,
     )  # fmt: skip
     if as_json:
         print_json(
-            "guide", GUIDE_SCHEMA, folder=str(out), best_epoch=result.best_epoch,
-            stopped=result.stopped, classes=list(run.train.classes), annotated=run.train.counts(),
-            history=[dict(r) for r in result.history], events=list(result.events),
+            "guide", GUIDE_SCHEMA, folder=str(out), classes=list(run.train.classes),
+            annotated=run.train.counts(), **result.as_dict(),
         )  # fmt: skip
         return
     report(run, result)

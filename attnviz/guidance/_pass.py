@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..erasing import SCHEMES, ACoL
 from ..errors import GuidanceError
 from ..models.outputs import class_logits, logits_of
 from .batches import Batch, batches
+from .changed import joined
 from .class_maps import ClassMap, class_map
 from .config import GuideConfig
 from .losses import LOSSES, LossParts
@@ -85,6 +87,7 @@ def check_labels(logits: Tensor, labels: Tensor) -> None:
 def forward_pass(
     model: nn.Module,
     batch: Batch,
+    extra: Batch | None,
     config: GuideConfig,
     loss: Callable[..., LossParts] | None,
     strength: float,
@@ -95,29 +98,51 @@ def forward_pass(
     """Return cross-entropy + strength * guidance of a batch, with graph.
 
     While the strength is zero the guidance loss itself is not computed, only the map's mass.
+
+    Args:
+        model: what runs.
+        batch: images of the data.
+        extra: exchanged ones, whose cross-entropy has a weight of its own.
+        config, loss, strength, options: as they are at this step.
+        check: called once with the guidance's parts, the model and its maps.
     """
     needs = () if loss is None else LOSSES.get(config.loss).meta["needs"]
     log: dict[str, float] = {}
-    checked = False
-    with torch.autocast(batch.images.device.type, dtype=_half(batch.images), enabled=config.amp):
-        if loss is None:
-            logits, seen = logits_of(model(batch.images)), None
-        else:
-            seen = see(model, batch, config, needs if strength > 0 else ())
-            logits = seen.logits
-    logits = class_logits(logits)
-    check_labels(logits, batch.labels)
-    total = F.cross_entropy(
-        logits if logits.dtype == torch.float64 else logits.float(), batch.labels
+    checked, seen, own = False, None, len(batch.labels)
+    both = batch if extra is None else joined(batch, extra)
+    amp = partial(
+        torch.autocast, batch.images.device.type, dtype=_half(batch.images), enabled=config.amp
     )
-    log["classification"] = float(total.detach())
+    total: Tensor | float = 0.0
+    with amp():
+        if config.erasing is not None:
+            total = erased_classification(model, batch, config)
+            log["classification"] = float(total.detach())
+        if loss is not None:
+            seen = see(model, both, config, needs if strength > 0 else ())
+            logits: Tensor | None = seen.logits
+        elif config.erasing is None or extra is not None:
+            logits = logits_of(model(both.images))
+        else:
+            logits = None
+    if logits is not None:
+        logits = class_logits(logits)
+        check_labels(logits, both.labels)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        if config.erasing is None:
+            smooth = config.label_smoothing or 0.0
+            total = F.cross_entropy(logits[:own], batch.labels, label_smoothing=smooth)
+            log["classification"] = float(total.detach())
+        if extra is not None:
+            exchanged = F.cross_entropy(
+                logits[own:], extra.labels, label_smoothing=config.label_smoothing or 0.0
+            )
+            total = total + config.exchange_weight * exchanged
+            log["exchanged"] = float(exchanged.detach())
     if seen is not None:
-        parts = None
         if strength > 0:
-            with torch.autocast(
-                batch.images.device.type, dtype=_half(batch.images), enabled=config.amp
-            ):
-                parts = loss(seen, batch.annotation, **options)
+            with amp():
+                parts = loss(seen, both.annotation, **options)
             if check is not None and parts.count:
                 check(parts, model, seen)
                 checked = True
@@ -125,7 +150,19 @@ def forward_pass(
             log |= {f"guidance/{k}": float(v.detach()) for k, v in parts.parts.items()}
         log["mass"] = float(seen.maps.detach().relu().mean())
     log["loss"] = float(total.detach())
-    return Step(total, log, len(batch.labels), checked)
+    return Step(total, log, own, checked)
+
+
+def erased_classification(model: nn.Module, batch: Batch, config: GuideConfig) -> Tensor:
+    """Return the loss of an erasing scheme, which stands in for cross-entropy."""
+    if isinstance(model, ACoL):
+        return model.loss(batch.images, batch.labels)
+    options = {"layer": _first(config.layer), **config.erasing_options}
+    return SCHEMES.get(config.erasing).fn(model, batch.images, batch.labels, **options)
+
+
+def _first(layer: Any) -> Any:
+    return layer[0] if isinstance(layer, list | tuple) else layer
 
 
 def _half(images: Tensor) -> torch.dtype:

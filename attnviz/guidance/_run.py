@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,25 +17,52 @@ from ..hooks import find_layers, preserved
 from . import checkpoints
 from ._pass import forward_pass, make_loss
 from .batches import batches, count_batches, is_map_style
+from .changed import EXCHANGE, Exchanges, cuts_of
+from .checkpoints import own_random_state
 from .config import GuideConfig
-from .examples import Examples
 from .guards import MassGuard
 from .losses import LOSSES
 from .optimisers import make_optimiser
+from .pulling import Start
+from .settling import choose_trained, rebuilt, settle, split
+from .survey import Survey, survey
+from .tails import Features
+
+#: exchanged images made at most, before they come again
+MOST_POOLED = 1600
 
 
 @dataclass
 class Run:
-    """The moving parts of a training."""
+    """The moving parts of a training.
+
+    Attributes:
+        config: the settings, with everything settled.
+        model: what is stored and returned.
+        module: what runs in training: the model, or its tail on features of the frozen part.
+        modules: what is in training mode and in the checkpoint.
+        data, pool: training examples and exchanged ones, as `module` takes them.
+        known: what the data holds, None for a stream.
+        look: (dataset) -> the dataset as `module` takes it.
+        notes: what was settled, in words.
+        start: the weights at the start, which those in training are pulled to.
+    """
 
     config: GuideConfig
     model: nn.Module
+    module: nn.Module
     modules: dict[str, nn.Module]
     optimiser: torch.optim.Optimizer
     loss: Callable[..., Any] | None
     guard: MassGuard
     device: torch.device
     scaler: torch.amp.GradScaler
+    data: Any = None
+    pool: Any = None
+    known: Survey | None = None
+    look: Callable[[Any], Any] = lambda data: data
+    notes: tuple[str, ...] = ()
+    start: Start | None = None
     epoch: int = 0
     steps: int | None = None
     best: float = math.inf
@@ -54,10 +80,17 @@ class Run:
 
     @property
     def counts(self) -> bool:
-        """Whether guidance has its full strength: epochs before it cannot be the best."""
-        whole = self.config.strength.warmup + self.config.strength.ramp
-        last = self.epoch >= self.config.epochs
-        return self.loss is None or last or self.epoch / self.config.epochs >= min(whole, 1.0)
+        """Whether this epoch can be the best: guidance has had its full strength.
+
+        By the answer the last third of training counts: a small split cannot tell apart what
+        guidance has only begun to change, and the learning rate is still high before.
+        """
+        if self.loss is None or self.epoch >= self.config.epochs:
+            return True
+        whole = min(self.config.strength.warmup + self.config.strength.ramp, 1.0)
+        if self.config.monitor == "answer":
+            whole = max(whole, 2 / 3)
+        return self.epoch / self.config.epochs >= whole
 
     def record(self) -> dict[str, Any]:
         """What `run.json` holds."""
@@ -89,36 +122,58 @@ class Run:
         self.best_weights = best or copy.deepcopy(self.model.state_dict())
 
 
-@contextlib.contextmanager
-def own_random_state(seed: int) -> Iterator[None]:
-    """Seed torch, numpy and Python inside the block; afterwards their states are as before."""
-    import random
-
-    import numpy as np
-
-    kept = checkpoints.pack_random()
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
-    try:
-        yield
-    finally:
-        checkpoints.unpack_random(*kept)
-
-
 def prepare(model: nn.Module, config: GuideConfig, data: Any) -> Run:
-    for name in find_layers(model, list(config.freeze)) if config.freeze else ():
-        model.get_submodule(name).requires_grad_(False)
+    """Settle what the settings leave open, and set up model, data and optimiser."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     steps = count_batches(data, config.batch_size)
     if steps == 0:
         raise DataError("the training data has no example")
-    if isinstance(data, Examples):  # which knows beforehand what it holds
-        check_content(set(data.labels), len(data) - data.counts()["none"], config)
+    known = survey(data, degenerate=config.degenerate)
+    if known is not None:  # otherwise it is known after the first epoch
+        check_content(set(known.counts()), int(known.annotated.sum()), config)
+    example = _example(data).to(device)
+    model, config = rebuilt(model, config, example)
+    config, notes = settle(config, model, known, steps, example)
+    for name in find_layers(model, list(config.freeze)) if config.freeze else ():
+        model.get_submodule(name).requires_grad_(False)
+    notes += choose_trained(model, config, example)
+    cuts = None
+    if config.exchange:
+        wanted = {**EXCHANGE, **config.exchange_options}
+        fills = [wanted["fill"]] if isinstance(wanted["fill"], str) else list(wanted["fill"])
+        cuts = cuts_of(data, known, seed=config.seed, grow=wanted["grow"], fills=fills)
+        if cuts is None:
+            raise DataError(
+                "exchange=True needs masks or boxes of objects of two classes in a dataset that "
+                "can be indexed; annotate some images of another class, or leave exchange out "
+                "(--no-exchange)"
+            )
+    pool = None
+    if cuts is not None:
+        count = min(config.exchanged * (steps or config.steps) * config.epochs, MOST_POOLED)
+        pool = Exchanges(cuts, count, config.exchange_options, seed=config.seed)
+        notes += (
+            f"exchange: {config.exchanged} images beside each batch, of {count} made of "
+            f"{int(cuts.real.sum())} annotated ones",
+        )
     loss, extra = make_loss(model, config, data, device)
-    if loss is not None and is_map_style(data):
-        _try_out(model, config, data, loss, device)
-    modules = {"model": model, **extra}
+    module, look = model, _as_is
+    prefix = split(model, config, data, example)
+    if prefix is not None:
+        module = prefix.rest
+        notes += (f"the frozen part before {prefix.boundary} is computed once an image",)
+
+        def look(given: Any) -> Any:
+            if not hasattr(given, "example"):
+                return given
+            return Features(given, prefix, bool(getattr(given, "flip", False)), device)
+
+    seen, pool = look(data), None if pool is None else look(pool)
+    run_loss = loss is not None or config.erasing is not None
+    if run_loss and is_map_style(data):
+        _try_out(module, config, seen, loss, device)
+    start = Start(model, config)
+    modules = {"model": model, **extra, **({"start": start} if start.used else {})}
     trainable = [p for m in modules.values() for p in m.parameters() if p.requires_grad]
     optimiser = make_optimiser(trainable, config)
     half = config.amp and device.type == "cuda"
@@ -126,21 +181,41 @@ def prepare(model: nn.Module, config: GuideConfig, data: Any) -> Run:
         raise GuidanceError("amp=True in float16 and optimizer='sam' do not go together")
     scaler = torch.amp.GradScaler(device.type, enabled=half)
     guard = MassGuard(config.guard)
-    return Run(config, model, modules, optimiser, loss, guard, device, scaler, steps=steps)
+    return Run(
+        config, model, module, modules, optimiser, loss, guard, device, scaler, data=seen,
+        pool=pool, known=known, look=look, notes=notes, start=start, steps=steps,
+    )  # fmt: skip
+
+
+def _as_is(data: Any) -> Any:
+    return data
+
+
+def _example(data: Any) -> Tensor:
+    """An image of the data, to see how the model runs."""
+    if not is_map_style(data) and iter(data) is data:
+        raise DataError(
+            "the training data is an iterator, which would be used up after one epoch: give a "
+            "list, a dataset, or an object whose __iter__ starts again"
+        )
+    with own_random_state(0):
+        return next(batches(data, 1, degenerate="skip")).images
 
 
 def _try_out(
-    model: nn.Module, config: GuideConfig, data: Any, loss: Callable[..., Any], device: torch.device
-) -> None:
+    model: nn.Module, config: GuideConfig, data: Any, loss: Callable[..., Any] | None,
+    device: torch.device,
+) -> None:  # fmt: skip
     """Guide on the first examples and forget it: what cannot work is said now."""
     with own_random_state(config.seed), preserved(model):
         first = next(batches(data, min(config.batch_size, 2), degenerate="skip")).to(device)
         try:
-            forward_pass(model, first, config, loss, 1.0, config.options_at(0.0))
+            forward_pass(model, first, None, config, loss, 1.0, config.options_at(0.0))
         except (TypeError, ValueError) as error:
             if isinstance(error, AttnvizError):
                 raise
-            raise GuidanceError(f"the loss {config.loss!r} cannot be computed: {error}") from error
+            what = f"the loss {config.loss!r}" if loss else f"erasing {config.erasing!r}"
+            raise GuidanceError(f"{what} cannot be computed: {error}") from error
 
 
 def check_content(labels: set[int], annotated: int, config: GuideConfig) -> None:

@@ -46,7 +46,7 @@ def batches(
     data: Iterable[Any],
     batch_size: int,
     *,
-    seed: int | None = None,
+    order: Sequence[int] | None = None,
     degenerate: str = "error",
 ) -> Iterator[Batch]:
     """Yield batches of examples.
@@ -57,18 +57,15 @@ def batches(
             where: a mask (H, W), boxes (4,) or (n, 4) in half-open pixels, a mapping with one of
             mask, box, boxes, scribble, points; or None.
         batch_size: images in a batch.
-        seed: shuffle a map-style dataset by this seed; None keeps its order.
+        order: rows of a map-style dataset, in this order; None takes all in theirs.
         degenerate: see `annotate`.
 
     Raises:
         DataError: an example that is no such thing, named by its number.
     """
     if is_map_style(data):
-        order: Iterable[int] = range(len(data))
-        if seed is not None:
-            generator = torch.Generator().manual_seed(seed)
-            order = torch.randperm(len(data), generator=generator).tolist()
-        examples: Iterator[tuple[int, Any]] = ((i, data[i]) for i in order)
+        rows = range(len(data)) if order is None else order
+        examples: Iterator[tuple[int, Any]] = ((i, data[i]) for i in rows)
     else:
         examples = enumerate(data)
     name_of = getattr(data, "name_of", None)

@@ -122,6 +122,19 @@ def unpack_random(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> No
     random.setstate((version, tuple(tensors["python"].tolist()), gauss))
 
 
+@contextlib.contextmanager
+def own_random_state(seed: int) -> Iterator[None]:
+    """Seed torch, numpy and Python inside the block; afterwards their states are as before."""
+    kept = pack_random()
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        unpack_random(*kept)
+
+
 def save_state(
     folder: Path,
     epoch: int,

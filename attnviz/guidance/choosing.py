@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from ..errors import GuidanceError
 from ..explaining import explain
+from ..models.outputs import logits_of
 from ..registry import Registry
-from ..targets import logits_of
 
 #: name -> fn(model, images, classes, *, layer) -> (B,) scores
 CRITERIA = Registry("criterion", error=GuidanceError)

@@ -77,6 +77,8 @@ class Examples:
                 f"{wrong[0]!r}; give classes=[...], or object=... to ask for one class"
             )
         self.labels = [names.index(n) for n in self._names]
+        #: labels that say that the object is not there: their images are ground without a hole
+        self.absent = frozenset() if object is None else frozenset({0})
         self.kinds = self._deal(masks, boxes, seed)
 
     def _deal(self, masks: float, boxes: float, seed: int) -> list[str]:
@@ -106,7 +108,14 @@ class Examples:
         return len(self.samples)
 
     def __getitem__(self, i: int) -> tuple[Tensor, int, Any]:
-        """Return (image, label, {"mask": (H, W)} or {"boxes": (n, 4)} or None)."""
+        """Return (image, label, {"mask": (H, W)} or {"boxes": (n, 4)} or None).
+
+        Mirrored at random where `flip` is set.
+        """
+        return self.example(i, mirrored=self.flip and bool(torch.rand(()) < 0.5))
+
+    def example(self, i: int, *, mirrored: bool = False) -> tuple[Tensor, int, Any]:
+        """Return one example as it is, or mirrored."""
         sample, name, kind = self.samples[i], self._names[i], self.kinds[i]
         seen = Prepared.read(sample, self.preprocess)
         image = seen.input
@@ -122,7 +131,7 @@ class Examples:
                 found = [box]
             boxes = seen.boxes(found)
             where = {"boxes": boxes} if len(boxes) else None
-        if self.flip and bool(torch.rand(()) < 0.5):
+        if mirrored:
             image = image.flip(-1)
             if where and "mask" in where:
                 where = {"mask": where["mask"].flip(-1)}

@@ -15,17 +15,23 @@ from ..errors import AttnvizError, DataError, GuidanceError, OutputExists
 from ..hooks import unwrap
 from . import checkpoints
 from ._pass import Step, forward_pass
-from ._run import Run, check_content, own_random_state, prepare, resume_run
+from ._run import Run, check_content, prepare, resume_run
 from .batches import Batch, batches
 from .batchnorm import batchnorm_frozen
+from .cascading import cascaded
+from .changed import changed_of, cuts_of
+from .checkpoints import own_random_state
 from .config import GuideConfig
 from .liveness import check_alive
 from .losses import LOSSES
 from .optimisers import take_step
 from .snapshots import Snapshots
-from .validating import improvement, validate
+from .stored import save_weights
+from .survey import order_of, survey
+from .validating import improvement, slack, validate
 
-#: called after each step and each epoch: fn("step" | "epoch", record)
+#: called before the first step, after each step and each epoch: fn("start" | "step" | "epoch",
+#: record)
 Progress = Callable[[str, Mapping[str, Any]], None]
 
 
@@ -35,13 +41,14 @@ class FitResult:
 
     Attributes:
         model: the model that was given, with the weights of the best epoch (the last one without
-            a validation split).
+            a validation split); with another pooling or ACoL the new model made of it.
         history: one record an epoch: epoch, lr, strength, loss parts, mass, validation figures.
         best_epoch: its number, counted from 1.
         stopped: why training ended: "done" or "patience".
         folder: of the run, or None.
-        config: the settings.
+        config: the settings, with everything settled that was left open.
         events: what the collapse guard did.
+        notes: what was settled and why: epochs, exchange, balance, what is trained.
     """
 
     model: nn.Module
@@ -51,6 +58,7 @@ class FitResult:
     folder: Path | None
     config: GuideConfig
     events: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def fit(
@@ -72,10 +80,13 @@ def fit(
 ) -> FitResult:
     """Fine-tune a classifier on its labels and on where it looks.
 
-    The loss is cross-entropy + strength * guidance loss. The strength is zero during a warm-up,
-    then rises; the map's positive mass is watched, and guidance backs off before it dies. Before
-    the first guided step it is checked that the loss can move the model. Only `data` and
-    `validation` are read; test data has no place here.
+    The loss is cross-entropy + strength * guidance loss, and, where objects can be exchanged, the
+    cross-entropy of objects in front of the other classes' grounds: masks of the training images
+    are all that takes. The strength is zero during a warm-up, then rises; the map's positive mass
+    is watched, and guidance backs off before it dies. Before the first guided step it is checked
+    that the loss can move the model. Trained is the network's tail (`train="all"` for a network
+    without pretrained weights). Only `data` and `validation` are read; test data has no place
+    here.
 
     Args:
         model: a classifier; trained in place, on the device it is on.
@@ -83,7 +94,8 @@ def fit(
             object is: a mask (H, W), boxes (4,) or (n, 4), a mapping, or None. A map-style
             dataset is shuffled; an iterable is taken in its order. `Examples` makes this from
             `attnviz.data`.
-        validation: examples that decide on the best epoch and on stopping.
+        validation: examples that decide on the best epoch and on stopping: by the answers on them
+            as they are and, where they have masks, with their objects exchanged.
         config: the settings; or give them one by one as keyword arguments.
         out: folder of the run: a checkpoint after every epoch, `run.json`, `maps/`, and the best
             weights as `model.safetensors`. None keeps nothing.
@@ -94,8 +106,8 @@ def fit(
             arrays, or a preprocessed batch.
         photo_targets, preprocess, labels: for these, as in `explain`.
         writer: a TensorBoard `SummaryWriter` or anything with `add_scalar(name, value, step)`.
-        progress: called with ("step", record) and ("epoch", record).
-        **settings: fields of `GuideConfig`.
+        progress: called with ("start", {notes, epochs}), ("step", record) and ("epoch", record).
+        **settings: fields of `GuideConfig`; others are refused.
 
     Returns:
         `FitResult`.
@@ -117,17 +129,24 @@ def fit(
             "over (force=True, --force)"
         )
     target = unwrap(model)
+    if config.erasing == "cascade":
+        data, config = cascaded(target, data, config, fit)
     before = {m: m.training for m in target.modules()}
     requires = {p: p.requires_grad for p in target.parameters()}
     try:
         with own_random_state(config.seed):
             run = prepare(target, config, data)
-            snapshots = Snapshots(folder, photos, photo_targets, preprocess, config, labels)
+            if progress is not None:
+                progress("start", {"notes": run.notes, "epochs": run.config.epochs})
+            snapshots = Snapshots(folder, photos, photo_targets, preprocess, run.config, labels)
             if resume and (folder / "run.json").exists():
                 resume_run(run, folder)
             else:
-                snapshots.take(target, 0)
-            return _train(run, model, data, validation, folder, snapshots, writer, progress)
+                snapshots.take(run.model, 0)
+            return _train(
+                run, model if run.model is target else run.model, validation, folder, snapshots,
+                writer, progress,
+            )  # fmt: skip
     finally:
         for module, mode in before.items():
             module.training = mode
@@ -151,7 +170,6 @@ def _configured(config: GuideConfig | None, settings: Mapping[str, Any]) -> Guid
 def _train(
     run: Run,
     model: nn.Module,
-    data: Any,
     validation: Any,
     folder: Path | None,
     snapshots: Snapshots,
@@ -160,6 +178,7 @@ def _train(
 ) -> FitResult:
     config = run.config
     stopped = "done"
+    held, changed = (None, None) if validation is None else _validation(run, validation)
     while run.epoch < config.epochs:
         if config.patience and run.best_epoch and run.epoch - run.best_epoch >= config.patience:
             stopped = "patience"
@@ -168,28 +187,31 @@ def _train(
         if folder is not None and run.epoch:
             where = f" (the last good checkpoint, of epoch {run.epoch}, is in {str(folder)!r})"
         try:
-            record = _epoch(run, data, writer, progress)
+            record = _epoch(run, writer, progress)
             _check_seen(run)
             _check_finite(run)
             run.epoch += 1
-            if validation is not None:
-                record |= validate(run.model, validation, config, run.loss, run.device)
+            with run.start.kept():
+                if validation is not None:
+                    record |= validate(run.module, held, config, run.loss, run.device, changed)
+                score = improvement(record, config)
+                if validation is None or not run.counts or score < run.best + slack(record, config):
+                    run.best = min(score, run.best) if run.counts else float("inf")
+                    run.best_epoch = run.epoch
+                    state = run.model.state_dict()
+                    run.best_weights = {k: v.detach().clone() for k, v in state.items()}
+                snapshots.take(run.model, run.epoch)
         except AttnvizError as error:
             if type(error) not in (AttnvizError, GuidanceError):
                 raise  # what is wrong with the data has nothing to do with the checkpoint
             raise GuidanceError(f"{error}{where}") from error
-        score = improvement(record, config)
-        if validation is None or not run.counts or score < run.best:
-            run.best = score if run.counts else float("inf")
-            run.best_epoch = run.epoch
-            run.best_weights = {k: v.detach().clone() for k, v in run.model.state_dict().items()}
         run.history.append(record)
         if folder is not None:
-            best = run.best_weights if run.best_epoch != run.epoch else None
+            stored = run.best_epoch == run.epoch and run.start.share >= 1
             checkpoints.save_state(
-                folder, run.epoch, run.modules, run.optimiser, run.record(), best=best
-            )
-        snapshots.take(run.model, run.epoch)
+                folder, run.epoch, run.modules, run.optimiser, run.record(),
+                best=None if stored else run.best_weights,
+            )  # fmt: skip
         if writer is not None:
             for name, value in record.items():
                 if isinstance(value, int | float) and name != "epoch":
@@ -198,28 +220,48 @@ def _train(
             progress("epoch", record)
     run.model.load_state_dict(run.best_weights)
     if folder is not None:
-        _write_model(folder, run)
+        save_weights(folder, run.model, note=f"epoch {run.best_epoch}")
     return FitResult(
-        model, tuple(run.history), run.best_epoch, stopped, folder, config, tuple(run.guard.events)
-    )
+        model, tuple(run.history), run.best_epoch, stopped, folder, config,
+        tuple(run.guard.events), run.notes,
+    )  # fmt: skip
 
 
-def _epoch(run: Run, data: Any, writer: Any, progress: Progress | None) -> dict[str, Any]:
+def _validation(run: Run, validation: Any) -> tuple[Any, Mapping[str, Any]]:
+    """The split as the trained module takes it, and its images with objects exchanged."""
+    config = run.config
+    changed: dict[str, Any] = {}
+    if run.loss is not None and config.monitor == "answer":
+        with own_random_state(config.seed):
+            known = survey(validation, degenerate="skip")
+            cuts = cuts_of(validation, known, seed=config.seed)
+        if cuts is not None:
+            made = changed_of(cuts, seed=config.seed, each=2)
+            changed = {"exchanged": run.look(made["exchanged"])}
+    return run.look(validation), changed
+
+
+def _epoch(run: Run, writer: Any, progress: Progress | None) -> dict[str, Any]:
     config = run.config
     sums: dict[str, float] = {}
     count = step = 0
     group: list[Batch] = []
     with _training_mode(run):
-        stream = batches(
-            data, config.batch_size,
-            seed=(config.seed + 1) * 1_000_003 + run.epoch, degenerate=config.degenerate,
-        )  # fmt: skip
+        seed = (config.seed + 1) * 1_000_003 + run.epoch
+        order = None
+        if run.known is not None:
+            order = order_of(
+                run.known, config.batch_size, seed=seed, balanced=bool(config.balanced),
+                annotated=config.annotated,
+            )  # fmt: skip
+        stream = batches(run.data, config.batch_size, order=order, degenerate=config.degenerate)
+        beside = _beside(run, seed)
         for batch in stream:
             group.append(batch)
             step += 1
             if len(group) < config.accumulate and step != run.steps:
                 continue
-            done = _optimise(run, group, step - len(group))
+            done = _optimise(run, group, beside, step - len(group))
             group = []
             for name, value in done.log.items():
                 sums[name] = sums.get(name, 0.0) + value * done.images
@@ -233,7 +275,7 @@ def _epoch(run: Run, data: Any, writer: Any, progress: Progress | None) -> dict[
                     "step", {"step": step, "steps": run.steps, "epoch": run.epoch + 1, **done.log}
                 )
         if group:  # an iterable whose length was not known
-            _optimise(run, group, step - len(group))
+            _optimise(run, group, beside, step - len(group))
     if step == 0:
         raise DataError("the training data has no example (an iterator that is used up?)")
     run.steps = run.steps or step
@@ -241,17 +283,37 @@ def _epoch(run: Run, data: Any, writer: Any, progress: Progress | None) -> dict[
     return {"epoch": run.epoch + 1, **means}
 
 
+def _beside(run: Run, seed: int) -> Iterator[Batch | None]:
+    """Batches of exchanged images without end, in an order of their own; None without exchange."""
+    if run.pool is None:
+        while True:
+            yield None
+    rows: list[int] = []
+    draws = torch.Generator().manual_seed(seed)
+    size = run.config.exchanged
+    while True:
+        while len(rows) < size:
+            rows += torch.randperm(len(run.pool), generator=draws).tolist()
+        taken, rows = rows[:size], rows[size:]
+        yield next(batches(run.pool, size, order=taken, degenerate="skip"))
+
+
 @contextlib.contextmanager
 def _training_mode(run: Run) -> Iterator[None]:
     for module in run.modules.values():
         module.train()
+    if run.config.train != "all":
+        for module in run.model.modules():
+            own = list(module.parameters())
+            if own and not any(p.requires_grad for p in own):
+                module.eval()
     with (
         batchnorm_frozen(run.model) if run.config.batchnorm == "eval" else contextlib.nullcontext()
     ):
         yield
 
 
-def _optimise(run: Run, group: list[Batch], step: int) -> Step:
+def _optimise(run: Run, group: list[Batch], beside: Iterator[Batch | None], step: int) -> Step:
     """One step of the optimiser on the mean over a group of batches."""
     config = run.config
     progress = run.progress(step)
@@ -261,13 +323,14 @@ def _optimise(run: Run, group: list[Batch], step: int) -> Step:
     strength = config.strength.at(progress) * run.guard.factor if run.loss else 0.0
     options = config.options_at(progress)
     images = sum(len(b.labels) for b in group)
+    extras = [None if (e := next(beside)) is None else e.to(run.device) for _ in group]
 
     def backward() -> list[Step]:
         steps = []
-        for batch in group:
+        for batch, extra in zip(group, extras, strict=True):
             share = len(batch.labels) / images
             done = forward_pass(
-                run.model, batch.to(run.device), config, run.loss, strength, options,
+                run.module, batch.to(run.device), extra, config, run.loss, strength, options,
                 check=_checker(config) if strength > 0 and not run.alive else None,
             )  # fmt: skip
             run.alive |= done.checked
@@ -286,6 +349,7 @@ def _optimise(run: Run, group: list[Batch], step: int) -> Step:
         run.labels.update(batch.labels.tolist())
         run.annotated += int(batch.annotation.present.sum())
     take_step(run.optimiser, backward, run.scaler, config.clip)
+    run.start.draw(lr)
     log = {
         name: sum(s.log.get(name, 0.0) * s.images for s in steps) / images
         for name in dict.fromkeys(n for s in steps for n in s.log)
@@ -315,11 +379,3 @@ def _check_finite(run: Run) -> None:
                 f"epoch {run.epoch + 1}: {name!r} is not finite after its last step, so training "
                 "stops before it is stored. Lower the learning rate or the weight, or set clip"
             )
-
-
-def _write_model(folder: Path, run: Run) -> None:
-    from safetensors.torch import save_file
-
-    weights = {k: v.detach().cpu().clone().contiguous() for k, v in run.best_weights.items()}
-    note = {"format": "pt", "made_by": "attnviz guide", "epoch": str(run.best_epoch)}
-    checkpoints.write_whole(folder / "model.safetensors", lambda p: save_file(weights, p, note))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -90,6 +92,22 @@ class Preprocess:
             raise PreprocessError(
                 f"sizes must be positive, got resize={self.resize!r}, crop={self.crop!r}"
             )
+
+    @classmethod
+    def read(cls, path: str | Path) -> Preprocess:
+        """Return the preprocessing that a JSON file of these attributes describes.
+
+        Raises:
+            PreprocessError: no such file, or not of this kind.
+        """
+        try:
+            stored = json.loads(Path(path).read_text(encoding="utf-8"))
+            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise PreprocessError(
+                f"{str(path)!r} holds no preprocessing ({error}); expected the preprocess.json "
+                "that attnviz guide writes"
+            ) from error
 
     # -- sizes -------------------------------------------------------------------------------
 

@@ -43,7 +43,8 @@ def resolve_preprocess(
     """Return the callable that makes a model's input from a photo, with its geometry.
 
     Args:
-        preprocess: what the user gave: a Preprocess; "imagenet", "imagenet-inception" or "clip";
+        preprocess: what the user gave: a Preprocess, or a JSON file of one (as `attnviz guide`
+            writes); "imagenet", "imagenet-inception" or "clip";
             a member of a torchvision weights enum or its transforms; a timm config; a Hugging
             Face processor; a torchvision Compose; any function of a PIL image. None takes what
             the model itself brings.
@@ -89,6 +90,8 @@ def _explicit(given: Any) -> Preprocess | ImageTransform:
     if isinstance(given, str):
         if given.lower() in NAMED:
             return NAMED[given.lower()]
+        if given.endswith(".json"):
+            return Preprocess.read(given)
         raise PreprocessError(
             f"preprocess {given!r} is not known{did_you_mean(given, NAMED)} Known: "
             f"{', '.join(NAMED)}; or {_HELP.split(', ', 1)[1]}"

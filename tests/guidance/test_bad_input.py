@@ -164,7 +164,7 @@ def finite(path):
 
 def test_a_loss_that_is_not_a_number(tmp_path):
     with pytest.raises(errors.GuidanceError, match="not finite|the loss is nan") as caught:
-        fit(net(), Poisoned(40), out=tmp_path, **SETTINGS)
+        fit(net(), Poisoned(40 + 25), out=tmp_path, **SETTINGS)
     assert f"the last good checkpoint, of epoch 1, is in {str(tmp_path)!r}" in str(caught.value)
     assert checkpoints.read_run(tmp_path)["epoch"] == 1
     assert finite(tmp_path / "state-0001.safetensors")
@@ -208,16 +208,16 @@ def test_nan_by_the_command_line(folder, capsys, monkeypatch):
     def poisoned(self, i):
         image, label, where = real(self, i)
         calls.append(i)
-        return (image * float("nan") if len(calls) == 14 else image), label, where
+        return (image * float("nan") if len(calls) == 18 else image), label, where
 
     monkeypatch.setattr(Examples, "__getitem__", poisoned)
-    assert guide(folder) == 1
+    assert guide(folder, "--train", "all") == 1
     said = capsys.readouterr().err
     assert "not finite" in said or "the loss is nan" in said
     assert "the last good checkpoint, of epoch 1, is in" in said
     assert checkpoints.read_run(folder / "run")["epoch"] == 1
     monkeypatch.undo()
-    assert guide(folder, "--resume") == 0
+    assert guide(folder, "--train", "all", "--resume") == 0
 
 
 # -- a full disk ---------------------------------------------------------------------------------
@@ -322,10 +322,10 @@ def test_what_a_kill_left_is_cleared_away(tmp_path):
 def test_a_full_disk_by_the_command_line(folder, capsys, monkeypatch, when):
     with monkeypatch.context() as patch:
         fill_disk(patch, when, "state-", 2)
-        assert guide(folder) == 1
+        assert guide(folder, "--train", "all") == 1
     said = capsys.readouterr().err
     for part in ("state-0002.safetensors", "No space left", "is intact", "--resume"):
         assert part in said
     assert checkpoints.read_run(folder / "run")["epoch"] == 1
-    assert guide(folder, "--resume") == 0
+    assert guide(folder, "--train", "all", "--resume") == 0
     assert "best epoch" in capsys.readouterr().out

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from attnviz import Heatmaps
-from attnviz.cli import _guiding, main
+from attnviz.cli import _progress, main
 
 
 @pytest.fixture
@@ -109,7 +109,8 @@ def test_a_bar_on_a_terminal(monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setenv("TERM", "xterm")
-    with _guiding._progress(3) as progress:
+    with _progress.progress_of() as progress:
+        progress("start", {"epochs": 3, "notes": ("3 epochs of 5 steps",)})
         step = {"steps": 5, "loss": 0.75, "guidance/outside": 0.625, "lr": 1e-3}
         progress("step", step | {"epoch": 2, "step": 5})
         progress("epoch", {"epoch": 2, "loss": 0.7, "strength": 0.5, "val_accuracy": 0.9})

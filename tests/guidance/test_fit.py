@@ -52,7 +52,11 @@ def net(dropout=0.0, batchnorm=True, seed=0):
     )  # fmt: skip
 
 
-SETTINGS = {"epochs": 4, "batch_size": 8, "layer": "6", "lr": 1e-2, "warmup": 0.25, "ramp": 0.25}
+# a network without pretrained weights, small steps, and nothing but its labels and its map
+SETTINGS = {
+    "epochs": 4, "batch_size": 8, "layer": "6", "lr": 1e-2, "warmup": 0.25, "ramp": 0.25,
+    "weight": 1.0, "train": "all", "exchange": False, "annotated": 0.0, "monitor": "loss",
+}  # fmt: skip
 
 
 def same(a, b):
@@ -63,9 +67,9 @@ def test_guidance_moves_the_evidence_onto_the_object():
     """Both solve the task; the plain one by the stripe, whose area its energy shows."""
     train, test = Stripes(32, annotated=0.5), Stripes(32, seed=9)
     plain, guided = net(), net()
-    longer = SETTINGS | {"epochs": 24}
+    longer = SETTINGS | {"epochs": 24, "weight": 3.0}
     fit(plain, train, loss="none", validation=test, **longer)
-    result = fit(guided, train, validation=test, weight=3.0, **longer)
+    result = fit(guided, train, validation=test, **longer)
 
     def figures(model):
         config = guidance.GuideConfig(layer="6", batch_size=32)
@@ -181,7 +185,8 @@ def test_mean_over_an_epoch_and_the_writer():
     assert result.history[0]["loss"] == pytest.approx(mean)
     assert ("epoch/loss", 1, result.history[0]["loss"]) in writer.seen
     assert ("step/strength", 6, steps[0]["strength"]) not in writer.seen
-    assert {k for k, _ in events} == {"step", "epoch"}
+    assert events[0] == ("start", {"notes": result.notes, "epochs": 2})
+    assert {k for k, _ in events} == {"start", "step", "epoch"}
 
 
 def test_an_iterable_and_two_entries_without_annotation():
@@ -201,7 +206,7 @@ def test_an_iterable_and_two_entries_without_annotation():
 def test_early_stop():
     result = fit(
         net(), Stripes(16), validation=Stripes(8, stripe=False, seed=3), loss="none",
-        patience=2, monitor="accuracy", **SETTINGS | {"epochs": 40, "lr": 1e-9},
+        patience=2, **SETTINGS | {"epochs": 40, "lr": 1e-9, "monitor": "accuracy"},
     )  # fmt: skip
     assert result.stopped == "patience"
     assert len(result.history) == 3
