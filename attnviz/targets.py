@@ -7,7 +7,7 @@ about that score.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -44,9 +44,15 @@ class Target:
     linear: Mapping[int, float] | None = None
     index: int | None = None
     label: str = ""
+    #: True where the score of one image cannot be told from its own row of the output
+    whole_batch: bool = False
 
     def bind(self, classes: int, labels: Sequence[str] | None) -> Target:
         """Return this target with its labels turned into indices of a model's classes."""
+        return self
+
+    def copies(self, images: Sequence[int]) -> Target:
+        """Return the target for altered copies: row r of the output is a copy of images[r]."""
         return self
 
     def score(self, output: Any) -> Tensor:
@@ -167,6 +173,13 @@ class RegionTarget(Target):
         index = class_index(self.cls, classes, labels)
         return RegionTarget(self.cls, self.mask, index, f"{_name(index, labels)} (region)")
 
+    def copies(self, images: Sequence[int]) -> RegionTarget:
+        """Return the target with each copy's own region."""
+        mask = None if self.mask is None else torch.as_tensor(self.mask)
+        if mask is None or mask.ndim == 2:
+            return self
+        return replace(self, mask=mask[list(images)])
+
     def score(self, output: Any) -> Tensor:
         """Return the mean logits inside the region, (B,)."""
         logits = logits_of(output)
@@ -197,6 +210,22 @@ class _Function(Target):
         self.batch = batch
         name = getattr(fn, "__name__", type(fn).__name__)
         self.label = "custom score" if name == "<lambda>" else name
+        # a function may hold something of each image, so it is given the batch as it stands
+        self.whole_batch = batch > 1
+
+    def copies(self, images: Sequence[int]) -> _Function:
+        def each_batch(output: Any) -> Tensor:
+            starts = range(0, len(images), self.batch)
+            return torch.cat([self.score(_part(output, i, i + self.batch)) for i in starts])
+
+        if self.batch == 1:
+            return _Function(self.fn, len(images))
+        if any(i != r % self.batch for r, i in enumerate(images)) or len(images) % self.batch:
+            raise TargetError(
+                f"the target function {self.label!r} scores a batch of {self.batch} as a whole, "
+                "and a part of it was altered; explain the images one at a time"
+            )
+        return _Function(each_batch, len(images))
 
     def score(self, output: Any) -> Tensor:
         score = self.fn(output)
@@ -212,6 +241,20 @@ class _Function(Target):
                 "score per image"
             )
         return score.reshape(self.batch)
+
+
+def _part(output: Any, start: int, stop: int) -> Any:
+    """The rows start to stop of every tensor in a model's output."""
+    if isinstance(output, Tensor):
+        return output[start:stop]
+    if isinstance(output, Mapping):
+        return type(output)(**{str(k): _part(v, start, stop) for k, v in output.items()})
+    if isinstance(output, tuple | list):
+        parts = [_part(v, start, stop) for v in output]
+        return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
+    if is_dataclass(output) and not isinstance(output, type):
+        return replace(output, **{k: _part(v, start, stop) for k, v in vars(output).items()})
+    return output
 
 
 @dataclass(frozen=True)
@@ -250,6 +293,13 @@ class Column:
         """The class of all targets where it reads a batch at once (`score_rows`), else None."""
         kinds = {type(t) for t in self.targets}
         return kinds.pop() if len(kinds) == 1 and hasattr(self.targets[0], "score_rows") else None
+
+    def copies(self, output: Any, images: Sequence[int]) -> Tensor:
+        """Return the scores of altered copies, row r of the output being a copy of images[r]."""
+        made: dict[int, Target] = {}
+        for target in self.targets:
+            made.setdefault(id(target), target.copies(images))
+        return Column(tuple(made[id(self.targets[i])] for i in images)).score(output)
 
     def coefficients(self, classes: int, like: Tensor) -> Tensor | None:
         """Return d score / d logits, (B, classes), None where that takes a backward pass.

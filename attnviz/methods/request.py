@@ -18,13 +18,18 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 METHODS = Registry(
-    "method", "attnviz.methods.cam", "attnviz.methods.attention", plugins="attnviz.methods"
+    "method",
+    "attnviz.methods.cam",
+    "attnviz.methods.attention",
+    "attnviz.methods.perturbation",
+    plugins="attnviz.methods",
 )
 
 #: family -> "module:function" with the signature (Request, list[Entry]) -> list[RawMaps]
 FAMILIES: dict[str, str] = {
     "cam": "attnviz.methods.cam._run:run",
     "attention": "attnviz.methods.attention._run:run",
+    "perturbation": "attnviz.methods.perturbation._run:run",
 }
 
 
