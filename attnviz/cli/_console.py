@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .. import __version__
@@ -34,8 +34,8 @@ def print_table(header: list[str], rows: list[list[str]]) -> None:
 class Progress:
     """How far a command is, without a bar: lines only."""
 
-    def step(self) -> None:
-        """Count one item as done."""
+    def step(self, count: int = 1) -> None:
+        """Count items as done."""
 
     def result(self, line: str) -> None:
         """Print a line of results to stdout."""
@@ -54,8 +54,8 @@ class _Bar(Progress):
         self._task = shown.add_task(what, total=total)
         self._stdout_too = sys.stdout.isatty()
 
-    def step(self) -> None:
-        self._shown.advance(self._task)
+    def step(self, count: int = 1) -> None:
+        self._shown.advance(self._task, count)
 
     def result(self, line: str) -> None:
         if self._stdout_too:
@@ -91,3 +91,10 @@ def progress(what: str, total: int) -> Iterator[Progress]:
     )
     with bar.Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as shown:
         yield _Bar(shown, what, total)
+
+
+@contextlib.contextmanager
+def counted(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show the passes of a slow method the same way; for `attnviz.methods.progress.watched`."""
+    with progress(what, total) as bar:
+        yield bar.step

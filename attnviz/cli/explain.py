@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -55,7 +56,8 @@ def explain(
 
     An unreadable photo is reported and skipped, and the exit code is then 1.
     """
-    from ._console import print_json, progress
+    from ..methods.progress import watched
+    from ._console import counted, print_json, progress
     from ._explaining import Job, explain_photos, methods_named, targets_named
     from ._files import PICTURE_FORMATS, refuse_existing
     from ._models import load_model
@@ -96,7 +98,9 @@ def explain(
     loaded = load_model(model, checkpoint, device)
 
     results = []
-    with progress("explaining", len(jobs)) as bar:
+    # one bar at a time: of the photos, or of a single photo's passes
+    passes = watched(counted) if len(jobs) == 1 else nullcontext()
+    with passes, progress("explaining", len(jobs)) as bar:
         for outcome in explain_photos(
             loaded, jobs, methods=methods, targets=targets, layer=layer, preprocess=preprocess,
             labels=labels, panel=panel, batch_size=batch_size, force=force,
