@@ -54,7 +54,7 @@ def _analytic(group: Group, layer: Layer) -> Tensor | None:
     for column in group.passes.columns:
         if any(t.linear is None for t in column.targets):
             return None
-        coefficients = column.coefficients(len(weight), mean.new_empty(0))
+        coefficients = column.coefficients(len(weight), mean.new_empty(1, len(weight)))
         assert coefficients is not None
         drops.append((group.of(coefficients) @ weight) * mean)
     return torch.stack(drops)
