@@ -115,9 +115,12 @@ def choose_trained(model: nn.Module, config: GuideConfig, example: Tensor) -> tu
     if config.train == "all":
         return ()
     layer = config.layer if isinstance(config.layer, str) else (config.layer or ("",))[-1]
-    kept = set(trained_names(model, config.train, layer, example))
     if config.pooling or config.erasing == "acol":  # heads of their own train always
+        inside = trained_names(model.trunk, config.train, layer.removeprefix("trunk."), example)
+        kept = {f"trunk.{n}" for n in inside}
         kept |= {n for n, _ in model.named_parameters() if not n.startswith("trunk.")}
+    else:
+        kept = set(trained_names(model, config.train, layer, example))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and name in kept)
     trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]

@@ -19,6 +19,8 @@ from ..models.outputs import logits_of
 from .survey import read
 
 TRAINED = ("tail", "all", "head")
+#: share of all parameters from which on a module is the network itself, and no stage of it
+MOST = 0.9
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
@@ -47,7 +49,7 @@ def trained_names(model: nn.Module, train: str, layer: str, example: Tensor) -> 
     first = inside[0]
     if ran[first] == layer:
         parent = layer.rpartition(".")[0]
-        if parent and not isinstance(model.get_submodule(parent), nn.ModuleList) and "." in layer:
+        if parent and _share(model, parent) <= MOST:
             first = next(i for i, n in enumerate(ran) if n.startswith(f"{parent}."))
         else:
             while first and isinstance(model.get_submodule(ran[first]), _NORMS):
@@ -58,18 +60,19 @@ def trained_names(model: nn.Module, train: str, layer: str, example: Tensor) -> 
 
 def _last_stage(model: nn.Module, layer: str) -> str:
     """Go down from a layer that holds nearly everything to its last child that holds anything."""
-    total = sum(p.numel() for p in model.parameters())
-
-    def share(module: nn.Module) -> float:
-        return sum(p.numel() for p in module.parameters()) / total
-
-    while share(model.get_submodule(layer)) > 0.9:
-        children = dict(model.get_submodule(layer).named_children())
-        large = [n for n, m in children.items() if share(m) > 0.01]
+    while _share(model, layer) > MOST:
+        children = [f"{layer}.{n}" for n, _ in model.get_submodule(layer).named_children()]
+        large = [n for n in children if _share(model, n) > 0.01]
         if len(children) < 2 or not large:
             break
-        layer = f"{layer}.{large[-1]}"
+        layer = large[-1]
     return layer
+
+
+def _share(model: nn.Module, name: str) -> float:
+    """Share of a network's parameters that a module holds."""
+    total = sum(p.numel() for p in model.parameters())
+    return sum(p.numel() for p in model.get_submodule(name).parameters()) / total
 
 
 def _order(model: nn.Module, example: Tensor) -> list[str]:

@@ -1,17 +1,18 @@
 """The audit on real photographs: is the confusion found, and does guidance hold on held-out ones?
 
     python notebooks/studies/audit_photographs.py --data PHOTOS_WITH_MASKS --out RUN
-        [--arm context_25] [--fold 0 1]
+        [--arm guide] [--fold 0 1]
 
-Composites of `attnviz.data.boatwater`: in training every boat comes on water. `attnviz.guidance.
-arms` fine-tunes the embedded network on them with labels alone ("plain") and with an arm, and
-chooses on the validation part; networks that `RUN/arms` (or the folder of `--run`) has already are
-not trained again. Both are then audited on the test part, no photo of which was seen by training
-or by a choice. For each fold and seed, `RUN/K-S/plain` holds the audit of the confused network,
-`RUN/K-S/ARM` the comparison and what it must show, `findings.json`.
+Composites (`study.compositing`): in training every boat comes on water. `arms` fine-tunes the
+embedded network on them with labels alone ("plain") and with an arm; networks that `RUN/arms` (or
+the folder of `--run`) has already are not trained again. Both are then audited on the test part, no
+photo of which was seen by training or by a choice. For each fold and seed, `RUN/K-S/plain` holds
+the audit of the confused network, `RUN/K-S/ARM` the comparison and what it must show,
+`findings.json`.
 
-Measured with `--fold 0 1 --per-group 40 --fill blur` (seed 0, 25 % of the images with masks): the
-plain network is called a reader of the water in both folds, severity .75 [.65, .91] and .80
+Measured with an arm of earlier settings (energy and context undecided) and `--fold 0 1 --per-group
+40 --fill blur` (seed 0, 25 % of the images with masks): the plain network is called a reader of the
+water in both folds, severity .75 [.65, .91] and .80
 [.70, .90], and groups, removal and transplant each put the water's share surely above one half.
 Guided, right on boats off the water 18 -> 82 % and 35 -> 90 % (significant after Holm in both
 folds), on water without boats 20 -> 80 % (not: its photos are too few) and 15 -> 90 %
@@ -31,56 +32,36 @@ from typing import Any
 
 import arms
 import numpy as np
-import torch
-from study.arm_data import _material, load_part
-from study.arm_list import SIZE
-from study.compositing import composite
-from study.protocol import Protocol
+from study.arm_data import SCALE, composites
 
 from attnviz.audit.comparing import BeforeAfter, compare
 from attnviz.audit.result import AuditResult
 from attnviz.audit.running import confusion
 from attnviz.data.boatwater import CLASSES, GroupedImages
-from attnviz.errors import DataError
-from attnviz.models import Preprocess, load
 from attnviz.models.loaded import LoadedModel
 
-#: the embedded network's own scaling, 2 x - 1
-SCALE = Preprocess(resize=None, crop=None, mean=(0.5,) * 3, std=(0.5,) * 3, name="RGB in -1 to 1")
 #: what is asked; the map is made where CAM is exact
 OPTIONS = {
-    "object": "boat", "context": "water", "methods": ("gradcam", "layercam"), "layer": "1.bn2",
+    "object": "boat", "context": "water", "methods": ("gradcam", "layercam"), "layer": "bn2",
 }  # fmt: skip
 
 
 def held_out(
-    data: str | Path, run: Path, fold: int, seed: int, folds: int, per_group: int | None = None
+    data: str | Path, fold: int, seed: int, folds: int, per_group: int | None = None
 ) -> GroupedImages:
     """Return the test part's images: those that the run's networks were never shown.
 
     Args:
         data: photographs with masks.
-        run: folder of the run, with the features of these images.
         fold, seed, folds: of the run.
         per_group: at most so many of each group, spread over it; None takes all 80.
-
-    Raises:
-        DataError: the run is of other photographs.
     """
-    # each part has random numbers of its own, so what is not looked at need not be made
-    protocol = Protocol(size=SIZE, train=4, validation=4, test=320, controls=0)
-    made = composite(_material(data), fold=fold, folds=folds, seed=seed, protocol=protocol)
-    kept = load_part(data, run, load().module, fold, seed, folds, "test")
-    if not torch.equal(kept.masks, torch.from_numpy(made.test.object_mask)):
-        raise DataError(
-            f"the features in {str(run / 'features')!r} are of other images than these "
-            "photographs and this seed give; choose another folder, or remove them"
-        )
+    test = composites(data, fold, seed, folds).test
     if per_group is None:
-        return made.test
-    rows = [np.flatnonzero(made.test.group == g) for g in range(4)]
+        return test
+    rows = [np.flatnonzero(test.group == g) for g in range(4)]
     spread = [r[np.linspace(0, len(r) - 1, min(per_group, len(r))).astype(int)] for r in rows]
-    return made.test.subset(np.concatenate(spread))
+    return test.subset(np.concatenate(spread))
 
 
 def network(run: Path, arm: str, fold: int, seed: int, folds: int) -> LoadedModel:
@@ -108,7 +89,7 @@ def audited(
         say: called with each line.
         **options: of `confusion`, such as fills.
     """
-    images = held_out(data, run, fold, seed, folds, per_group)
+    images = held_out(data, fold, seed, folds, per_group)
     folder = out / f"{fold}-{seed}"
     results: list[AuditResult] = []
     for name in ("plain", arm):
@@ -167,7 +148,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", required=True, help="photographs with masks")
     parser.add_argument("--out", required=True, type=Path, help="folder of the reports")
     parser.add_argument("--run", type=Path, help="of arms; OUT/arms if not given")
-    parser.add_argument("--arm", default="context_25", help="of arms")
+    parser.add_argument("--arm", default="guide", help="of arms")
     parser.add_argument("--fold", type=int, nargs="+", default=[0], help="0 to 1")
     parser.add_argument("--seed", type=int, nargs="+", default=[0])
     parser.add_argument("--per-group", type=int, help="audit at most so many images of a group")
@@ -176,7 +157,7 @@ def main(words: Sequence[str] | None = None) -> int:
     given = parser.parse_args(words)
     run = given.run or given.out / "arms"
     wanted = [(f, s) for f in given.fold for s in given.seed]
-    kept = run / "tails"
+    kept = run / "networks"
     missing = [name for name in ("plain", given.arm) for f, s in wanted
                if not (kept / f"{name}-{f}of2-{s}.safetensors").exists()]  # fmt: skip
     if missing:

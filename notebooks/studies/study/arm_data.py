@@ -1,171 +1,175 @@
-"""One part of a fold as features of the frozen prefix, kept on disk between arms."""
+"""Composites as what users have: datasets with labels, and masks or boxes for some images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from attnviz.erasing import erase
-from attnviz.guidance.checkpoints import write_whole
+from attnviz.data import Dataset, Sample, open_dataset, splits
+from attnviz.data.boatwater.arrays import CLASSES, GroupedImages
+from attnviz.data.masks import ArrayMask
+from attnviz.guidance import Examples
+from attnviz.models import Preprocess
 from study import arm_list as _arm_list
-from study.frozen import divide, features
+from study.compositing import Composites, composite
+from study.material import Material, harvest
+from study.protocol import Protocol
 
-NONE, MASK, BOX = 0, 1, 2
+#: the embedded network's own scaling, 2 x - 1
+SCALE = Preprocess(resize=None, crop=None, mean=(0.5,) * 3, std=(0.5,) * 3, name="RGB in -1 to 1")
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
-    """Images of a part, as features, with what is known of them.
+class Parts:
+    """One fold and seed.
 
     Attributes:
-        features: (N, C, h, w) of the images.
-        without_mask, without_box: the same of the images with the object, or its box, erased in
-            pixels; empty but for training.
-        masks: (N, H, W) bool.
-        labels, groups: (N,).
+        train, held: training images, and the fifth of them held back to choose the epoch.
+        known: images of all four groups, for arms and for moved biases; known_groups theirs.
+        test: looked at once; test_groups theirs.
+        ordinary: whole photos with neither boat nor water, of which no part is in a training image.
     """
 
-    features: Tensor
-    without_mask: Tensor
-    without_box: Tensor
-    masks: Tensor
-    labels: Tensor
-    groups: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def deal(self, masks: float, boxes: float, draws: torch.Generator) -> Tensor:
-        """Return what is known of each image, (N,): nothing, its mask, or its box."""
-        kinds = torch.zeros(len(self), dtype=torch.int64)
-        for label in self.labels.unique().tolist():
-            own = (self.labels == label).nonzero()[:, 0]
-            own = own[torch.randperm(len(own), generator=draws)]
-            fine = round(masks * len(own))
-            kinds[own[:fine]] = MASK
-            kinds[own[fine : fine + round(boxes * (len(own) - fine))]] = BOX
-        return kinds
-
-    def batch(
-        self, rows: Tensor, kinds: Tensor, mirrored: bool
-    ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-        """Return features, labels, and the annotation on the features' grid."""
-        x = self.features[rows]
-        known: list[Tensor | None] = []
-        for row in rows.tolist():
-            mask = self.masks[row]
-            if kinds[row] == BOX:
-                mask = box_of(mask)
-            grid = F.adaptive_avg_pool2d(mask[None, None].float(), x.shape[-2:])[0, 0]
-            known.append(None if kinds[row] == NONE else grid.flip(-1) if mirrored else grid)
-        return (x.flip(-1) if mirrored else x), self.labels[rows], known
-
-    def context(self, rows: Tensor, kinds: Tensor, mirrored: bool) -> Tensor:
-        """Return the features of the annotated images of a batch with the object erased."""
-        found = [
-            (self.without_mask if kinds[row] == MASK else self.without_box)[row]
-            for row in rows.tolist()
-            if kinds[row] != NONE
-        ]
-        if not found:
-            return self.features[:0]
-        x = torch.stack(found)
-        return x.flip(-1) if mirrored else x
+    train: Dataset
+    held: Dataset
+    known: Examples
+    known_groups: Tensor
+    test: Examples
+    test_groups: Tensor
+    ordinary: Examples
 
 
-def box_of(mask: Tensor) -> Tensor:
-    """Return the box around a mask (H, W) as a mask."""
-    box = torch.zeros_like(mask)
-    rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
-    if len(rows):
-        box[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
-    return box
-
-
-@lru_cache(maxsize=8)
-def _loaded(path: Path) -> Part:
-    return Part(**load_file(path))
-
-
-def load_part(
-    data: str | Path, folder: Path, net: Any, fold: int, seed: int, folds: int, name: str,
-    kind: str = "confounded",
-) -> Part:  # fmt: skip
-    """Return a part of a fold, composed and run through the prefix when first asked for."""
-    if kind == "boats":
-        common = (data, folder, net, fold, seed, folds, name)
-        return _boats_of(load_part(*common, "confounded"), load_part(*common, "swapped"))
-    path = folder / "features" / f"{name}-{kind}-{fold}of{folds}-{seed}.safetensors"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _compose(data, folder, net, fold, seed, folds, kind)
-    return _loaded(path)
-
-
-def _boats_of(first: Part, second: Part) -> Part:
-    """Return the boats of the second part with all else of the first."""
-    kept, taken = first.labels == 0, second.labels == 1
-    names = ("features", "masks", "labels", "groups")
-    joined = {n: torch.cat([getattr(first, n)[kept], getattr(second, n)[taken]]) for n in names}
-    return Part(without_mask=torch.zeros(0), without_box=torch.zeros(0), **joined)
+def dataset_of(images: GroupedImages) -> Dataset:
+    """Return composites as a dataset: a label and a mask of each thing, nothing of its context."""
+    samples = [
+        Sample(
+            id=f"{i:04d}", image=images.images[i], label=CLASSES[images.label[i]],
+            masks={CLASSES[images.label[i]]: ArrayMask(images.object_mask[i])},
+        )
+        for i in range(len(images))
+    ]  # fmt: skip
+    return Dataset(tuple(samples), CLASSES)
 
 
 @lru_cache(maxsize=1)
-def _material(data: str | Path) -> Any:
-    from attnviz.data import open_dataset
-    from study.material import harvest
+def material(data: str | Path) -> tuple[Dataset, Material]:
+    """Return photographs, and what can be cut out of them."""
+    dataset = open_dataset(data)
+    return dataset, harvest(dataset)
 
-    return harvest(open_dataset(data))
 
-
-def _compose(
-    data: str | Path, folder: Path, net: Any, fold: int, seed: int, folds: int, kind: str
-) -> None:
-    from study.compositing import Protocol, composite
-
+@lru_cache(maxsize=4)
+def composites(
+    data: str | Path, fold: int, seed: int, folds: int, co_occurrence: float = 1.0
+) -> Composites:
+    """Return a fold's composites; validation and test do not depend on the co-occurrence."""
     protocol = Protocol(
         size=_arm_list.SIZE, train=320, validation=160, test=320, controls=0,
-        co_occurrence=1.0 if kind == "confounded" else 0.75,
+        co_occurrence=co_occurrence,
     )  # fmt: skip
-    made = composite(_material(data), fold=fold, folds=folds, seed=seed, protocol=protocol)
-    prefix, _ = divide(net, _arm_list.FROZEN)
-    # validation and test are the same images for every arm, and are made with the first one
-    names = ("train", "validation", "test") if kind == "confounded" else ("train",)
-    for name in names:
-        part = _part(getattr(made, name), prefix, erased=name == "train" and kind == "confounded")
-        path = folder / "features" / f"{name}-{kind}-{fold}of{folds}-{seed}.safetensors"
-        tensors = {k: v.contiguous() for k, v in vars(part).items()}
-        write_whole(path, _saver(tensors))
+    return composite(material(data)[1], fold=fold, folds=folds, seed=seed, protocol=protocol)
 
 
-def _saver(tensors: dict[str, Tensor]) -> Callable[[Path], None]:
-    return lambda path: save_file(tensors, path)
-
-
-def _part(images: Any, prefix: Any, *, erased: bool) -> Part:
-    x, labels = images.tensors()
-    x = 2 * x - 1  # the embedded model's own scaling
-    masks = torch.from_numpy(np.ascontiguousarray(images.object_mask))
-    part = Part(
-        features(prefix, x), torch.zeros(0), torch.zeros(0), masks, labels,
-        torch.from_numpy(images.group.astype(np.int64)),
+def load_parts(data: str | Path, fold: int, seed: int, folds: int, kind: str) -> Parts:
+    """Return the parts of a fold, with training images of a kind (see `Arm.data`)."""
+    made = composites(data, fold, seed, folds)
+    train = made.train
+    if kind in ("swapped", "boats"):
+        other = composites(data, fold, seed, folds, 0.75).train
+        train = other if kind == "swapped" else _joined(train, other)
+    elif kind != "confounded":
+        train = composites(data, fold, seed, folds, float(kind)).train
+    halves = splits(
+        dataset_of(train), {"train": 0.8, "validation": 0.2}, seed=seed,
+        stratify=lambda s: s.label, duplicates="together",
     )  # fmt: skip
-    if not erased:
-        return part
-    # a rim of the object would tell of it: masks are grown by the paste's soft edge
-    grown = F.max_pool2d(masks[:, None].float(), 7, 1, 3)[:, 0]
-    boxes = torch.stack([box_of(m) for m in masks]).float()
-    return replace(
-        part,
-        without_mask=features(prefix, erase(x, grown, fill="blur")),
-        without_box=features(prefix, erase(x, boxes, fill="blur")),
-    )
+    return Parts(
+        halves["train"], halves["validation"],
+        Examples(dataset_of(made.validation), SCALE, classes=CLASSES, masks=0.0, boxes=0.0),
+        torch.from_numpy(made.validation.group.copy()),
+        Examples(dataset_of(made.test), SCALE, classes=CLASSES),
+        torch.from_numpy(made.test.group.copy()),
+        _ordinary(data, train),
+    )  # fmt: skip
+
+
+def _joined(first: GroupedImages, second: GroupedImages) -> GroupedImages:
+    """The other things of the first with the boats of the second."""
+    from dataclasses import replace
+
+    a, b = first.subset(first.label == 0), second.subset(second.label == 1)
+    arrays = ("images", "region", "label", "context")
+    joined = {n: np.concatenate([getattr(a, n), getattr(b, n)]) for n in arrays}
+    names = {n: getattr(a, n) + getattr(b, n) for n in ("source", "background", "kind")}
+    return replace(first, **joined, **names)
+
+
+def _ordinary(data: str | Path, train: GroupedImages) -> Examples:
+    used = {*train.source, *train.background}
+    kept = [
+        Sample(id=s.id, image=s.image, label="other")
+        for s in material(data)[0]
+        if not {"boat", "water"} & set(s.labels) and s.source not in used and s.id not in used
+    ]
+    side = (_arm_list.SIZE, _arm_list.SIZE)
+    squeezed = Preprocess(resize=side, crop=None, mean=(0.5,) * 3, std=(0.5,) * 3)
+    return Examples(Dataset(tuple(kept), CLASSES), squeezed, classes=CLASSES, masks=0.0, boxes=0.0)
+
+
+class Rows:
+    """Some rows of examples, in this order, each as often as it is named."""
+
+    def __init__(self, data: Any, rows: Sequence[int]) -> None:
+        self.data, self.rows = data, list(rows)
+        self.flip = bool(getattr(data, "flip", False))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> Any:
+        return self.data[self.rows[i]]
+
+    def example(self, i: int, *, mirrored: bool = False) -> Any:
+        """Return one example as it is, or mirrored."""
+        return self.data.example(self.rows[i], mirrored=mirrored)
+
+
+class Joined:
+    """One dataset of examples after another."""
+
+    def __init__(self, *parts: Any) -> None:
+        self.parts = parts
+        self.flip = any(getattr(p, "flip", False) for p in parts)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def _at(self, i: int) -> tuple[Any, int]:
+        for part in self.parts:
+            if i < len(part):
+                return part, i
+            i -= len(part)
+        raise IndexError(i)
+
+    def __getitem__(self, i: int) -> Any:
+        part, row = self._at(i)
+        return part[row]
+
+    def example(self, i: int, *, mirrored: bool = False) -> Any:
+        """Return one example as it is, or mirrored."""
+        part, row = self._at(i)
+        return part.example(row, mirrored=mirrored)
+
+
+def evenly(groups: Tensor) -> list[int]:
+    """Return rows in which every group is as frequent as the largest."""
+    found = [(groups == g).nonzero()[:, 0].tolist() for g in groups.unique().tolist()]
+    most = max(map(len, found))
+    return [own[k % len(own)] for own in found for k in range(most)]

@@ -1,4 +1,4 @@
-"""The arms of the experiment: what is annotated, and what is made of it."""
+"""The arms of the experiment: how each is trained, and what it is given."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-#: side of the images in pixels, and the blocks of the network that are not trained
-SIZE, FROZEN = 224, 16
+#: side of the images in pixels
+SIZE = 224
 
 
 @dataclass(frozen=True)
@@ -16,67 +16,73 @@ class Arm:
 
     Attributes:
         name, summary: for tables.
-        loss: a guidance loss on maps; "none" for none.
-        options: its options.
+        settings: of `guidance.fit`, beside those that all arms share; the rest are its defaults.
         masks, boxes: shares of the training images with masks, and of the rest with boxes.
-        weights: strengths to choose from, on validation.
-        context: weight of the context's being undecided, relative to the loss's.
-        erasing: hides cells of the features and keeps the label: "random" (hide-and-seek), "map"
-            (the top of the map: adversarial erasing), or "".
+        data: training images: "confounded"; "swapped" where a quarter of all things change their
+            context; "boats" where a quarter of the boats do.
+        groups: use of images whose group is known, on land and water alike: "" none; "head" to
+            retrain the last layer after training (DFR), "frozen" to retrain it on the network as
+            it was; "only" to train on nothing else; "added" beside the training images, all groups
+            equally often; "errors" (JTT) to train again with the images that a short training got
+            wrong repeated, chosen on them.
         chosen: a criterion of `guidance.choose` by which a plainly trained network names the images
             that get masks; "" draws them.
-        guarded: warm-up, ramp and the collapse guard.
-        data: "confounded"; "swapped" where a quarter of all things change their context; "boats"
-            where a quarter of the boats do.
     """
 
     name: str
     summary: str
-    loss: str = "none"
-    options: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     masks: float = 0.0
     boxes: float = 0.0
-    weights: tuple[float, ...] = (0.0,)
-    context: float = 0.0
-    erasing: str = ""
-    chosen: str = ""
-    guarded: bool = True
     data: str = "confounded"
+    groups: str = ""
+    chosen: str = ""
+
+    @property
+    def given(self) -> str:
+        """What the arm knows beside images and labels, for the table."""
+        found = [f"{share:.0%} {what}" for share, what in (
+            (self.masks, "masks"), (self.boxes * (1 - self.masks), "boxes"),
+        ) if share]  # fmt: skip
+        if self.data != "confounded":
+            found.append("other images")
+        if self.groups:
+            found.append("160 images of known groups")
+        return ", ".join(found) or "nothing"
 
 
+_LABELS = {"loss": "none", "exchange": False}
+_ENERGY = {"exchange": False}
+#: erased in the features of the frozen part, which are computed once
+_ERASING = {**_LABELS, "cache": True}
+_MINING = {"exchange": False, "cache": True, "weight": 1.0}
 _MEAN = {"fill": "mean"}
-_ABS, _GRID = {"form": "abs"}, (3.0, 10.0, 30.0)
-_FEW = (0.3, 1.0, 3.0)
 
 ARMS = (
-    Arm("plain", "labels only"),
-    Arm("hide_and_seek", "half of the feature cells hidden", weights=_FEW, erasing="random"),
-    Arm("erasing", "the top fifth of the map erased, label kept", weights=_FEW, erasing="map"),
-    Arm("gain", "GAIN attention mining, no annotation", "gain", _MEAN, weights=_FEW),
-    Arm("gain_ext", "GAIN_ext, 25 % masks, guarded", "gain_ext", _MEAN, 0.25, weights=_FEW),
-    Arm("gain_ext_bare", "GAIN_ext as written: raw score, omega 10, unguarded", "gain_ext",
-        {**_MEAN, "score": "logit"}, 0.25, weights=(1.0,), guarded=False),
-    Arm("energy_relu_25", "energy (ReLU), 25 % masks", "energy", {"form": "relu"}, 0.25,
-        weights=_GRID),
-    Arm("energy_5", "energy, 5 % masks", "energy", _ABS, 0.05, weights=_GRID),
-    Arm("outside_5", "energy, 5 % masks, chosen by evidence in several places", "energy", _ABS,
-        0.05, weights=_GRID, chosen="outside"),
-    Arm("flip_5", "energy, 5 % masks, chosen by maps that mirroring changes", "energy", _ABS,
-        0.05, weights=_GRID, chosen="flip"),
-    Arm("confusion_5", "energy, 5 % masks, chosen by the classes' closeness", "energy", _ABS,
-        0.05, weights=_GRID, chosen="confusion"),
-    Arm("energy_10", "energy, 10 % masks", "energy", _ABS, 0.1, weights=_GRID),
-    Arm("energy_25", "energy, 25 % masks", "energy", _ABS, 0.25, weights=_GRID),
-    Arm("energy_100", "energy, all masks", "energy", _ABS, 1.0, weights=_GRID),
-    Arm("erased_25", "context undecided, 25 % masks, no map", masks=0.25, weights=_GRID,
-        context=1.0),
-    Arm("context_25", "energy + context, 25 % masks", "energy", _ABS, 0.25, weights=_GRID,
-        context=1.0),
-    Arm("context_100", "energy + context, all masks", "energy", _ABS, 1.0, weights=_GRID,
-        context=1.0),
-    Arm("boxes_25", "energy + context, 25 % boxes", "energy", _ABS, 0.0, 0.25, _GRID, 1.0),
-    Arm("boxes", "energy + context, boxes only", "energy", _ABS, 0.0, 1.0, _GRID, 1.0),
-    Arm("mixed", "energy + context, 20 % masks, 80 % boxes", "energy", _ABS, 0.2, 1.0, _GRID, 1.0),
-    Arm("boats", "changed data: a quarter of the boats on land", data="boats"),
-    Arm("swapped", "changed data: a quarter of all things on the other context", data="swapped"),
+    Arm("plain", "labels only", _LABELS),
+    Arm("guide", "energy + exchange: the defaults", masks=0.25),
+    Arm("exchange", "exchange alone", {"weight": 0.0, "exchange": True}, 0.25),
+    Arm("energy", "energy alone", _ENERGY, 0.25),
+    Arm("energy_class", "energy of the one-class map", {**_ENERGY, "against": None}, 0.25),
+    Arm("guide_5", "the defaults, 5 % masks", masks=0.05),
+    Arm("guide_5_outside", "the same, masks where evidence lies in several places", masks=0.05,
+        chosen="outside"),
+    Arm("guide_100", "the defaults, all masks", masks=1.0),
+    Arm("guide_boxes", "the defaults, boxes for masks", boxes=0.25),
+    Arm("gain", "GAIN attention mining", {**_MINING, "loss": "gain", "loss_options": _MEAN}),
+    Arm("gain_ext", "GAIN_ext", {**_MINING, "loss": "gain_ext", "loss_options": _MEAN}, 0.25),
+    Arm("has", "hide-and-seek", {**_ERASING, "erasing": "has"}),
+    Arm("cutmix", "CutMix", {**_ERASING, "erasing": "cutmix"}),
+    Arm("adl", "ADL", {**_ERASING, "erasing": "adl"}),
+    Arm("eil", "EIL", {**_ERASING, "erasing": "eil"}),
+    Arm("acol", "ACoL", {**_ERASING, "erasing": "acol", "erasing_options": {"width": 64}}),
+    Arm("lse", "LSE pooling", {**_LABELS, "pooling": "lse", "pooling_options": {"r": 1.0}}),
+    Arm("boats", "changed data: a quarter of the boats on land", _LABELS, data="boats"),
+    Arm("swapped", "changed data: a quarter of all on the other context", _LABELS, data="swapped"),
+    Arm("dfr", "labels only, then DFR", _LABELS, groups="head"),
+    Arm("dfr_frozen", "DFR on the network as it was", _LABELS, groups="frozen"),
+    Arm("guide_dfr", "the defaults, then DFR", masks=0.25, groups="head"),
+    Arm("validation", "trained on the images of known groups alone", _LABELS, groups="only"),
+    Arm("balanced", "both sets, groups equally often", _LABELS, groups="added"),
+    Arm("jtt", "JTT: errors of a short training repeated", _LABELS, groups="errors"),
 )  # fmt: skip

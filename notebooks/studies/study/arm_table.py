@@ -7,99 +7,66 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attnviz.statistics.exact import student_quantile
+from study.arm_list import Arm
 
 GROUPS = ("other/land", "other/water", "boat/land", "boat/water")
 
 
-def interval(values: Sequence[float], *, comparisons: int = 1) -> tuple[float, float, float]:
-    """Return mean, and the ends of its 95 % t-interval over runs (infinite for one run).
+def interval(
+    values: Sequence[float], *, comparisons: int = 1, bounds: tuple[float, float] | None = None
+) -> tuple[float, float, float]:
+    """Return mean, and the ends of its 95 % t-interval over runs (the bounds for one run).
 
     Args:
         values: one a run.
         comparisons: intervals that are to hold together; each is widened accordingly.
+        bounds: what the values cannot leave, such as (0, 1) for shares; the interval ends there.
     """
+    low, high = bounds or (-math.inf, math.inf)
     n = len(values)
     mean = sum(values) / n
     if n < 2:
-        return mean, -math.inf, math.inf
+        return mean, low, high
     deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
     half = student_quantile(1 - 0.025 / comparisons, n - 1) * deviation / math.sqrt(n)
-    return mean, mean - half, mean + half
+    return mean, max(mean - half, low), min(mean + half, high)
 
 
-def _percent(values: Sequence[float]) -> str:
-    mean, low, high = interval(values)
-    if math.isinf(low):
+def _percent(values: Sequence[float], bounds: tuple[float, float] = (0.0, 1.0)) -> str:
+    mean, low, high = interval(values, bounds=bounds)
+    if len(values) < 2:
         return f"{100 * mean:.0f}"
     return f"{100 * mean:.0f} ({100 * low:.0f} to {100 * high:.0f})"
 
 
-def table(rows: Sequence[Mapping[str, Any]], summaries: Mapping[str, str]) -> str:
+def table(rows: Sequence[Mapping[str, Any]], arms: Sequence[Arm]) -> str:
     """Return a Markdown table of the test figures, one line an arm.
 
-    Worst is the mean over runs of each run's worst group. Differences to plain are paired by
-    fold and seed. Without moved biases (chosen on validation), plain training answers by the
-    context alone. Intervals are over runs: folds share photos between their trainings, so they
-    are narrower than those of a new collection of photos would be.
+    Worst is the mean over runs of each run's worst group, as trained and with moved biases; AUC is
+    of boats on land over others on water, which no bias changes. Intervals are over runs: folds
+    share photos between their trainings, so they are narrower than those of a new collection of
+    photos would be.
     """
-    header = ["arm", "runs", *GROUPS, "worst group", "worst - plain", "worst, biases unmoved",
-        "energy", "energy / chance"]  # fmt: skip
+    header = ["arm", "given", "runs", *GROUPS, "worst group", "AUC", "ordinary photos",
+        "worst, biases moved", "ordinary, biases moved", "energy / chance"]  # fmt: skip
     lines = [f"| {' | '.join(header)} |", "|" + " --- |" * len(header)]
-    plain = {(r["fold"], r["seed"]): r["test"] for r in rows if r["arm"] == "plain"}
-    for name in summaries:
-        own = [r for r in rows if r["arm"] == name]
+    for arm in arms:
+        own = [r for r in rows if r["arm"] == arm.name]
         if not own:
             continue
-        tests = [r["test"] for r in own]
-        paired = [
-            r["test"]["worst"] - plain[r["fold"], r["seed"]]["worst"]
-            for r in own
-            if (r["fold"], r["seed"]) in plain
-        ]
-        ratio = [t["energy"] / t["chance"] for t in tests]
-        mean, low, high = interval(ratio)
+        ratio = [r["energy"] / r["chance"] for r in own if r["energy"] is not None]
+        mean, low, high = interval([r["auc"] for r in own], bounds=(0.0, 1.0))
         cells = [
-            f"{name}: {summaries[name]}",
-            str(len(own)),
-            *(_percent([t["accuracy"][g] for t in tests]) for g in range(4)),
-            _percent([t["worst"] for t in tests]),
-            _percent(paired) if paired else "",
-            _percent([r["unmoved"]["test"]["worst"] for r in own]),
-            _percent([t["energy"] for t in tests]),
-            f"{mean:.1f}" + ("" if math.isinf(low) else f" ({low:.1f} to {high:.1f})"),
-        ]
+            f"{arm.name}: {arm.summary}", arm.given, str(len(own)),
+            *(_percent([r["test"]["accuracy"][g] for r in own]) for g in range(4)),
+            _percent([r["test"]["worst"] for r in own]),
+            f"{mean:.2f}" + (f" ({low:.2f} to {high:.2f})" if len(own) > 1 else ""),
+            _percent([r["test"]["ordinary"] for r in own]),
+            _percent([r["moved"]["worst"] for r in own]),
+            _percent([r["moved"]["ordinary"] for r in own]),
+            f"{sum(ratio) / len(ratio):.1f}" if ratio else "",
+        ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-#: what is drawn against the share of annotated images: line -> arms, from none on
-BUDGETS = {
-    "energy, masks": (
-        ("plain", 0.0), ("energy_5", 0.05), ("energy_10", 0.1), ("energy_25", 0.25),
-        ("energy_100", 1.0),
-    ),
-    "masks chosen by evidence outside": (("plain", 0.0), ("outside_5", 0.05)),
-    "masks chosen by mirrored maps": (("plain", 0.0), ("flip_5", 0.05)),
-    "masks chosen by class confusion": (("plain", 0.0), ("confusion_5", 0.05)),
-    "energy + context, masks": (("plain", 0.0), ("context_25", 0.25), ("context_100", 1.0)),
-    "energy + context, boxes": (("plain", 0.0), ("boxes_25", 0.25), ("boxes", 1.0)),
-}  # fmt: skip
-
-
-def budget(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return a Markdown table: worst group by the share of images that are annotated."""
-    shares = sorted({share for line in BUDGETS.values() for _, share in line})
-    lines = [
-        "| annotated | " + " | ".join(f"{100 * s:.0f} %" for s in shares) + " |",
-        "|" + " --- |" * (len(shares) + 1),
-    ]
-    for name, arms in BUDGETS.items():
-        cells = []
-        for share in shares:
-            here = [arm for arm, at in arms if at == share]
-            own = [r["test"]["worst"] for r in rows if r["arm"] in here]
-            cells.append(_percent(own) if own else "")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -107,7 +74,7 @@ def findings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a sentence an arm: better than plain, worse, or neither, in the worst group.
 
     By the 95 % interval of the difference paired by run, widened for the number of arms
-    (Bonferroni), so that all sentences hold together.
+    (Bonferroni), so that all sentences hold together; biases as trained.
     """
     plain = {(r["fold"], r["seed"]): r["test"]["worst"] for r in rows if r["arm"] == "plain"}
     names = [n for n in dict.fromkeys(r["arm"] for r in rows) if n != "plain"]
@@ -120,7 +87,7 @@ def findings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         ]
         if len(pairs) < 2:
             continue
-        mean, low, high = interval(pairs, comparisons=len(names))
+        mean, low, high = interval(pairs, comparisons=len(names), bounds=(-1.0, 1.0))
         word = "helps" if low > 0 else "harms" if high < 0 else "makes no sure difference"
         said.append(
             f"{name} {word}: worst group {100 * mean:+.0f} points "
