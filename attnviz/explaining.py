@@ -86,7 +86,16 @@ def _prepare(module: nn.Module, loaded: LoadedModel | None, preprocess: Any) -> 
     return prepare
 
 
-def _resolve_model(model: Any, device: Any) -> tuple[nn.Module, LoadedModel | None]:
+def resolve_model(model: Any, device: Any = None) -> tuple[nn.Module, LoadedModel | None]:
+    """Return the network that a `model` argument stands for, and what was loaded, if anything.
+
+    Args:
+        model: an `nn.Module`, a name, a `LoadedModel`, or None for the embedded model.
+        device: for a model loaded by name; a module stays where it is.
+
+    Raises:
+        AttnvizError: it is none of these, or a module that is on another device.
+    """
     loaded = None
     if model is None or isinstance(model, str):
         loaded = load(model, device=device)
@@ -150,6 +159,7 @@ def explain(
     layout: Layout | str | None = None,
     output: Choice | None = None,
     activation: str | None = None,
+    call: int | None = None,
     **options: Any,
 ) -> Heatmaps | dict[str, Any]:
     """Return heatmaps of the regions associated with a score.
@@ -188,6 +198,8 @@ def explain(
         activation: how logits become probabilities: "softmax", "sigmoid" (a single logit, or
             several classes at once) or "none" (regression). None reads it off the model and its
             logits; `meta["activation"]` says, where a probability was asked for.
+        call: which call of a layer that runs several times in one forward (a siamese network, a
+            shared block): 0, 1, ... or -1 for the last. None makes a second call an error.
         **options: further options of the methods chosen; each is taken by at least one of them.
 
     Returns:
@@ -202,7 +214,7 @@ def explain(
     check_options(options, [e for part in families.values() for e in part], _ARGUMENTS)
     if batch_size < 1:
         raise AttnvizError(f"batch_size is at least 1, got {batch_size}")
-    module, loaded = _resolve_model(model, device)
+    module, loaded = resolve_model(model, device)
     if labels is None:
         labels = labels_of(module, loaded)
     layers = None if layer is None else list(find_layers(module, layer))
@@ -248,6 +260,7 @@ def explain(
             create_graph=create_graph,
             signed=signed,
             layout=Layout(layout) if isinstance(layout, str) else layout,
+            call=call,
             options=options,
         )
         with reading(output, labels=labels, activation=how) as read:
@@ -303,12 +316,22 @@ def _join(parts: list[tuple[_Inputs, RawMaps]], repeat: int, facts: dict[str, st
         target=tuple(t for _, maps in parts for t in maps.targets),
         label=tuple(t for _, maps in parts for t in maps.labels),
         score=torch.cat([maps.score for _, maps in parts]),
+        logits=_together([maps.logits for _, maps in parts]),
+        probability=_together([maps.probability for _, maps in parts]),
         geometry=spread("geometry"),
         images=spread("images"),
         sources=spread("sources"),
         units=first.units,
         meta={**first.meta, **facts},
     )
+
+
+def _together(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Put the batches of one field together; None if any has none, or a batch differs in width."""
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts) or len({part.shape[1:] for part in known}) > 1:
+        return None
+    return torch.cat(known)
 
 
 def _shape(found: list[Heatmaps], method: Any, layer: Any) -> Heatmaps | dict[str, Any]:

@@ -301,6 +301,25 @@ class Column:
             made.setdefault(id(target), target.copies(images))
         return Column(tuple(made[id(self.targets[i])] for i in images)).score(output)
 
+    def probability(self, logits: Tensor) -> Tensor | None:
+        """Return the probability (B,) of the class that each image is explained for.
+
+        NaN where an image's target is no single class; None where no image's is, where the logits
+        are of a dense output, or where they have no probabilities (regression).
+        """
+        index = [
+            t.index if isinstance(t, ClassTarget | Probability) else None for t in self.targets
+        ]
+        if logits.ndim > 2 or all(i is None for i in index):
+            return None
+        with torch.no_grad():
+            found = probabilities(logits if logits.dtype == torch.float64 else logits.float())
+        if found is None:
+            return None
+        at = torch.tensor([i or 0 for i in index], device=found.device)
+        none = torch.tensor([i is None for i in index], device=found.device)
+        return found.detach().gather(1, at[:, None])[:, 0].masked_fill(none, torch.nan)
+
     def coefficients(self, classes: int, like: Tensor) -> Tensor | None:
         """Return d score / d logits, (B, classes), None where that takes a backward pass.
 

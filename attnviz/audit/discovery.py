@@ -18,16 +18,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import DataError
-from ..explaining import _resolve_model
+from ..explaining import resolve_model
 from ..geometry import Geometry
-from ..hooks import capture
-from ..models import default_layer, infer_layout, labels_of
+from ..methods import Request, forward_pass
+from ..models import default_layer, labels_of
 from ..statistics.clustering import spectral
-from .log_odds import called, find_target, score_of
+from ..targets import logits_of
+from .log_odds import LogOdds, called, find_target, score_of
 from .measuring import Instrument
 from .pictures import as_samples
 from .result import plain
-from .running import _preparation
+from .running import preparation
 
 _SIDE = 16
 
@@ -178,8 +179,8 @@ def discover(
     if by not in ("features", "maps"):
         raise DataError(f"by={by!r}, expected 'features' or 'maps'")
     samples = as_samples(data)
-    module, loaded = _resolve_model(model, device)
-    prepare, _ = _preparation(preprocess, module, loaded, data)
+    module, loaded = resolve_model(model, device)
+    prepare, _ = preparation(preprocess, module, loaded, data)
     runner = Instrument(module, None, (), "", False, (), None, batch_size, seed)
     labels = labels if labels is not None else labels_of(module, loaded)
     order = np.random.default_rng((seed, 3)).permutation(len(samples)).tolist()
@@ -195,12 +196,12 @@ def discover(
         inputs = torch.stack([tensor for tensor, _ in prepared]).to(runner.device)
         if aim is None:
             with runner.running(), torch.no_grad():
-                total = logits_of_model(module, inputs).shape[1]
+                total = logits_of(module(inputs)).shape[1]
             if labels is None and total == len(getattr(data, "classes", ())):
                 labels = data.classes
             aim = find_target(target, object, classes=total, labels=labels)
             layer = layer or default_layer(module, inputs)
-        found, feature, logits = _look(runner, inputs, layer, aim.indices)
+        found, feature, logits = _look(runner, inputs, layer, aim)
         for k, number in enumerate(part):
             if bool(called(logits, aim.indices)[k]) and bool(found[k].sum() > 0):
                 numbers.append(number)
@@ -225,25 +226,17 @@ def discover(
     return Discovery(object, tuple(made), tuple(values.tolist()), by, samples)
 
 
-def logits_of_model(module: Any, inputs: Tensor) -> Tensor:
-    """Return a classifier's logits (B, classes)."""
-    from ..targets import logits_of
-
-    return logits_of(module(inputs))
-
-
 def _look(
-    runner: Instrument, inputs: Tensor, layer: str, chosen: Sequence[int]
+    runner: Instrument, inputs: Tensor, layer: str, aim: LogOdds
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return maps (B, 16, 16) that sum to 1, features under them (B, C), and logits."""
+    request = Request(
+        runner.module, inputs, len(inputs), target=aim, input_size=tuple(inputs.shape[-2:])
+    )
     with runner.running():
-        with capture(runner.module, [layer]) as read:
-            logits = logits_of_model(runner.module, inputs)
-            gradient = read.gradients(score_of(logits, chosen).sum())[layer]
-        activation = read.activations[layer]
-        place = dict(runner.module.named_modules())[layer]
-        layout = infer_layout(runner.module, place, activation, tuple(inputs.shape[-2:]))
-    activation, gradient = layout.to_spatial(activation), layout.to_spatial(gradient)
+        done = forward_pass(request, layers=[layer])
+        gradient = done.gradients()[layer]
+    activation, logits = done.activations[layer], done.logits
     values = (activation * gradient).sum(1).relu().float().cpu()  # HiResCAM
     total = values.sum((1, 2), keepdim=True)
     weights = values / torch.where(total > 0, total, torch.ones_like(total))

@@ -56,6 +56,8 @@ class LogOdds(Target):
 
     def bind(self, classes: int, labels: Sequence[str] | None) -> LogOdds:
         """Return the target with its class indices."""
+        if self.indices and self.total == classes:
+            return self  # bound already, perhaps by labels that are not at hand now
         indices = tuple(dict.fromkeys(class_index(m, classes, labels) for m in self.members))
         if not indices or (classes > 1 and len(indices) == classes):
             raise TargetError(
@@ -89,34 +91,6 @@ def _classes(output: Any) -> Tensor:
             f"an audit takes a classifier with logits (B, classes), got {tuple(logits.shape)}"
         )
     return logits
-
-
-class Listening(Target):
-    """A bound `LogOdds` that keeps the logits it was asked about, so that one pass serves both."""
-
-    def __init__(self, target: LogOdds) -> None:
-        self.target = target
-        self.label = target.label
-        self.logits: Tensor | None = None
-
-    @property
-    def linear(self) -> Mapping[int, float] | None:
-        """As of the target listened to."""
-        return self.target.linear
-
-    def bind(self, classes: int, labels: Sequence[str] | None) -> Listening:
-        """Return itself: its target is bound already."""
-        return self
-
-    def score(self, output: Any) -> Tensor:
-        """Return the log-odds, (B,), and keep the logits."""
-        logits = _classes(output)
-        self.logits = logits.detach()
-        return score_of(logits, self.target.indices)
-
-    def describe(self) -> Any:
-        """Return the target as text."""
-        return self.label
 
 
 def find_target(target: Any, object: str, *, classes: int, labels: Sequence[str] | None) -> LogOdds:

@@ -20,7 +20,7 @@ from ..metrics import iou, pointing
 from ..targets import logits_of
 from .interventions import Donors, donor_of, variants
 from .journal import Row
-from .log_odds import Listening, LogOdds, called, score_of
+from .log_odds import LogOdds, called, score_of
 from .pictures import Picture
 
 REGIONS = ("object", "context", "elsewhere")
@@ -79,15 +79,14 @@ class Instrument:
 
     def maps(self, inputs: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Return method -> maps (B, h, w) and the logits (B, classes), from one pass."""
-        listening = Listening(self.target)
         with warnings.catch_warnings():
             # an image without evidence is an observation here, and counted as such
             warnings.simplefilter("ignore", AttnvizWarning)
             found = explain(
-                self.module, inputs, target=listening, method=list(self.methods), layer=self.layer,
-                batch_size=len(inputs),
+                self.module, inputs, target=self.target, method=list(self.methods),
+                layer=self.layer, batch_size=len(inputs),
             )  # fmt: skip
-        logits = listening.logits.float().cpu()
+        logits = next(iter(found.values())).logits.float().cpu()
         return {name: maps.values.float().cpu() for name, maps in found.items()}, logits
 
     def measure(self, pictures: Sequence[Picture]) -> list[Row]:
@@ -193,14 +192,14 @@ def attention_mass(instrument: Instrument, inputs: Tensor, masks: Tensor) -> Ten
     """
     from ..attention import tap
     from ..methods.attention.mass import region_mass_of
-    from ..methods.attention.reading import _on_picture
+    from ..methods.attention.reading import on_picture
 
     found = []
     size = instrument.batch_size
     for part, regions in zip(inputs.split(size), masks.split(size), strict=True):
         with torch.no_grad(), tap(instrument.module, keep="qk") as read:
             instrument.module(part.to(instrument.device))
-            sites = [s for s in read.attention if _on_picture(s, len(part))]
+            sites = [s for s in read.attention if on_picture(s, len(part))]
             if not sites:
                 raise AttentionUnavailable("no attention among the patches of an image")
             mass = region_mass_of(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..errors import DataError, TargetError
-from ..explaining import _resolve_model
+from ..explaining import resolve_model
 from ..models import labels_of
 from ..statistics.clustered import ClusterBootstrap, crossed
 from ..statistics.intervals import Interval
@@ -21,7 +21,7 @@ from .log_odds import score_of
 from .measuring import Instrument
 from .pictures import as_samples
 from .result import plain
-from .running import _preparation
+from .running import preparation
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def rank_pairs(
         DataError: no class of the data is one of the model's.
     """
     samples = as_samples(data)
-    module, loaded = _resolve_model(model, device)
-    prepare, _ = _preparation(preprocess, module, loaded, data)
+    module, loaded = resolve_model(model, device)
+    prepare, _ = preparation(preprocess, module, loaded, data)
     runner = Instrument(module, None, (), "", False, (), None, batch_size, seed)
     if labels is None:
         labels = labels_of(module, loaded)

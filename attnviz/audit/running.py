@@ -16,7 +16,7 @@ from .. import __version__
 from ..data import Sample, refuse_leaks
 from ..data.identity import data_stamp, weights_stamp
 from ..errors import DataError, PreprocessError
-from ..explaining import _resolve_model
+from ..explaining import resolve_model
 from ..geometry import Geometry
 from ..methods import METHODS
 from ..models import default_layer, labels_of, resolve_preprocess
@@ -107,8 +107,8 @@ def confusion(
             another audit.
     """
     samples = as_samples(data)
-    module, loaded = _resolve_model(model, device)
-    prepare, described = _preparation(preprocess, module, loaded, data)
+    module, loaded = resolve_model(model, device)
+    prepare, described = preparation(preprocess, module, loaded, data)
     reader = Reader(
         samples, object, context, regions=regions, prepare=prepare, context_masks=context_masks
     )
@@ -260,7 +260,8 @@ def _donors(reader: Reader, seed: int) -> Donors | None:
     )
 
 
-def _preparation(preprocess: Any, module: Any, loaded: Any, data: Any) -> tuple[Any, str]:
+def preparation(preprocess: Any, module: Any, loaded: Any, data: Any) -> tuple[Any, str]:
+    """Return how photos become inputs, as a function and in words; generated scenes as they are."""
     try:
         pipeline = resolve_preprocess(preprocess, module, loaded)
     except PreprocessError:

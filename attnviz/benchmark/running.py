@@ -198,9 +198,9 @@ class Runner:
         self, ready: Sequence[tuple[Sample, Prepared]], store: Store, pictures: Path | None
     ) -> Iterator[Done]:
         x = self._batch([r for _, r in ready])
-        logits = self._logits(x)
-        target = self._targets(logits)
-        found = self._explain(x, target, self.methods)
+        found = self._explain(x, self.settings.target, self.methods)
+        said = next(iter(found.values()))
+        logits, target = said.logits, list(said.target)
         places = [object_mask(s) for s, _ in ready]
         masks = [None if m is None else r.mask(m) for m, (_, r) in zip(places, ready, strict=True)]
         boxes = [object_boxes(s, m) for m, (s, _) in zip(places, ready, strict=True)]
@@ -259,15 +259,13 @@ class Runner:
             return predicted(logits).tolist()
         return [class_index(self.settings.target, class_count(logits), self.labels)] * len(logits)
 
-    def _explain(
-        self, x: Tensor, target: Sequence[int], methods: Sequence[str]
-    ) -> dict[str, Heatmaps]:
+    def _explain(self, x: Tensor, target: Any, methods: Sequence[str]) -> dict[str, Heatmaps]:
         return explain(
             self.model,
             x,
             method=list(methods),
             layer=self.settings.layer,
-            target=list(target),
+            target=target,
             labels=self.labels,
             batch_size=self.batch_size,
         )

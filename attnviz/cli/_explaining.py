@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,14 @@ import typer
 from torch import Tensor
 
 from ..data.prepared import Prepared
-from ..errors import AttnvizError, ImageError, MethodError
+from ..errors import ImageError, MethodError
 from ..explaining import explain
 from ..geometry import Geometry
 from ..heatmaps import Heatmaps
 from ..methods import METHODS
 from ..models import LoadedModel, labels_of, read_labels, resolve_preprocess
-from ..models.outputs import logits_of, probabilities
 from ..models.outputs import predicted as predicted_class
+from ..models.outputs import probabilities
 from ..targets import Contrast
 from ._files import picture_bytes, write_file
 from ._pipeline import Failed, stream
@@ -154,15 +153,14 @@ def explain_batch(
     for shape in dict.fromkeys(r.input.shape for r in ready):
         rows = [i for i, r in enumerate(ready) if r.input.shape == shape]
         inputs = _place(torch.stack([ready[i].input for i in rows]), loaded.module)
-        with _logits_seen(loaded.module, inputs) as seen:
-            maps = explain(
-                loaded, inputs, method=list(methods), layer=layer, labels=labels,
-                target=targets[0] if len(targets) == 1 else None,
-                classes=list(targets) if len(targets) > 1 else None,
-                batch_size=len(rows),
-            )  # fmt: skip
-        predicted = _predicted(seen, len(rows), labels)
+        maps = explain(
+            loaded, inputs, method=list(methods), layer=layer, labels=labels,
+            target=targets[0] if len(targets) == 1 else None,
+            classes=list(targets) if len(targets) > 1 else None,
+            batch_size=len(rows),
+        )  # fmt: skip
         each = max(len(targets), 1)
+        predicted = _predicted(next(iter(maps.values())), each, labels)
         for some in [m.to("cpu") for m in maps.values()]:
             for n, i in enumerate(rows):
                 made[i] += [
@@ -178,37 +176,14 @@ def _place(batch: Tensor, module: torch.nn.Module) -> Tensor:
     return batch
 
 
-@contextmanager
-def _logits_seen(module: torch.nn.Module, inputs: Tensor) -> Iterator[list[Tensor]]:
-    """Keep the logits of the first forward pass of `inputs` in the block: what the model sees.
-
-    Other passes (to find a layer, of changed inputs) are left out.
-    """
-    seen: list[Tensor] = []
-
-    def keep(_: Any, arguments: tuple[Any, ...], output: Any) -> None:
-        given = arguments[0] if arguments else None
-        same = isinstance(given, Tensor) and given.data_ptr() == inputs.data_ptr()
-        if seen or not same or given.shape != inputs.shape:
-            return
-        with suppress(AttnvizError):
-            logits = logits_of(output).detach()
-            if logits.ndim == 2:
-                seen.append(logits.float().cpu())
-
-    handle = module.register_forward_hook(keep)
-    try:
-        yield seen
-    finally:
-        handle.remove()
-
-
 def _predicted(
-    seen: list[Tensor], count: int, labels: Sequence[str] | None
+    maps: Heatmaps, each: int, labels: Sequence[str] | None
 ) -> list[dict[str, Any] | None]:
-    if not seen:  # no classifier
-        return [None] * count
-    found, best = probabilities(seen[0]), predicted_class(seen[0]).tolist()
+    """Return what the model sees on each photo, of which there are `each` maps side by side."""
+    if maps.logits is None:  # no classifier
+        return [None] * (len(maps) // each)
+    logits = maps.logits[::each]
+    found, best = probabilities(logits), predicted_class(logits).tolist()
     return [
         {
             "index": i,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import GuidanceError, MethodError
-from ..hooks import unwrap
+from ..hooks import find_layers, unwrap
 from ..margins import Margin
 from ..methods import METHODS, Request
-from ..targets import Column, Target, logits_of
+from ..methods.cam import apply_cam, read_layers
+from ..targets import Column, Target
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,15 +69,6 @@ class ClassMap:
         return torch.tensor(indices, device=self.logits.device)
 
 
-@contextlib.contextmanager
-def differentiable_attention() -> Iterator[None]:
-    """Attention by the math kernel inside the block: fused kernels have no second derivative."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    with sdpa_kernel(SDPBackend.MATH):
-        yield
-
-
 def class_map(
     model: nn.Module,
     x: Tensor,
@@ -126,8 +117,6 @@ def class_map(
         GuidanceError: there is no graph to train on (`no_grad` or `inference_mode` around it).
         LayerNotFound, TargetError, LayoutError: as `explain`.
     """
-    from ..methods.cam._run import _apply, _forward  # here, not above: it imports the model loaders
-
     model = unwrap(model)
     entry = METHODS.get(method)
     if entry.family != "cam":
@@ -154,23 +143,21 @@ def class_map(
         input_size=tuple(x.shape[-2:]),
         create_graph=True,
     )
-    with differentiable_attention():
-        read = _forward(request, [entry])
-        gradients = read.gradients(0) if entry.meta["needs_gradient"] else {}
-        # products and sums of a map underflow in half precision, so autocast ends here
-        with torch.autocast(x.device.type, enabled=False):
-            maps = {
-                name: _apply(entry, activation, gradients.get(name), signed)
-                for name, activation in read.spatial.items()
-            }
+    read = read_layers(request, [entry])
+    gradients = read.gradients(0) if entry.meta["needs_gradient"] else {}
+    # products and sums of a map underflow in half precision, so autocast ends here
+    with torch.autocast(x.device.type, enabled=False):
+        maps = {
+            name: apply_cam(entry, activation, gradients.get(name), signed=signed)
+            for name, activation in read.activations.items()
+        }
     first = next(iter(maps))
-    logits = logits_of(read.output)
     return ClassMap(
-        logits=logits,
+        logits=read.logits,
         maps=maps[first],
         layer=first,
         by_layer=maps,
-        activation=read.spatial[first],
+        activation=read.activations[first],
         model=model,
         images=x,
         targets=read.columns[0],
@@ -182,8 +169,6 @@ def class_map(
 def _names(model: nn.Module, layer: Any) -> list[str] | None:
     if layer is None:
         return None
-    from ..hooks import find_layers
-
     return list(find_layers(model, layer))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from PIL.Image import Image
 
-_PER_MAP = ("values", "target", "label", "score", "geometry", "images", "sources")
+_PER_MAP = (
+    "values", "target", "label", "score", "logits", "probability", "geometry", "images", "sources",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -38,6 +40,9 @@ class Heatmaps:
         target: what was explained, one JSON-able description a map (a class index, for instance).
         label: the same in words.
         score: (B,) the model's score for the target.
+        logits: (B, classes) the model's logits for each map's image; None where it gives none.
+        probability: (B,) the model's probability of the class explained; None where what is
+            explained has none, NaN for single maps without.
         geometry: where each model input lies on its photo; None: unknown.
         images: the photos (H, W, 3) uint8 RGB, upright; not saved. None where there is none.
         sources: where each photo came from (a path), or None.
@@ -54,6 +59,8 @@ class Heatmaps:
     target: tuple[Any, ...]
     label: tuple[str, ...]
     score: Tensor
+    logits: Tensor | None = field(default=None, kw_only=True)
+    probability: Tensor | None = field(default=None, kw_only=True)
     geometry: tuple[Geometry, ...] | None = None
     images: tuple[np.ndarray | None, ...] | None = None
     sources: tuple[str | None, ...] | None = None
@@ -165,11 +172,15 @@ class Heatmaps:
 
     def to(self, device: str | torch.device) -> Heatmaps:
         """Return these heatmaps with values and scores on a device."""
-        return replace(self, values=self.values.to(device), score=self.score.to(device))
+        return self._each_tensor(lambda tensor: tensor.to(device))
 
     def detach(self) -> Heatmaps:
         """Return these heatmaps without the graph that made them."""
-        return replace(self, values=self.values.detach(), score=self.score.detach())
+        return self._each_tensor(Tensor.detach)
+
+    def _each_tensor(self, change: Callable[[Tensor], Tensor]) -> Heatmaps:
+        fields = {name: getattr(self, name) for name in _PER_MAP}
+        return replace(self, **{n: change(v) for n, v in fields.items() if isinstance(v, Tensor)})
 
     def with_images(self, images: Sequence[Any]) -> Heatmaps:
         """Return these heatmaps with photos attached: anything `read_image` reads, one a map.

@@ -7,7 +7,7 @@ import io
 import json
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 SCHEMA = "attnviz.heatmaps"
 VERSION = 1
+
+#: arrays that maps may have or not
+_OPTIONAL = ("logits", "probability")
 
 
 def json_value(value: Any, where: str) -> Any:
@@ -58,6 +61,11 @@ def save(maps: Heatmaps, path: str | Path, *, force: bool) -> Path:
     arrays = {
         "values": maps.values.detach().cpu().contiguous(),
         "score": maps.score.detach().cpu().contiguous(),
+        **{
+            name: tensor.detach().cpu().contiguous()
+            for name in _OPTIONAL
+            if (tensor := getattr(maps, name)) is not None
+        },
     }
     described = _describe(maps)
     if path.suffix == ".npz":
@@ -127,6 +135,7 @@ def _fields(arrays: Mapping[str, torch.Tensor], described: Mapping[str, Any]) ->
     return {
         "values": arrays["values"],
         "score": arrays["score"],
+        **{name: arrays.get(name) for name in _OPTIONAL},
         "method": described["method"],
         "layer": described["layer"],
         "target": tuple(described["target"]),
@@ -191,7 +200,7 @@ def _read_npz(path: Path, beside: Path) -> tuple[dict[str, torch.Tensor], dict[s
         limits.check("bytes", sum(i.file_size for i in parts.infolist()), str(path))
         own = "description.npy" in parts.namelist()
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        found = {name: torch.from_numpy(arrays[name]) for name in ("values", "score")}
+        found = {name: torch.from_numpy(arrays[name]) for name in _held(arrays.files)}
         if own:
             text = arrays["description"].astype(np.uint8).tobytes()
             return found, _checked(limits.parse_json(text, str(path)), path)
@@ -204,6 +213,10 @@ def _read_npz(path: Path, beside: Path) -> tuple[dict[str, torch.Tensor], dict[s
     return found, described
 
 
+def _held(names: Iterable[str]) -> list[str]:
+    return ["values", "score", *(name for name in _OPTIONAL if name in names)]
+
+
 def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], str]:
     from safetensors import safe_open
 
@@ -214,4 +227,4 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], str]:
         text = (file.metadata() or {}).get(SCHEMA)
         if text is None:
             raise DataError(f"{str(path)!r} is not an {SCHEMA} file")
-        return {name: file.get_tensor(name) for name in ("values", "score")}, text
+        return {name: file.get_tensor(name) for name in _held(file.keys())}, text

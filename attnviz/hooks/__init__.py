@@ -1,7 +1,20 @@
 """Reading activations and gradients out of a model that stays as it was."""
 
 from .capture import Capture, capture
+from .kernels import differentiable_attention
 from .modules import eager, find_layers, unwrap
+from .outputs import wide
 from .preserve import preserved
+from .threads import own_thread
 
-__all__ = ["Capture", "capture", "eager", "find_layers", "preserved", "unwrap"]
+__all__ = [
+    "Capture",
+    "capture",
+    "differentiable_attention",
+    "eager",
+    "find_layers",
+    "own_thread",
+    "preserved",
+    "unwrap",
+    "wide",
+]

@@ -6,9 +6,15 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import CaptureError
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """Return the tensor in float32, or as it is if it is float32 or float64 already."""
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
 def _readable(value: Any) -> bool:

@@ -1,5 +1,6 @@
 """Every way to make a map, under one name each: `METHODS`; a family a folder, a method a file."""
 
+from .forward import ForwardPass, check_finite, forward_pass, rows
 from .request import (
     FAMILIES,
     METHODS,
@@ -14,10 +15,14 @@ from .request import (
 __all__ = [
     "FAMILIES",
     "METHODS",
+    "ForwardPass",
     "RawMaps",
     "Request",
+    "check_finite",
     "check_options",
+    "forward_pass",
     "options_of",
+    "rows",
     "runner",
     "taken_by",
 ]

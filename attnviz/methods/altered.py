@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import AttnvizError, AttnvizWarning, MethodError
+from ..errors import AttnvizWarning, MethodError
 from ..hooks.threads import own_thread
 from ..targets import Column, resolve
+from .forward import check_finite, logits_or_none
 from .progress import counting
 from .request import Request
 
@@ -30,6 +31,7 @@ class Passes:
         columns: what is explained, K columns of B targets.
         scores: (K, B) of the images as they are.
         output: the model's output.
+        logits: (B, classes, ...) in it, or None.
     """
 
     def __init__(self, request: Request, *, budget: int | None = None) -> None:
@@ -49,6 +51,7 @@ class Passes:
         self.output: Any = None
         self.columns: tuple[Column, ...] = ()
         self.scores = torch.empty(0)
+        self.logits: Tensor | None = None
 
     def first(self, forward: Callable[[], Any] | None = None) -> Passes:
         """Run the images as they are, and find out what is explained and what a pass takes."""
@@ -62,11 +65,8 @@ class Passes:
             classes=self.request.classes,
         )
         self.scores = torch.stack([c.score(self.output).detach() for c in self.columns])
-        if not bool(torch.isfinite(self.scores).all()):
-            raise AttnvizError(
-                "the model's output is not finite (NaN or infinity); check the weights and the "
-                "preprocessing"
-            )
+        check_finite(tuple(self.scores))
+        self.logits = logits_or_none(self.output)
         return self
 
     def groups(self) -> list[Group]:
@@ -160,11 +160,6 @@ class Group:
                 yield start, stop, scores
                 done((stop - start) * size)
                 start = stop
-
-
-def rows_of(columns: Sequence[Tensor] | Tensor) -> Tensor:
-    """Put K columns of B rows together, (K, B, ...) -> (B K, ...), an image's rows side by side."""
-    return torch.stack(list(columns), 1).flatten(0, 1)
 
 
 def _measured(model: nn.Module, forward: Callable[[], Any]) -> tuple[int, Any]:

@@ -47,7 +47,8 @@ class Request:
         layout: how the layer's output is laid out, None to find it out.
         create_graph: keep the graph of the maps, for training.
         signed: keep negative values; None is each method's own default.
-        options: the family's own options.
+        call: which call of a layer that runs several times: 0, 1, ... or -1; None expects one.
+        options: the methods' own options.
     """
 
     model: nn.Module
@@ -61,6 +62,7 @@ class Request:
     layout: Any = None
     create_graph: bool = False
     signed: bool | None = None
+    call: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def forward(self) -> Any:
@@ -78,6 +80,8 @@ class RawMaps:
         values: (R, h, w), float32 or float64.
         score: (R,) what was explained, before any normalisation.
         targets: R JSON values; labels: R texts.
+        logits: (R, classes) of the images, None where the model gives none.
+        probability: (R,) of the classes explained, None where there is none.
         units: what `values` are measured in.
     """
 
@@ -89,6 +93,8 @@ class RawMaps:
     labels: tuple[str, ...]
     units: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
+    logits: Tensor | None = None
+    probability: Tensor | None = None
 
 
 #: arguments of a method's function that the house gives itself, and the argument that sets them

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import MethodError
-from ..hooks import capture, eager, preserved, unwrap
+from ..hooks import eager, preserved, unwrap
 from ..hooks.outputs import pick, put
-from ..methods.heads import HeadProbe, LinearHead
+from ..methods import Request, forward_pass
+from ..methods.heads import LinearHead
 from ..metrics.forward import untouched
-from ..models import infer_layout
 from ..targets import logits_of
 
 #: modules that are affine in evaluation mode, by class name
@@ -118,31 +117,20 @@ def read(model: nn.Module, x: Tensor, layer: str) -> Reading:
         layer: dotted name.
 
     Raises:
-        MethodError: the model is no classifier with logits (B, classes).
+        TargetError: the model is no classifier with logits (B, classes).
     """
+    request = Request(model, x, len(x), layers=[layer], input_size=tuple(x.shape[-2:]))
     with eager(model), preserved(model), _Order(model, layer) as order:
-        with capture(model, layer) as cap, HeadProbe(model) as probe:
-            logits = logits_of(model(x))
-            if logits.ndim != 2:
-                raise MethodError(
-                    f"the model's output has shape {tuple(logits.shape)}; the self-test needs a "
-                    "classifier with logits (B, classes)"
-                )
-            target = logits.detach().argmax(1)
-            score = logits.gather(1, target[:, None]).sum()
-            raw = cap.activations[layer]
-            gradient = cap.gradients(score)[layer]
-        module = dict(model.named_modules())[layer]
-        layout = infer_layout(model, module, raw, tuple(x.shape[-2:]))
-        activation = layout.to_spatial(raw)
-        head = probe.head(activation, logits)
+        done = forward_pass(request, layers=[layer], heads=True)
+        gradient = done.gradients(read_off=False)[layer]
+    target = torch.tensor(done.columns[0].descriptions)
     bias = _silent(model, x, layer).gather(1, target[:, None])[:, 0]
     return Reading(
-        activation,
-        layout.to_spatial(gradient),
-        logits.detach(),
+        done.activations[layer].detach(),
+        gradient,
+        done.logits.detach(),
         target,
-        head,
+        done.heads.get(layer),
         bias,
         tuple(order.names),
     )

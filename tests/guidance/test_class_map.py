@@ -7,7 +7,7 @@ from torch import nn
 
 from attnviz import Contrast, errors
 from attnviz.guidance import class_map, losses
-from attnviz.guidance.class_maps import differentiable_attention
+from attnviz.hooks import differentiable_attention
 
 from .conftest import GapNet
 

@@ -11,13 +11,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ...hooks import wide
+
 #: bytes that one chunk of logits may take, if nothing else is said
 BUDGET = 64 * 2**20
-
-
-def wide(tensor: Tensor) -> Tensor:
-    """Return the tensor in float32, or as it is if it is float32 or float64 already."""
-    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
 def bias_rows(

@@ -10,10 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...attention.tap.fold import wide
-from ...errors import AttnvizError, AttnvizWarning, MethodError
+from ...errors import AttnvizWarning, MethodError
 from ...registry import Entry
-from ...targets import Column
 from .. import RawMaps, Request, taken_by
 from .reading import Reading, read
 
@@ -33,37 +31,33 @@ def run(request: Request, entries: Sequence[Entry]) -> list[RawMaps]:
         reading = read(
             request,
             gradients=any(e.meta["needs_gradient"] for e in sharing),
+            keep=max((e.meta["keep"] for e in sharing), key=_KEPT.index),
             tokens=any(e.meta["needs_tokens"] for e in sharing),
         )
-        _check_finite(reading.scores)
     found: list[RawMaps] = []
     for entry in entries:
         options = taken_by(entry, request.options)
+        specific = {"class_specific": bool(entry.meta["needs_gradient"])}
         if entry.meta["own_pass"]:
-            columns, scores, maps = entry.fn(request, **options)
-            _check_finite(scores)
-            found.append(_raw(entry, request, "input", columns, scores, _rows(maps), {}))
+            done, maps = entry.fn(request, **options)
+            found.append(done.raw_maps(entry, "input", maps, specific))
             continue
         assert reading is not None
         for layer, part in _layers(reading, entry, request):
             facts = {
+                **specific,
                 "layers": [s.name for s in part.sites],
                 "prefix_tokens": part.last.prefix,
             }
             # q and k carry a graph for the gradients; rows computed from them need none
             with torch.set_grad_enabled(request.create_graph):
                 maps = _maps(part, entry, options)
-            found.append(_raw(entry, request, layer, part.columns, part.scores, _rows(maps), facts))
+            found.append(part.done.raw_maps(entry, layer, maps, facts))
     return found
 
 
-def _check_finite(scores: Sequence[Tensor]) -> None:
-    for score in scores:
-        if not bool(torch.isfinite(score.detach()).all()):
-            raise AttnvizError(
-                "the model's output is not finite (NaN or infinity); check the weights and the "
-                "preprocessing"
-            )
+#: what is kept of each attention, from the least to the most
+_KEPT = ("qk", "qkv", "all")
 
 
 def _layers(reading: Reading, entry: Entry, request: Request) -> list[tuple[str, Reading]]:
@@ -90,29 +84,3 @@ def _maps(reading: Reading, entry: Entry, options: dict[str, Any]) -> list[Tenso
     if not entry.meta["needs_gradient"]:
         return [entry.fn(reading, 0, **options)] * len(reading.columns)
     return [entry.fn(reading, number, **options) for number in range(len(reading.columns))]
-
-
-def _rows(columns: Sequence[Tensor]) -> Tensor:
-    """Put K columns of B rows together, the rows of one image side by side."""
-    return torch.stack(list(columns), 1).flatten(0, 1)
-
-
-def _raw(
-    entry: Entry,
-    request: Request,
-    layer: str,
-    columns: Sequence[Column],
-    scores: Sequence[Tensor],
-    values: Tensor,
-    facts: dict[str, Any],
-) -> RawMaps:
-    values, score = wide(values), wide(_rows(scores))
-    if not request.create_graph:
-        values, score = values.detach(), score.detach()
-    return RawMaps(
-        entry.name, layer, values, score,
-        tuple(d for row in zip(*(c.descriptions for c in columns), strict=True) for d in row),
-        tuple(t for row in zip(*(c.labels for c in columns), strict=True) for t in row),
-        entry.meta["units"],
-        {"class_specific": bool(entry.meta["needs_gradient"]), **facts},
-    )  # fmt: skip

@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...attention.tap.fold import wide
 from ...errors import MethodError
-from ...targets import Column, resolve
 from .. import Request
+from ..forward import ForwardPass, forward_pass
 from ._lrp_rules import LrpMode
 from ._register import register_attention
 
-Passed = tuple[tuple[Column, ...], list[Tensor], list[Tensor]]
+Passed = tuple[ForwardPass, list[Tensor]]
 
 
 def _propagate(request: Request, *, constant: bool) -> Passed:
-    """Return columns, scores (B,) and maps (B, H, W) of Gradient x Input under the rules."""
+    """Return the pass and maps (B, H, W) of Gradient x Input under the rules."""
     if isinstance(request.inputs, Mapping):
         raise MethodError("relevance propagation explains one image tensor, not named inputs")
     if not request.inputs.is_floating_point():
         raise MethodError("relevance propagation needs a floating-point image")
     inputs = request.inputs.detach().requires_grad_()
-    with torch.enable_grad():
+
+    def forward() -> Any:
         with LrpMode(constant, twice=request.create_graph):
-            output = request.model(inputs)
-        columns = resolve(
-            request.target, output, batch=request.batch, labels=request.labels,
-            classes=request.classes,
-        )  # fmt: skip
-        scores = [column.score(output) for column in columns]
+            return request.model(inputs)
+
+    with torch.enable_grad():
+        done = forward_pass(request, forward=forward)
     maps = []
-    for i, score in enumerate(scores):
-        keep = request.create_graph or i + 1 < len(scores)
+    for i, score in enumerate(done.scores):
+        keep = request.create_graph or i + 1 < len(done.scores)
         (gradient,) = torch.autograd.grad(
             score,
             inputs,
@@ -43,7 +43,7 @@ def _propagate(request: Request, *, constant: bool) -> Passed:
             create_graph=request.create_graph,
         )
         maps.append((wide(gradient) * wide(inputs)).sum(1))
-    return columns, scores, maps
+    return done, maps
 
 
 @register_attention("attnlrp", paper="arXiv:2402.05602", units="score", own_pass=True,

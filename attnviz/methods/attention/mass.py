@@ -13,7 +13,7 @@ from ...attention.tap import Site, Tap
 from ...attention.tap.fold import wide
 from ...errors import AttentionUnavailable, DataError, MethodError
 from ._steps import in_places, tokens_of
-from .reading import _of_layers, _on_picture, reads_class_token, token_number
+from .reading import of_layers, on_picture, reads_class_token, token_number
 
 
 def region_mass(
@@ -59,9 +59,9 @@ def region_mass(
     with taken:
         model(**x) if isinstance(x, Mapping) else model(x)
     images = next(iter(x.values())) if isinstance(x, Mapping) else x
-    sites: Sequence[Site] = [s for s in taken.attention if _on_picture(s, len(images))]
+    sites: Sequence[Site] = [s for s in taken.attention if on_picture(s, len(images))]
     if layers:
-        sites = _of_layers(sites, layers)
+        sites = of_layers(sites, layers)
     if not sites:
         raise AttentionUnavailable(
             f"no attention among the patches of an image was found in {type(model).__name__}"

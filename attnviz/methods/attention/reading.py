@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from ...attention.tap import Site, Tap
 from ...errors import AttentionUnavailable, LayerNotFound, MethodError, did_you_mean
-from ...hooks.threads import own_thread
-from ...targets import Column, resolve
+from ...hooks import own_thread
+from ...targets import Column
 from .. import Request
+from ..forward import ForwardPass, forward_pass
 from ._steps import Tokens, in_places, tokens_of
 
 Row = int | str | tuple[int, int] | Tensor | None
@@ -25,28 +26,51 @@ class Reading:
     """One forward pass of a model and the attention in it.
 
     Attributes:
-        model: the model.
-        batch: number of images.
+        done: the forward pass: request, output, targets and scores.
         sites: attention among the patches of the picture, in order, only of the layers asked for.
         every: every attention found.
-        columns: what is explained, one for each class asked for.
-        scores: (B,) for each column.
-        forward: runs the model on the same inputs again.
-        create_graph: maps keep their graph.
         tokens: output of each block of the model, in order, where a method asked for it.
     """
 
-    model: nn.Module
-    batch: int
+    done: ForwardPass
     sites: tuple[Site, ...]
     every: tuple[Site, ...]
-    output: Any
-    columns: tuple[Column, ...]
-    scores: list[Tensor]
-    forward: Callable[[], Any]
-    create_graph: bool = False
     tokens: Mapping[str, Tensor] = field(default_factory=dict)
     _gradients: dict[int, dict[int, Tensor]] = field(default_factory=dict)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model."""
+        return self.done.request.model
+
+    @property
+    def batch(self) -> int:
+        """Number of images."""
+        return self.done.request.batch
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """What is explained, one for each class asked for."""
+        return self.done.columns
+
+    @property
+    def scores(self) -> tuple[Tensor, ...]:
+        """(B,) for each column."""
+        return self.done.scores
+
+    @property
+    def output(self) -> Any:
+        """What the model returned."""
+        return self.done.output
+
+    @property
+    def create_graph(self) -> bool:
+        """Whether maps keep their graph."""
+        return self.done.request.create_graph
+
+    def forward(self) -> Any:
+        """Run the model on the same inputs again."""
+        return self.done.request.forward()
 
     @property
     def left_out(self) -> tuple[Site, ...]:
@@ -78,7 +102,9 @@ class Reading:
                 found = torch.autograd.grad(
                     self.scores[column], outputs, torch.ones_like(self.scores[column]),
                     allow_unused=True,
-                    retain_graph=self.create_graph or not last, create_graph=self.create_graph,
+                    # LeGrad goes back from the tokens once more
+                    retain_graph=self.create_graph or not last or bool(self.tokens),
+                    create_graph=self.create_graph,
                 )  # fmt: skip
             named = {
                 s.index: s.fold_output(g)
@@ -170,12 +196,14 @@ def reads_class_token(model: nn.Module, site: Site) -> bool:
     return not bool(getattr(config, "use_mean_pooling", False))
 
 
-def read(request: Request, *, gradients: bool, tokens: bool = False) -> Reading:
+def read(request: Request, *, gradients: bool, keep: str = "qk", tokens: bool = False) -> Reading:
     """Run the model once and return its attention.
 
     Args:
         request: what to explain.
         gradients: keep a graph from the first attention on.
+        keep: what is kept of each attention: "qk", "qkv" or "all" (the output too, which
+            gradients need).
         tokens: keep the output of each block.
 
     Raises:
@@ -183,25 +211,17 @@ def read(request: Request, *, gradients: bool, tokens: bool = False) -> Reading:
         LayerNotFound: a layer asked for has no attention.
     """
     graph = gradients or request.create_graph
-    keep = "all" if gradients else "qk"
     restart = gradients and not request.create_graph
     taken = Tap(
-        request.model, keep=keep, graph=graph, copy=False, required=True, restart=restart,
-        twice=gradients and request.create_graph,
+        request.model, keep="all" if gradients else keep, graph=graph, copy=False,
+        required=True, restart=restart, twice=gradients and request.create_graph,
     )  # fmt: skip
     blocks: dict[str, Tensor] = {}
-    with (
-        torch.set_grad_enabled(request.create_graph),
-        _blocks(request.model, blocks, tokens),
-        taken,
-    ):
-        output = request.forward()
-        columns = resolve(
-            request.target, output, batch=request.batch, labels=request.labels,
-            classes=request.classes,
-        )  # fmt: skip
-        scores = [column.score(output) for column in columns]
-    sites = [s for s in taken.attention if _on_picture(s, request.batch)]
+    with torch.set_grad_enabled(request.create_graph):
+        done = forward_pass(
+            request, gradients=gradients, reading=(_blocks(request.model, blocks, tokens), taken)
+        )
+    sites = [s for s in taken.attention if on_picture(s, request.batch)]
     if not sites:
         found = ", ".join(f"{s.name} ({s.kind})" for s in taken.attention[:4]) or "none"
         raise AttentionUnavailable(
@@ -211,11 +231,8 @@ def read(request: Request, *, gradients: bool, tokens: bool = False) -> Reading:
         )
     chosen = tuple(sites)
     if request.layers:
-        chosen = tuple(_of_layers(sites, request.layers))
-    return Reading(
-        request.model, request.batch, chosen, taken.attention, output, columns, scores,
-        request.forward, request.create_graph, blocks,
-    )  # fmt: skip
+        chosen = tuple(of_layers(sites, request.layers))
+    return Reading(done, chosen, taken.attention, blocks)
 
 
 @contextmanager
@@ -249,7 +266,7 @@ def module_holds_attention(module: nn.Module) -> bool:
     return any(True for _ in module.children())
 
 
-def _on_picture(site: Site, batch: int) -> bool:
+def on_picture(site: Site, batch: int) -> bool:
     """Say whether a site is attention among the patches of the images of the batch."""
     return (
         site.kind in ("self", "window")
@@ -259,7 +276,7 @@ def _on_picture(site: Site, batch: int) -> bool:
     )
 
 
-def _of_layers(sites: Sequence[Site], layers: Sequence[str]) -> list[Site]:
+def of_layers(sites: Sequence[Site], layers: Sequence[str]) -> list[Site]:
     """Return the sites in the layers named: attention modules, or blocks that hold one."""
     kept = []
     for layer in layers:

@@ -8,5 +8,6 @@ its negative part (what speaks against the score).
 
 from .. import METHODS
 from ._register import register_cam
+from ._run import apply_cam, read_layers
 
-__all__ = ["METHODS", "register_cam"]
+__all__ = ["METHODS", "apply_cam", "read_layers", "register_cam"]

@@ -17,7 +17,8 @@ from ...models import Layout, default_layer, infer_layout
 from ...registry import Entry
 from ...targets import logits_of
 from .. import RawMaps, Request, taken_by
-from ..altered import Group, Passes, rows_of
+from ..altered import Group, Passes
+from ..forward import ForwardPass
 from ..heads import HeadProbe, LinearHead
 from .tail import Tail
 
@@ -93,18 +94,9 @@ def run(request: Request, entries: Sequence[Entry]) -> list[RawMaps]:
 
 
 def _raw(entry: Entry, passes: Passes, layer: Layer | None, maps: Tensor) -> RawMaps:
-    columns = passes.columns
-    score = passes.scores if passes.scores.dtype == torch.float64 else passes.scores.float()
-    return RawMaps(
-        entry.name,
-        layer.name if layer else "input",
-        rows_of(maps),
-        rows_of(score),
-        tuple(d for row in zip(*(c.descriptions for c in columns), strict=True) for d in row),
-        tuple(t for row in zip(*(c.labels for c in columns), strict=True) for t in row),
-        entry.meta["units"],
-        {"layout": layer.layout.describe()} if layer else {},
-    )
+    done = ForwardPass(passes.request, None, passes.columns, tuple(passes.scores), passes.logits)
+    name, meta = (layer.name, {"layout": layer.layout.describe()}) if layer else ("input", {})
+    return done.raw_maps(entry, name, list(maps), meta)
 
 
 def _layers(request: Request, entries: Sequence[Entry], passes: Passes) -> list[Layer]:
