@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -332,6 +332,14 @@ def _together(parts: Sequence[Tensor | None]) -> Tensor | None:
     if len(known) < len(parts) or len({part.shape[1:] for part in known}) > 1:
         return None
     return torch.cat(known)
+
+
+def _merged(metas: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The facts of the first batch; of a gap that attributions leave, the largest of all."""
+    merged = dict(metas[0])
+    if "convergence_delta" in merged:
+        merged["convergence_delta"] = max(m["convergence_delta"] for m in metas)
+    return merged
 
 
 def _shape(found: list[Heatmaps], method: Any, layer: Any) -> Heatmaps | dict[str, Any]:

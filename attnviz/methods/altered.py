@@ -69,12 +69,12 @@ class Passes:
         self.logits = logits_or_none(self.output)
         return self
 
-    def groups(self) -> list[Group]:
-        """Return the images one by one, or all at once where a target needs the whole batch."""
+    def groups(self, size: int = 1) -> list[Group]:
+        """Return the images, `size` at a time, or all where a target needs the whole batch."""
         count = self.request.batch
         if any(t.whole_batch for c in self.columns for t in c.targets):
-            return [Group(self, range(count))]
-        return [Group(self, range(i, i + 1)) for i in range(count)]
+            size = count
+        return [Group(self, range(i, min(i + size, count))) for i in range(0, count, size)]
 
     def rows(self) -> int:
         """Return how many copies a pass takes."""

@@ -22,6 +22,7 @@ METHODS = Registry(
     "attnviz.methods.cam",
     "attnviz.methods.attention",
     "attnviz.methods.perturbation",
+    "attnviz.methods.attribution",
     plugins="attnviz.methods",
 )
 
@@ -30,6 +31,7 @@ FAMILIES: dict[str, str] = {
     "cam": "attnviz.methods.cam._run:run",
     "attention": "attnviz.methods.attention._run:run",
     "perturbation": "attnviz.methods.perturbation._run:run",
+    "attribution": "attnviz.methods.attribution._run:run",
 }
 
 

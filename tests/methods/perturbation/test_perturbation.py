@@ -20,9 +20,9 @@ from attnviz.methods.perturbation.tail import Tail
 from attnviz.methods.progress import watched
 from attnviz.methods.request import Request
 
-NAMES = "scorecam sscam iscam ablationcam groupcam rise extremal occlusion".split()
-QUICK = {"rise": {"masks": 20}, "extremal": {"steps": 3}, "sscam": {"samples": 2},
-         "iscam": {"samples": 2}}  # fmt: skip
+NAMES = "scorecam sscam iscam ablationcam groupcam rise extremal occlusion lime kernel_shap".split()
+QUICK = {"rise": {"masks": 20}, "lime": {"samples": 20}, "kernel_shap": {"samples": 20},
+         "extremal": {"steps": 3}, "sscam": {"samples": 2}, "iscam": {"samples": 2}}  # fmt: skip
 
 
 class Small(nn.Module):

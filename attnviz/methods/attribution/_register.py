@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .. import METHODS
+
+
+def register_attribution(
+    name: str, *, paper: str, units: str, class_specific: bool = True, aliases: tuple[str, ...] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a method `(job, *, options) -> (K, g, H, W)`.
+
+    Args:
+        name: what users call it.
+        paper: its source.
+        units: what the raw values are measured in.
+        class_specific: False where the map is the same for every target.
+        aliases: other names for it.
+    """
+    return METHODS.register(
+        name,
+        family="attribution",
+        paper=paper,
+        aliases=aliases,
+        units=units,
+        class_specific=class_specific,
+    )

@@ -1,0 +1,171 @@
+"""Run attributions: one plain forward, then each method on as many images as memory allows."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import AttnvizWarning, MethodError
+from ...registry import Entry
+from .. import RawMaps, Request, taken_by
+from ..altered import Group, Passes, replacement, rows_of
+from ..twin import twin
+
+#: a pass that records a graph takes about as many times the memory of one that does not
+GRAPH = 4
+#: a completeness gap larger than this share of the score difference is warned of
+GAP = 0.05
+
+
+@dataclass
+class Job:
+    """Some images of a batch that are explained together.
+
+    Attributes:
+        group: the images, and what is explained.
+        model: the model, or a copy over the same weights that needs no gradient for them.
+        rows: copies that a pass with a graph may take.
+        gaps: (K, g) by how much the attributions miss the score difference, if a method knows.
+    """
+
+    group: Group
+    model: nn.Module
+    rows: int
+    request: Request
+    gaps: list[Tensor] = field(default_factory=list)
+
+    @property
+    def inputs(self) -> Tensor:
+        """The images (g, C, H, W)."""
+        return self.group.inputs
+
+    @property
+    def classes(self) -> range:
+        """The numbers of the columns that are explained."""
+        return range(len(self.group.passes.columns))
+
+    def score(self, k: int, model: nn.Module | None = None) -> Callable[[Tensor], Tensor]:
+        """Return the function from n copies (n g, C, H, W) to their scores (n g,) for class k."""
+        column, images = self.group.passes.columns[k], list(self.group.images)
+
+        def scores(inputs: Tensor) -> Tensor:
+            output = (model or self.model)(inputs)
+            return column.copies(output, images * (len(inputs) // len(images)))
+
+        return scores
+
+    def gradient(self, inputs: Tensor, k: int) -> Tensor:
+        """Return d score / d input of n copies (n g, C, H, W)."""
+        inputs = inputs.detach().requires_grad_()
+        with torch.enable_grad():
+            total = self.score(k)(inputs).sum()
+            if not total.requires_grad:
+                raise MethodError(
+                    "the score does not depend on the picture by any derivative; use a method "
+                    "that runs the model only, such as rise or occlusion"
+                )
+            (found,) = torch.autograd.grad(total, inputs)
+        return found
+
+    def mean_gradient(
+        self, k: int, copies: int, build: Callable[[int], Tensor], weigh: Callable[..., Tensor]
+    ) -> Tensor:
+        """Return the mean over copies of weigh(gradient, number): build(number) -> (g, C, H, W)."""
+        images = len(self.inputs)
+        total = torch.zeros_like(self.inputs)
+        step = max(1, self.rows // images)
+        for start in range(0, copies, step):
+            numbers = range(start, min(copies, start + step))
+            gradients = self.gradient(torch.cat([build(n) for n in numbers]), k)
+            parts = gradients.split(images)
+            total += sum(weigh(part, n) for part, n in zip(parts, numbers, strict=True))
+        return total / copies
+
+    def baseline(self, kind: str | Tensor, seed: int = 0) -> Tensor:
+        """Return the baseline of these images by name; see `attnviz.metrics.baselines`."""
+        return self.group.of(replacement(kind, self.group.passes.inputs, seed=seed))
+
+    def complete(self, attributions: Sequence[Tensor], baseline: Tensor) -> None:
+        """Note by how much the attributions (g, C, H, W) miss S(x) - S(baseline)."""
+        with torch.no_grad():
+            below = self.group.score(self.model(baseline), 1)[:, 0]
+        reached = torch.stack([a.flatten(1).sum(1) for a in attributions])
+        self.miss(reached, self.group.scores - below)
+
+    def miss(self, reached: Tensor, wanted: Tensor) -> None:
+        """Note the gap between what attributions (K, g) sum to and what they should."""
+        self.gaps.append((reached - wanted).abs())
+        scale = wanted.abs().clamp_min(1e-3 * float(self.group.scores.abs().max().clamp_min(1e-3)))
+        share = float((self.gaps[-1] / scale).max())
+        if share > GAP:
+            warnings.warn(
+                f"the attributions miss the score difference by up to {share:.0%} of it: more "
+                "steps, or a method whose rules cover this network's operations, come closer",
+                AttnvizWarning,
+                stacklevel=3,
+            )
+
+
+def run(request: Request, entries: Sequence[Entry]) -> list[RawMaps]:
+    """Compute attributions; see `attnviz.methods` for the types.
+
+    Raises:
+        MethodError: inputs that are no pictures, a graph that is asked for.
+    """
+    if request.create_graph:
+        raise MethodError(
+            f"{entries[0].name} keeps no graph (create_graph=True); train on a CAM, such as "
+            "method='gradcam'"
+        )
+    passes = Passes(request, budget=request.options.get("budget"))
+    with torch.no_grad():
+        passes.first()
+    passes.output = None
+    try:
+        model = twin(request.model)
+    except MethodError:
+        model = request.model
+    rows = max(1, passes.rows() // GRAPH)
+    found = []
+    for entry in entries:
+        options = taken_by(entry, request.options)
+        options.pop("budget", None)
+        if request.signed is not None:
+            if "relu" not in entry.options:
+                raise MethodError(f"method {entry.name!r} has no signed form; leave signed=None")
+            options["relu"] = not request.signed
+        jobs = [Job(group, model, rows, request) for group in passes.groups(rows)]
+        maps = torch.cat([entry.fn(job, **options) for job in jobs], 1)
+        meta: dict[str, Any] = {"class_specific": entry.meta["class_specific"]}
+        gaps = [float(gap.max()) for job in jobs for gap in job.gaps]
+        if gaps:
+            meta["convergence_delta"] = max(gaps)
+        found.append(_raw(entry, passes, maps, meta))
+    return found
+
+
+def _raw(entry: Entry, passes: Passes, maps: Tensor, meta: dict[str, Any]) -> RawMaps:
+    score = passes.scores if passes.scores.dtype == torch.float64 else passes.scores.float()
+    columns = passes.columns
+    maps = maps if maps.dtype == torch.float64 else maps.float()
+    return RawMaps(
+        entry.name,
+        "input",
+        rows_of(maps.detach()),
+        rows_of(score),
+        tuple(d for row in zip(*(c.descriptions for c in columns), strict=True) for d in row),
+        tuple(t for row in zip(*(c.labels for c in columns), strict=True) for t in row),
+        entry.meta["units"],
+        meta,
+    )
+
+
+def summed(attributions: Sequence[Tensor], *, relu: bool = False) -> Tensor:
+    """Return attributions, K of (g, C, H, W), summed over their channels: (K, g, H, W)."""
+    maps = torch.stack([a.sum(1) for a in attributions])
+    return maps.relu() if relu else maps
