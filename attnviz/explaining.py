@@ -322,7 +322,7 @@ def _join(parts: list[tuple[_Inputs, RawMaps]], repeat: int, facts: dict[str, st
         images=spread("images"),
         sources=spread("sources"),
         units=first.units,
-        meta={**first.meta, **facts},
+        meta={**_merged([maps.meta for _, maps in parts]), **facts},
     )
 
 

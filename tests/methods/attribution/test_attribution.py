@@ -439,3 +439,9 @@ def test_options_out_of_range(model, x):
     ):  # fmt: skip
         with pytest.raises(MethodError):
             explain(model, x, name, target=1, **options)
+
+
+def test_the_gap_is_the_largest_of_all_batches(model, x):
+    gaps = [explain(model, x[i : i + 1], "integrated_gradients", target=2) for i in range(2)]
+    both = explain(model, x, "integrated_gradients", target=2, batch_size=1)
+    assert both.meta["convergence_delta"] == max(g.meta["convergence_delta"] for g in gaps)
