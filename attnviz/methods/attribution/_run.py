@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ...errors import AttnvizWarning, MethodError
 from ...registry import Entry
 from .. import RawMaps, Request, taken_by
-from ..altered import Group, Passes, replacement, rows_of
+from ..altered import Group, Passes, replacement
+from ..forward import ForwardPass
 from ..twin import twin
 
 #: a pass that records a graph takes about as many times the memory of one that does not
@@ -150,19 +151,8 @@ def run(request: Request, entries: Sequence[Entry]) -> list[RawMaps]:
 
 
 def _raw(entry: Entry, passes: Passes, maps: Tensor, meta: dict[str, Any]) -> RawMaps:
-    score = passes.scores if passes.scores.dtype == torch.float64 else passes.scores.float()
-    columns = passes.columns
-    maps = maps if maps.dtype == torch.float64 else maps.float()
-    return RawMaps(
-        entry.name,
-        "input",
-        rows_of(maps.detach()),
-        rows_of(score),
-        tuple(d for row in zip(*(c.descriptions for c in columns), strict=True) for d in row),
-        tuple(t for row in zip(*(c.labels for c in columns), strict=True) for t in row),
-        entry.meta["units"],
-        meta,
-    )
+    done = ForwardPass(passes.request, None, passes.columns, tuple(passes.scores), passes.logits)
+    return done.raw_maps(entry, "input", list(maps), meta)
 
 
 def summed(attributions: Sequence[Tensor], *, relu: bool = False) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...errors import MethodError
-from ...targets import logits_of
+from ...models.outputs import logits_of
 from ._register import register_attribution
 from ._run import Job
 
