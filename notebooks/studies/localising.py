@@ -3,19 +3,20 @@
     python notebooks/studies/localising.py --data PHOTOS_WITH_MASKS --out RUN
         [--seeds 3] [--folds 2]
 
-Photos that show one kind of thing are classified by the embedded EfficientNet-Lite0, whose blocks
-but the last are frozen: their features (7 x 7) are the network's input here, and the schemes that
-hide parts of the picture hide parts of these. Each variant is trained alike, from labels alone;
-its map is the CAM of the true class (patch scores, for pooling heads; the larger of two, for
-ACoL). Two variants go on from the trained plain one: erasing at test time and the cascade. A share
-of each fold's held-out photos chooses the box threshold (MaxBoxAccV2), and between the variants
-for the row "chosen"; the rest is measured, once.
+Photos that show one kind of thing are classified by the embedded EfficientNet-Lite0, trained from
+labels alone by `guidance.fit`, as `attnviz guide --loss none --erasing ... --pooling ...` does, in
+its tail. What the frozen part computes is kept, so the schemes that hide parts of the picture hide
+parts of its features (7 x 7). The map is the CAM of the true class (patch scores, for pooling
+heads; the larger of two, for ACoL). One variant goes on from the trained plain one: erasing at test
+time. A share of each fold's held-out photos chooses the box threshold (MaxBoxAccV2), and between
+the variants for the row "chosen"; the rest is measured, once.
 
-On 271 scenes of 14 classes (3 seeds x 2 folds; MaxBoxAccV2 and PxAP less CAM's 50.8 and 64.2):
-better in both are LSE pooling (+2.6, +6.2; chosen in both folds), CutMix (+2.7, +2.2) and top-k
-pooling (+1.3, +3.0); ACoL (+4.1) and attention-MIL (+1.9) in PxAP only; erasing at test time
-changes nothing; hide-and-seek, ADL, EIL, SeeNet, the cascade and maximum pooling are worse. A blob
-in the middle, which looks at nothing, has 53.2 and 67.6: these objects are large and central.
+By a loop of its own, which trained one block more (271 scenes of 14 classes, 3 seeds x 2 folds;
+MaxBoxAccV2 and PxAP less CAM's 50.8 and 64.2): better in both were LSE pooling (+2.6, +6.2),
+CutMix (+2.7, +2.2) and top-k pooling (+1.3, +3.0); ACoL (+4.1) and attention-MIL (+1.9) in PxAP
+only; erasing at test time changed nothing; hide-and-seek, ADL, EIL, SeeNet, the cascade and maximum
+pooling were worse. A blob in the middle, which looks at nothing, has 53.2 and 67.6: these objects
+are large and central.
 """
 
 from __future__ import annotations
@@ -23,23 +24,25 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from study.frozen import divide, features
 from study.local_table import table
 from torch import Tensor, nn
 
-from attnviz.erasing import SCHEMES, ACoL, erase, top_region
+from attnviz.erasing import ACoL, erase, top_region
 from attnviz.errors import DataError
-from attnviz.guidance.pooling import PooledModel, with_pooling
+from attnviz.guidance import class_map, fit, new_head
+from attnviz.guidance.pooling import PooledModel
+from attnviz.models import load
+from attnviz.models.outputs import logits_of
 from attnviz.writing import write_file
 
-SIZE, FROZEN = 224, 15
+SIZE = 224
 #: maps are measured on a grid of so many pixels a side, at so many thresholds
 GRID, THRESHOLDS = 112, 34
 #: what may be the one thing in a photo; the rest is ground
@@ -51,24 +54,34 @@ THINGS = (
 
 @dataclass(frozen=True, eq=False)
 class Photos:
-    """Photos of one thing each, as features of the frozen prefix.
+    """Photos of one thing each, as examples for `fit`.
 
     Attributes:
-        features: (N, C, h, w).
+        images: (N, 3, H, W), preprocessed.
         labels: (N,).
-        masks: (N, H, W) bool, where the thing is.
+        masks: (N, h, w) bool, where the thing is.
         boxes: per photo (n, 4), around its connected parts.
         classes: names.
+        flip: mirror at random when asked for by number.
     """
 
-    features: Tensor
+    images: Tensor
     labels: Tensor
     masks: Tensor
     boxes: list[Tensor]
     classes: tuple[str, ...]
+    flip: bool = True
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        return self.example(i, mirrored=self.flip and bool(torch.rand(()) < 0.5))
+
+    def example(self, i: int, *, mirrored: bool = False) -> tuple[Tensor, int]:
+        """Return one photo and its label, as it is or mirrored."""
+        image = self.images[i]
+        return image.flip(-1) if mirrored else image, int(self.labels[i])
 
 
 @dataclass(frozen=True)
@@ -77,35 +90,34 @@ class Variant:
 
     Attributes:
         name: as in the table.
-        scheme, pooling: a name of `SCHEMES` ("acol" besides) or of `POOLINGS`.
-        after: what goes on from the trained plain network: "mining" or "cascade".
-        options: of the scheme or pooling.
+        settings: of `fit`.
+        mined: goes on from the trained plain network, erasing at test time.
     """
 
     name: str
-    scheme: str | None = None
-    pooling: str | None = None
-    after: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    mined: bool = False
 
 
 CAM = Variant("cam")
+_OPTIONS = {"acol": {"width": 64}, "cascade": {"rounds": 2}}
 VARIANTS = (
     CAM,
-    *(Variant(f"erasing {n}", scheme=n) for n in ("has", "cutmix", "adl", "eil", "seenet", "acol")),
-    Variant("erasing cascade", after="cascade"),
-    Variant("erasing at test time", after="mining"),
-    Variant("pooling gmp", pooling="gmp"),
-    Variant("pooling lse", pooling="lse", options={"r": 1.0}),
-    Variant("pooling topk", pooling="topk"),
-    Variant("pooling attention-mil", pooling="attention-mil"),
+    *(
+        Variant(f"erasing {n}", {"erasing": n, "erasing_options": _OPTIONS.get(n, {})})
+        for n in ("has", "cutmix", "adl", "eil", "seenet", "acol", "cascade")
+    ),
+    Variant("erasing at test time", mined=True),
+    Variant("pooling gmp", {"pooling": "gmp"}),
+    Variant("pooling lse", {"pooling": "lse", "pooling_options": {"r": 1.0}}),
+    Variant("pooling topk", {"pooling": "topk"}),
+    Variant("pooling attention-mil", {"pooling": "attention-mil"}),
 )
+#: what all variants share: a short training on labels
+SHARED = {"loss": "none", "exchange": False, "balanced": False, "steps": 80}
 
-#: features (B, C, h, w), labels (B,) -> maps (B, h, w)
-Draw = Callable[[Tensor, Tensor], Tensor]
 
-
-def read_photos(data: str | Path, net: nn.Module, *, things: Sequence[str] = THINGS) -> Photos:
+def read_photos(data: str | Path, *, things: Sequence[str] = THINGS) -> Photos:
     """Return the photos that show exactly one of `things`, at least 8 of each class."""
     from attnviz.data import open_dataset
     from attnviz.data.prepared import mask_on_input
@@ -130,10 +142,9 @@ def read_photos(data: str | Path, net: nn.Module, *, things: Sequence[str] = THI
         images.append(tensor)
         masks.append(mask_on_input(sample.mask(name), geometry))
     stacked = torch.stack(masks)[:, :: SIZE // GRID, :: SIZE // GRID]
-    prefix, _ = divide(net, FROZEN)
     boxes = [component_boxes(m)[0] for m in stacked]
     labels = torch.tensor([classes.index(n) for _, n in found])
-    return Photos(features(prefix, torch.stack(images)), labels, stacked, boxes, classes)
+    return Photos(torch.stack(images), labels, stacked, boxes, classes)
 
 
 def split(labels: Tensor, fold: int, folds: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -151,76 +162,48 @@ def split(labels: Tensor, fold: int, folds: int) -> tuple[Tensor, Tensor, Tensor
     return tuple(torch.tensor(sorted(p)) for p in parts)
 
 
-def train(
-    variant: Variant, photos: Photos, rows: Tensor, net: nn.Module, seed: int, *,
-    steps: int = 40, batch: int = 12, lr: float = 1e-3, plain: nn.Module | None = None,
-) -> tuple[nn.Module, Draw]:  # fmt: skip
-    """Train a variant on labels; returns the model, and what draws its maps.
+class Rows:
+    """Some of the photos, as examples."""
+
+    def __init__(self, photos: Photos, rows: Tensor) -> None:
+        self.photos, self.rows, self.flip = photos, rows.tolist(), photos.flip
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        return self.photos[self.rows[i]]
+
+    def example(self, i: int, *, mirrored: bool = False) -> tuple[Tensor, int]:
+        """Return one photo and its label, as it is or mirrored."""
+        return self.photos.example(self.rows[i], mirrored=mirrored)
+
+
+def train(variant: Variant, photos: Photos, rows: Tensor, seed: int, **settings: Any) -> nn.Module:
+    """Train a variant on the labels of some photos; returns the model in eval mode.
 
     Args:
         variant: which.
         photos, rows: what to train on.
-        net: the network with its first weights.
         seed: of weights and order.
-        steps, batch, lr: of training.
-        plain: the network trained as `CAM`, where the variant goes on from it (`after`).
+        **settings: of `fit`, instead of those that all share.
     """
-    if variant.after == "mining":
-        return plain, lambda x, y: mined_maps(plain, x, y)
-    if variant.after == "cascade":
-        first = _without(
-            photos.features[rows], _maps(plain, photos.features[rows], photos.labels[rows])
-        )
-        kept = Photos(first, photos.labels[rows], photos.masks[rows], [], photos.classes)
-        again = torch.arange(len(rows))
-        second, _ = train(CAM, kept, again, net, seed, steps=steps, batch=batch, lr=lr)
-        return plain, lambda x, y: _cascaded(plain, second, x, y)
-    torch.manual_seed(seed)
-    _, tail = divide(net, FROZEN, classes=len(photos.classes))
-    draws = torch.Generator().manual_seed(1000 + seed)
-    model: nn.Module = tail
-    if variant.pooling:
-        example = photos.features[:2]
-        model = with_pooling(tail, variant.pooling, layer="bn2", example=example, **variant.options)
-    if variant.scheme == "acol":
-        model = ACoL(tail, "bn2", 1280, len(photos.classes), width=64)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps)
-    model.eval()  # BatchNorm on its statistics throughout
-    for _ in range(steps):
-        pick = rows[torch.randint(len(rows), (batch,), generator=draws)]
-        x, y = photos.features[pick], photos.labels[pick]
-        if torch.rand((), generator=draws) < 0.5:
-            x = x.flip(-1)
+    net = new_head(load().module, len(photos.classes), seed=seed)
+    # in the features of the frozen part: hiding them in the picture would have it run each time
+    hides = {"cache": True} if variant.settings.get("erasing") in ("has", "cutmix") else {}
+    chosen = {**SHARED, **hides, **variant.settings, **settings, "seed": seed}
+    return fit(net, Rows(photos, rows), **chosen).model.eval()
+
+
+def draw(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Return the maps of the classes y, (B, h, w)."""
+    rows = torch.arange(len(y))
+    with torch.no_grad():
         if isinstance(model, ACoL):
-            loss = model.loss(x, y)
-        elif variant.scheme:
-            scheme = SCHEMES.get(variant.scheme).fn
-            # inside the network: before the last convolution, where maps are still to be made
-            loss = scheme(model, x, y, layer="blocks.0", generator=draws, **variant.options)
-        else:
-            loss = F.cross_entropy(model(x), y)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-    return model, lambda x, y: _maps(model, x, y)
-
-
-@torch.no_grad()
-def _maps(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    if isinstance(model, ACoL):
-        return model(x, y).maps[torch.arange(len(y)), y]
-    if isinstance(model, PooledModel):
-        return model.patch_scores(x)[torch.arange(len(y)), y]
-    activation = model.bn2(model.conv_head(model.blocks(x)))
-    return torch.einsum("bc,bchw->bhw", model.classifier.weight[y], activation)
-
-
-def _without(features: Tensor, maps: Tensor, threshold: float = 0.6) -> Tensor:
-    """Return features with the region of the maps replaced by the mean of the rest."""
-    region = top_region(maps, tuple(features.shape[-2:]), threshold)
-    return erase(features, region, fill="mean")
+            return model(x, y).maps[rows, y]
+        if isinstance(model, PooledModel):
+            return model.patch_scores(x)[rows, y]
+    return class_map(model, x, y, against=None).maps.detach()
 
 
 def mined_maps(model: nn.Module, x: Tensor, y: Tensor, *, steps: int = 3) -> Tensor:
@@ -228,21 +211,13 @@ def mined_maps(model: nn.Module, x: Tensor, y: Tensor, *, steps: int = 3) -> Ten
 
     All are in the units of the first, so that weak evidence stays weak.
     """
-    found = maps = _maps(model, x, y)
+    found = maps = draw(model, x, y)
     left = x
     for _ in range(steps - 1):
-        left = _without(left, maps)
-        maps = _maps(model, left, y)
+        left = erase(left, top_region(maps, tuple(x.shape[-2:]), 0.6), fill="mean")
+        maps = draw(model, left, y)
         found = torch.maximum(found, maps)
     return found
-
-
-def _cascaded(first: nn.Module, second: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    maps = _maps(first, x, y)
-    rest = _maps(second, _without(x, maps), y)
-    return torch.maximum(
-        *(m / m.amax((-2, -1), keepdim=True).clamp_min(1e-6) for m in (maps, rest))
-    )
 
 
 def measure(maps: Tensor, photos: Photos, choosing: Tensor, testing: Tensor) -> dict[str, Any]:
@@ -282,8 +257,6 @@ def run(
     data: str | Path, out: str | Path, *, seeds: int = 3, folds: int = 2, say: Any = print
 ) -> str:
     """Run variants x seeds x folds, write `localisation.jsonl` and `localisation.md`."""
-    from attnviz.models import load
-
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     journal = folder / "localisation.jsonl"
@@ -291,8 +264,7 @@ def run(
     if journal.exists():
         rows = [json.loads(t) for t in journal.read_text(encoding="utf-8").splitlines() if t]
     done = {(r["variant"], r["fold"], r["seed"]) for r in rows}
-    net = load().module
-    photos = read_photos(data, net)
+    photos = read_photos(data)
     say(f"{len(photos)} photos of {len(photos.classes)} classes: {', '.join(photos.classes)}")
     for seed in range(seeds):
         for fold in range(folds):
@@ -301,9 +273,9 @@ def run(
             for variant in (*VARIANTS, Variant("centre")):
                 if (variant.name, fold, seed) in done:
                     continue
-                if variant.after and plain is None:
-                    plain, _ = train(CAM, photos, parts[0], net, seed)
-                model, row = _one(variant, photos, parts, net, seed, plain)
+                if variant.mined and plain is None:
+                    plain = train(CAM, photos, parts[0], seed)
+                model, row = _one(variant, photos, parts, seed, plain)
                 plain = model if variant == CAM else plain
                 rows.append({"variant": variant.name, "fold": fold, "seed": seed} | row)
                 with journal.open("a", encoding="utf-8") as file:
@@ -317,16 +289,16 @@ def run(
 
 
 def _one(
-    variant: Variant, photos: Photos, parts: Sequence[Tensor], net: nn.Module, seed: int,
-    plain: nn.Module | None,
-) -> tuple[nn.Module | None, dict[str, Any]]:  # fmt: skip
+    variant: Variant, photos: Photos, parts: Sequence[Tensor], seed: int, plain: nn.Module | None
+) -> tuple[nn.Module | None, dict[str, Any]]:
     """Train and measure one variant; only held-out photos are drawn."""
     training, choosing, testing = parts
     if variant.name == "centre":
         return None, {"accuracy": None} | measure(_centre(photos), photos, choosing, testing)
-    model, draw = train(variant, photos, training, net, seed, plain=plain)
+    model = plain if variant.mined else train(variant, photos, training, seed)
     held = torch.cat([choosing, testing])
-    drawn = draw(photos.features[held], photos.labels[held])
+    look = mined_maps if variant.mined else draw
+    drawn = torch.cat([look(model, photos.images[r], photos.labels[r]) for r in held.split(16)])
     maps = drawn.new_zeros(len(photos), *drawn.shape[-2:])
     maps[held] = drawn
     right = _accuracy(model, photos, testing)
@@ -335,9 +307,10 @@ def _one(
 
 @torch.no_grad()
 def _accuracy(model: nn.Module, photos: Photos, rows: Tensor) -> float:
-    output = model(photos.features[rows])
-    logits = output if isinstance(output, Tensor) else output.logits
-    return float((logits.argmax(1) == photos.labels[rows]).float().mean())
+    right = [
+        logits_of(model(photos.images[r])).argmax(1) == photos.labels[r] for r in rows.split(16)
+    ]
+    return float(torch.cat(right).float().mean())
 
 
 def main(words: Sequence[str] | None = None) -> int:

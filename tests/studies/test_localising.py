@@ -9,6 +9,7 @@ from localising import (
     CAM,
     VARIANTS,
     Photos,
+    draw,
     measure,
     mined_maps,
     split,
@@ -17,19 +18,12 @@ from localising import (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def net():
-    timm = pytest.importorskip("timm")
-    torch.manual_seed(0)
-    return timm.create_model("tf_efficientnet_lite0", num_classes=5).eval()
-
-
-def photos(n=24):
+def photos(n=24, size=64):
     generator = torch.Generator().manual_seed(0)
-    x = 0.1 * torch.randn(n, 192, 4, 4, generator=generator)
+    x = 0.1 * torch.randn(n, 3, size, size, generator=generator)
     labels = torch.arange(n) % 3
     for i in range(n):
-        x[i, labels[i], 1, 2] += 3
+        x[i, labels[i], size // 4 : size // 2, size // 2 : 3 * size // 4] += 3
     masks = torch.zeros(n, 32, 32, dtype=torch.bool)
     masks[:, 8:16, 16:24] = True
     boxes = [torch.tensor([[16.0, 8, 24, 16]], dtype=torch.float64)] * n
@@ -48,18 +42,19 @@ def test_the_three_parts_share_nothing_and_cover_all():
     assert sorted(seen) == list(range(60))  # each photo is held out once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.name)
-def test_every_variant_trains_and_draws(variant, net):
-    data = photos()
-    rows = torch.arange(12)
-    plain = train(CAM, data, rows, net, 0, steps=1, batch=3)[0] if variant.after else None
-    model, draw = train(variant, data, rows, net, 0, steps=1, batch=3, plain=plain)
-    maps = draw(data.features, data.labels)
-    assert maps.shape == (24, 4, 4)
+def test_every_variant_trains_and_draws(variant):
+    pytest.importorskip("timm")
+    data = photos(12)
+    model = train(CAM if variant.mined else variant, data, torch.arange(6), 0, steps=1)
+    look = mined_maps if variant.mined else draw
+    maps = look(model, data.images, data.labels)
+    assert maps.shape == (12, 2, 2)
     assert torch.isfinite(maps).all()
-    if variant.scheme == "has":  # the one with draws of its own
-        again = train(variant, data, rows, net, 0, steps=1, batch=3)[1](data.features, data.labels)
-        assert torch.equal(maps, again)
+    if variant.name == "erasing has":  # the one with draws of its own
+        again = train(variant, data, torch.arange(6), 0, steps=1)
+        assert torch.equal(maps, draw(again, data.images, data.labels))
 
 
 def test_erasing_at_test_time_unites_the_looks(monkeypatch):
@@ -69,7 +64,7 @@ def test_erasing_at_test_time_unites_the_looks(monkeypatch):
         best = x[:, 0] == x[:, 0].amax((1, 2), keepdim=True)
         return torch.where(best, x[:, 0], torch.zeros_like(x[:, 0]))
 
-    monkeypatch.setattr(localising, "_maps", brightest)
+    monkeypatch.setattr(localising, "draw", brightest)
     x = torch.zeros(1, 1, 3, 3)
     x[0, 0, 0, 0], x[0, 0, 1, 2], x[0, 0, 2, 1] = 5, 3, 2
     found = mined_maps(None, x, torch.tensor([0]), steps=2)[0]
@@ -138,16 +133,17 @@ def test_the_table_by_hand():
     assert cells["down"][8] == "worse / worse"
 
 
-def test_runs_resume(tmp_path, net, monkeypatch):
-    monkeypatch.setattr(localising, "read_photos", lambda *_: photos())
-    monkeypatch.setattr("attnviz.models.load", lambda: type("L", (), {"module": net}))
+@pytest.mark.slow
+def test_runs_resume(tmp_path, monkeypatch):
+    pytest.importorskip("timm")
+    monkeypatch.setattr(localising, "read_photos", lambda *_: photos(12))
     monkeypatch.setattr(localising, "VARIANTS", (CAM, VARIANTS[8]))
     real = localising.train
     calls = []
 
-    def quick(*args, plain=None):
-        calls.append(args[0].name)
-        return real(*args, steps=1, batch=2, plain=plain)
+    def quick(variant, *rest):
+        calls.append(variant.name)
+        return real(variant, *rest, steps=1)
 
     monkeypatch.setattr(localising, "train", quick)
     localising.run("", tmp_path, seeds=1, folds=2, say=lambda *_: None)
@@ -155,5 +151,15 @@ def test_runs_resume(tmp_path, net, monkeypatch):
     assert len(lines) == 6  # two variants and the centre, two folds
     assert json.loads(lines[2])["accuracy"] is None
     localising.run("", tmp_path, seeds=1, folds=2, say=lambda *_: None)
-    assert len(calls) == 4
+    assert calls == ["cam", "cam"]  # the other goes on from it
     assert "centre" in (tmp_path / "localisation.md").read_text()
+
+
+@pytest.mark.slow
+def test_photos_of_one_thing(shared_data):
+    """Photographs with masks become examples whose boxes lie around the masks."""
+    pytest.importorskip("timm")
+    found = localising.read_photos(shared_data / "scenes", things=("boat", "aeroplane"))
+    assert found.classes == ("boat", "aeroplane")
+    assert found.images.shape[1:] == (3, 224, 224)
+    assert all(len(b) and bool(m.any()) for b, m in zip(found.boxes, found.masks, strict=True))

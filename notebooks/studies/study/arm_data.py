@@ -48,10 +48,11 @@ class Parts:
 
 def dataset_of(images: GroupedImages) -> Dataset:
     """Return composites as a dataset: a label and a mask of each thing, nothing of its context."""
+    masks = images.object_mask  # made anew each time it is asked for
     samples = [
         Sample(
             id=f"{i:04d}", image=images.images[i], label=CLASSES[images.label[i]],
-            masks={CLASSES[images.label[i]]: ArrayMask(images.object_mask[i])},
+            masks={CLASSES[images.label[i]]: ArrayMask(masks[i])},
         )
         for i in range(len(images))
     ]  # fmt: skip
