@@ -52,7 +52,13 @@ def guide(
             "pooling.r=1; may be repeated.",
         ),
     ] = None,
-    weight: Annotated[float, typer.Option(help="Strength of guidance.", min=0)] = 30.0,
+    weight: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Strength of guidance; 30 where objects of two classes can be exchanged, else 1.",
+        ),
+    ] = None,
     warmup: Annotated[float, typer.Option(help="Share of training before guidance.")] = 0.3,
     exchange: Annotated[
         bool | None,

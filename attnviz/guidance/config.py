@@ -66,7 +66,10 @@ class GuideConfig:
         loss: name of a guidance loss; "none" trains the classification alone.
         loss_options: its options. A pair (start, end) of numbers is annealed over training, such
             as {"steepness": (10, 40)}.
-        weight, warmup, ramp: see `Strength`.
+        weight: the guidance loss's final factor; None is 30 where objects of two classes are
+            annotated and can be exchanged, 1 where only one class is, whose map alone is then held
+            and the others pay for it, or nothing is exchanged.
+        warmup, ramp: see `Strength`.
         guard: see `MassGuard`.
         exchange: put objects of annotated images in front of other classes' grounds, see
             `exchange`; None does where there are masks or boxes of two classes (or of an object,
@@ -120,7 +123,7 @@ class GuideConfig:
 
     loss: str = "energy"
     loss_options: Mapping[str, Any] = field(default_factory=dict)
-    weight: float = 30.0
+    weight: float | None = None
     warmup: float = 0.3
     ramp: float = 0.1
     guard: str = "back_off"
@@ -173,7 +176,7 @@ class GuideConfig:
                     )
         elif self.loss_options:
             raise GuidanceError("loss='none' has no options")
-        Strength(self.weight, self.warmup, self.ramp)
+        Strength(self.weight or 0.0, self.warmup, self.ramp)
         MassGuard(self.guard)
         for name, least in (
             ("epochs", 1), ("steps", 1), ("batch_size", 1), ("accumulate", 1), ("exchanged", 1),
@@ -227,7 +230,7 @@ class GuideConfig:
     @property
     def strength(self) -> Strength:
         """The weight of guidance over training."""
-        return Strength(self.weight, self.warmup, self.ramp)
+        return Strength(self.weight or 0.0, self.warmup, self.ramp)
 
     def options_at(self, progress: float) -> dict[str, Any]:
         """Return the loss's options at `progress` in [0, 1], pairs of numbers annealed."""

@@ -17,6 +17,9 @@ from .pooling import with_pooling
 from .survey import Survey
 from .tails import Prefix, divide, trained_names
 
+#: weights of guidance with and without objects of two classes, see `GuideConfig`
+STRONG, WEAK = 30.0, 1.0
+
 
 def rebuilt(
     model: nn.Module, config: GuideConfig, example: Tensor
@@ -74,6 +77,12 @@ def _default(model: nn.Module, example: Tensor, *, needed: bool) -> str | None:
         return None
 
 
+def _annotated_classes(known: Survey | None) -> int:
+    if known is None:
+        return 0
+    return len(set(known.labels[known.regions].tolist()) - known.absent)
+
+
 def settle(
     config: GuideConfig, model: nn.Module, known: Survey | None, steps: int | None, example: Tensor
 ) -> tuple[GuideConfig, tuple[str, ...]]:
@@ -92,6 +101,14 @@ def settle(
                 "exchange: left out, since no objects of two classes have masks or boxes; the map "
                 "may move without the answer"
             )
+    if config.weight is None:
+        weight = STRONG if config.exchange and _annotated_classes(known) > 1 else WEAK
+        config = replace(config, weight=weight)
+        if config.loss != "none":
+            why = (
+                "objects of several classes" if weight == STRONG else "objects of one class at most"
+            )
+            notes.append(f"guidance: {config.loss}, weight {weight:g} ({why} to exchange)")
     if config.balanced is None:
         uneven = known is not None and known.imbalance >= 1.5
         config = replace(config, balanced=uneven)

@@ -198,4 +198,4 @@ def improvement(record: Mapping[str, Any], config: GuideConfig) -> float:
                 "monitor='outside' needs annotated validation examples and a guidance loss"
             )
         return record["val_outside"]
-    return record["val_loss"] + config.weight * record.get("val_outside", 0.0)
+    return record["val_loss"] + (config.weight or 0.0) * record.get("val_outside", 0.0)

@@ -135,3 +135,95 @@ def test_erase_reports_the_score_after_every_step(photo, tmp_path, capsys):
     assert main(command) == 1
     assert "--force" in capsys.readouterr().err
     assert main([*command, "--force", "--fill", "blurr"]) == 2
+
+
+def test_the_options_have_the_loop_s_defaults():
+    """Typer needs them as constants; the settings are the place where they are kept."""
+    import inspect
+    from dataclasses import fields
+
+    from attnviz.cli.guide import guide as command
+    from attnviz.guidance import GuideConfig
+
+    given = {n: p.default for n, p in inspect.signature(command).parameters.items()}
+    same = {"even": "balanced"}
+    left_out = {"balanced"}  # the data of --head dfr
+    own = {f.name: getattr(GuideConfig(), f.name) for f in fields(GuideConfig)}
+    compared = 0
+    for name, default in given.items():
+        if name in left_out or same.get(name, name) not in own or name == "freeze":
+            continue
+        assert default == own[same.get(name, name)], name
+        compared += 1
+    assert compared >= 20
+
+
+def test_a_new_classifier_is_compared_with_labels_alone(folder, capsys):
+    """Before is a training of the same steps without masks; answers under exchange stand beside."""
+    factory = "tests.guidance.test_command_line:three_outputs"
+    words = [
+        "guide", "--data", str(folder / "images"), "--masks", str(folder / "masks"), "--out",
+        str(folder / "run"), "--model", factory, "--preprocess", "imagenet", "--photos", "0",
+        "--steps", "6", "--batch-size", "8", "--exchanged", "4", "--train", "all",
+    ]  # fmt: skip
+    assert main(words) == 0
+    out, err = capsys.readouterr()
+    assert "before       labels alone, the same steps" in out
+    for text in ("objects exchanged", "pasted back (control)", "context removed"):
+        assert text in out
+    assert "x chance" in out
+    assert "by always naming the commonest class" in out
+    assert "guidance: energy, weight 30" in err
+    stored = json.loads((folder / "run" / "answers.json").read_text())
+    assert stored["compared"] == "labels alone, the same steps"
+    assert set(stored["after"]["right"]) == {"as they are", "exchanged", "pasted back", "alone"}
+    assert main([*words, "--force", "--no-baseline"]) == 0
+    assert "before       a new classifier, untrained" in capsys.readouterr().out
+
+
+def three_outputs():
+    import torch
+
+    from attnviz.data.boatwater import SmallNet
+
+    torch.manual_seed(0)
+    return SmallNet(6, num_classes=3)
+
+
+def test_the_head_alone(folder, capsys):
+    assert guide(folder, "--head", "dfr") == 2
+    assert "go together" in capsys.readouterr().err
+    more = ["--head", "dfr", "--balanced", str(folder / "images"), "--epochs", "0"]
+    assert guide(folder, *more, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["head"]["images"] == 20
+    assert document["stopped"] == "head"
+    assert document["history"] == []
+    assert (folder / "run" / "model.safetensors").exists()
+    assert guide(folder, "--epochs", "0", "--force") == 2
+
+
+def test_a_crop_that_cuts_objects_is_left_out(tmp_path, capsys):
+    """Objects at the border of wide photos: squeezed, and said; the run's file says how."""
+    from attnviz.models import Preprocess
+
+    for k in range(12):
+        label = "ring" if k % 2 else "disc"
+        image = np.random.default_rng(k).integers(0, 60, (48, 96, 3), dtype=np.uint8)
+        mask = np.zeros((48, 96), np.uint8)
+        mask[8:24, 2:18] = 255
+        image[mask > 0] = (250, 40, 40) if k % 2 else (40, 40, 250)
+        for kind, array in (("images", image), ("masks", mask)):
+            (tmp_path / kind / label).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(tmp_path / kind / label / f"{k:02d}.png")
+    from attnviz.cli._guiding import _uncut
+    from attnviz.data import open_dataset
+
+    dataset = open_dataset(tmp_path / "images", masks=tmp_path / "masks")
+    pipeline, notes = _uncut(Preprocess(resize=48, crop=(48, 48)), dataset, None)
+    assert (pipeline.resize, pipeline.crop, pipeline.fit) == ((48, 48), None, "squash")
+    assert "would cut 12 of 12 annotated objects" in notes[0]
+    kept = Preprocess(resize=48, crop=None)
+    assert _uncut(kept, dataset, None) == (kept, ())
+    middle = Preprocess(resize=(48, 96), crop=(48, 92))
+    assert _uncut(middle, dataset, None)[1] == ()
