@@ -119,10 +119,11 @@ def class_map(
     """
     model = unwrap(model)
     entry = METHODS.get(method)
-    if entry.family != "cam":
+    if entry.family != "cam" or entry.meta["own_pass"]:
+        known = [e.name for e in METHODS if e.family == "cam" and not e.meta["own_pass"]]
         raise MethodError(
-            f"method {entry.name!r} is of the family {entry.family!r} and has no differentiable "
-            f"map; for training use one of {', '.join(METHODS.names('cam'))}"
+            f"method {entry.name!r} of the family {entry.family!r} is no function of activation "
+            f"and gradient that can be differentiated; for training use one of {', '.join(known)}"
         )
     if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
         raise GuidanceError(

@@ -37,7 +37,8 @@ def selftest(
         loaded: the model.
         x: (B, C, H, W) inputs, a few of the kind the model is meant for.
         layer: where maps are made; None is the model's default.
-        methods: names of `attnviz methods`; None is every class activation map.
+        methods: names of `attnviz methods`; None is every class activation map that is a function
+            of activation and gradient.
         step: called with a word on what comes next.
 
     Raises:
@@ -45,7 +46,8 @@ def selftest(
     """
     model = unwrap(loaded.module)
     layer = layer or default_layer(model)
-    names = [METHODS.get(m).name for m in methods] if methods else METHODS.names("cam")
+    simple = [e.name for e in METHODS if e.family == "cam" and not e.meta["own_pass"]]
+    names = [METHODS.get(m).name for m in methods] if methods else simple
     step("identities")
     findings: list[Finding] = []
     reading = read(double_copy(model), x.detach().to("cpu", torch.float64), layer)

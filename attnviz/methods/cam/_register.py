@@ -13,6 +13,7 @@ def register_cam(
     units: str,
     needs_gradient: bool = True,
     needs_linear_head: bool = False,
+    own_pass: bool = False,
     aliases: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a class activation map `(activation, gradient, *, relu) -> (B, h, w)`.
@@ -24,6 +25,7 @@ def register_cam(
         needs_gradient: False where only the activation is read.
         needs_linear_head: True where the map means something only if the classifier is one
             linear layer on the layer's average.
+        own_pass: it runs the model itself: `(request, *, options) -> OwnMaps`.
         aliases: other names for it.
     """
     return METHODS.register(
@@ -34,4 +36,5 @@ def register_cam(
         units=units,
         needs_gradient=needs_gradient,
         needs_linear_head=needs_linear_head,
+        own_pass=own_pass,
     )

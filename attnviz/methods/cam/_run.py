@@ -15,6 +15,15 @@ from ...registry import Entry
 from .. import RawMaps, Request, taken_by
 from ..forward import ForwardPass, forward_pass
 
+#: a pass, its maps by layer (K of (B, h, w) each), and facts about them
+OwnMaps = tuple[ForwardPass, Mapping[str, Sequence[Tensor]], Mapping[str, Any]]
+
+
+def read_own(request: Request, *, gradients: bool = True) -> ForwardPass:
+    """Run the model once for a method that runs it itself; without layers, at the default."""
+    layers = list(request.layers or [default_layer(request.model)])
+    return forward_pass(request, layers=layers, gradients=gradients)
+
 
 def read_layers(request: Request, entries: Sequence[Entry]) -> ForwardPass:
     """Run the model once and read all that some class activation maps need.
@@ -82,6 +91,33 @@ def run(request: Request, entries: Sequence[Entry]) -> list[RawMaps]:
             the gradient is zero by construction.
         LayoutError: the layer's output has no spatial layout.
     """
+    found = {e.name: _own(request, e) for e in entries if e.meta["own_pass"]}
+    sharing = [e for e in entries if not e.meta["own_pass"]]
+    if sharing:
+        found |= _shared(request, sharing)
+    return [maps for entry in entries for maps in found[entry.name]]
+
+
+def _own(request: Request, entry: Entry) -> list[RawMaps]:
+    given = taken_by(entry, request.options)
+    if request.signed is not None:
+        if "relu" not in entry.options:
+            raise MethodError(f"method {entry.name!r} has no signed form; leave signed=None")
+        given["relu"] = not request.signed
+    done, maps, facts = entry.fn(request, **given)
+    return [
+        done.raw_maps(
+            entry,
+            layer,
+            [wide(m) for m in values],
+            {"layout": done.layouts[layer].describe(), **facts} if layer in done.layouts else facts,
+        )
+        for layer, values in maps.items()
+    ]
+
+
+def _shared(request: Request, entries: Sequence[Entry]) -> dict[str, list[RawMaps]]:
+    """Run the methods that share one pass; return each one's maps by its name."""
     done = read_layers(request, entries)
     maps: dict[tuple[str, str], list[Tensor]] = {}
     wants_gradient = any(e.meta["needs_gradient"] for e in entries)
@@ -98,10 +134,12 @@ def run(request: Request, entries: Sequence[Entry]) -> list[RawMaps]:
                         options=request.options,
                     )
                 maps.setdefault((entry.name, name), []).append(values)
-    return [
-        done.raw_maps(
-            entry, name, maps[entry.name, name], {"layout": done.layouts[name].describe()}
-        )
+    return {
+        entry.name: [
+            done.raw_maps(
+                entry, name, maps[entry.name, name], {"layout": done.layouts[name].describe()}
+            )
+            for name in done.activations
+        ]
         for entry in entries
-        for name in done.activations
-    ]
+    }
