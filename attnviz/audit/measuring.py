@@ -191,20 +191,20 @@ def attention_mass(instrument: Instrument, inputs: Tensor, masks: Tensor) -> Ten
         AttentionUnavailable: no attention among patches.
     """
     from ..attention import tap
-    from ..methods.attention.mass import region_mass_of
+    from ..methods.attention.mass import region_mass_of, rows_of_head
     from ..methods.attention.reading import on_picture
 
     found = []
     size = instrument.batch_size
     for part, regions in zip(inputs.split(size), masks.split(size), strict=True):
         with torch.no_grad(), tap(instrument.module, keep="qk") as read:
-            instrument.module(part.to(instrument.device))
+            given = part.to(instrument.device)
+            output = instrument.module(given)
             sites = [s for s in read.attention if on_picture(s, len(part))]
             if not sites:
                 raise AttentionUnavailable("no attention among the patches of an image")
-            mass = region_mass_of(
-                sites[-1:], regions.to(instrument.device), model=instrument.module
-            )
+            rows = rows_of_head(instrument.module, given, read, sites, output)
+            mass = region_mass_of(sites[-1:], regions.to(instrument.device), rows=rows)
         shares = mass[:, 0].double().mean(1)
         found.append((shares / shares.sum(1, keepdim=True)).cpu())
     return torch.cat(found)

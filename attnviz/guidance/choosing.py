@@ -176,7 +176,7 @@ def heads(model: nn.Module, images: Tensor, classes: Tensor, *, layer: Any = Non
 
     module = unwrap(model)
     with preserved(module), torch.no_grad(), tap(module, keep="qk", required=False) as read:
-        module(images)
+        output = module(images)
     found = {s.name: s for s in read.attention if s.has_places and s.images == len(images)}
     if not found:
         raise AttentionUnavailable(
@@ -192,7 +192,10 @@ def heads(model: nn.Module, images: Tensor, classes: Tensor, *, layer: Any = Non
     height, width = site.places().grid
     # every cell is a region of its own, and what falls on it is the attention itself
     cells = torch.eye(height * width, device=images.device).view(-1, height, width)
-    shares = region_mass_of([site], cells, model=module)[:, 0]
+    from ..methods.attention.mass import rows_of_head
+
+    rows = rows_of_head(module, images, read, [site], output)
+    shares = region_mass_of([site], cells, rows=rows)[:, 0]
     shares = shares / shares.sum(-1, keepdim=True).clamp_min(1e-12)
     return 0.5 * (shares - shares.mean(1, keepdim=True)).abs().sum(-1).mean(1)
 

@@ -118,7 +118,7 @@ def of_site(site: Site, *, steps: int | None = None) -> Entry:
         kind, mechanism = "self", f"windows of {site.keys} tokens, {heads}"
         attends = f"{site.queries} tokens attend {site.keys}, in {site.windows} windows"
         shape = (site.windows, *shape)
-    elif site.kind == "pool":
+    elif site.kind == "pooling":
         kind, mechanism = "spatial", f"{made} pooling, {heads}"
         attends = f"{site.queries} weighted sum{'s' * (site.queries != 1)} over {tokens}"
     elif site.kind == "cross":

@@ -137,7 +137,10 @@ def check_options(
     Raises:
         MethodError: it names the nearest argument or option.
     """
-    known = sorted({name for entry in entries for name in options_of(entry)})
+    names = {name for entry in entries for name in options_of(entry)}
+    if any(e.family == "attention" and not e.meta["own_pass"] for e in entries):
+        names.add("grid")  # (rows, columns) of the patches, for whatever starts from attention
+    known = sorted(names)
     for name in options:
         if name in known:
             continue

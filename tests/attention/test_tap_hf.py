@@ -17,7 +17,7 @@ SDPA = ("bert", "gpt2", "t5", "bart", "llama", "mistral", "distilbert", "albert"
         "siglip")  # fmt: skip
 EAGER = ("detr", "blip", "swinv2")  # transformers has no sdpa for these (or for a part of them)
 KINDS = {"t5": "self cross", "bart": "self cross", "detr": "self cross", "blip": "self cross",
-         "swin": "window", "swinv2": "window", "siglip": "self cross"}  # fmt: skip
+         "swin": "window", "swinv2": "window", "siglip": "self pooling"}  # fmt: skip
 
 
 def _attentions(output) -> list[torch.Tensor]:

@@ -35,7 +35,7 @@ LARGER = {
     "mobilevit": ("mobilevit_xxs", {}, {"window"}),
     "crossvit": ("crossvit_tiny_240", {"size": 240}, {"self", "cross"}),
     "halonet": ("halonet26t", {"size": 256}, {"window", "self"}),
-    "lambda": ("lambda_resnet26t", {}, {"pool"}),
+    "lambda": ("lambda_resnet26t", {}, {"pooling"}),
     "davit": ("davit_tiny", {}, {"window", "channel", "self"}),
 }
 

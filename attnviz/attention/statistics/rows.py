@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...errors import AttentionUnavailable, DataError
 from ..tap import Site
+from ..tap.fold import BUDGET
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,15 +69,21 @@ class SiteStatistics:
 
 
 def site_statistics(
-    site: Site, *, token_ids: Tensor | None = None, top: int = 10, budget: int | None = None
+    site: Site,
+    *,
+    token_ids: Tensor | None = None,
+    padding: Tensor | None = None,
+    top: int = 10,
+    budget: int | None = None,
 ) -> SiteStatistics:
     """Return the statistics of one attention's rows.
 
     Args:
         site: from `attention.tap`.
         token_ids: (B, K) ids of the tokens, for `duplicate`.
+        padding: (B, Q) bool, true for queries that are padding; their rows count nowhere.
         top: how many weights `top_mass` adds up.
-        budget: bytes that row chunks may take; see `Site.weights`.
+        budget: bytes that row chunks and what is computed of them may take (default 64 MiB).
 
     Raises:
         AttentionUnavailable: the site's q and k were not kept.
@@ -90,8 +97,15 @@ def site_statistics(
             f"token_ids of shape {tuple(token_ids.shape)} for {site.batch} samples of {site.keys} "
             f"keys at {site.name!r}; expected one id per key"
         )
-    sums = _Sums(site, min(top, site.keys), same, token_ids)
-    for rows, weights in site.chunks(budget=budget):
+    if padding is not None and padding.shape != (site.batch, site.queries):
+        raise DataError(
+            f"padding of shape {tuple(padding.shape)} for {site.batch} samples of {site.queries} "
+            f"queries at {site.name!r}; expected one flag per query"
+        )
+    sums = _Sums(site, min(top, site.keys), same, token_ids, padding)
+    # weights in double, their square, logarithm and product with a distance beside each other
+    own = (BUDGET if budget is None else budget) // 8
+    for rows, weights in site.chunks(budget=own):
         sums.add(rows, weights.detach().double())
     return sums.result(top)
 
@@ -99,8 +113,12 @@ def site_statistics(
 class _Sums:
     """Running sums over rows; one number per head."""
 
-    def __init__(self, site: Site, top: int, same: bool, token_ids: Tensor | None) -> None:
+    def __init__(
+        self, site: Site, top: int, same: bool, token_ids: Tensor | None, padding: Tensor | None
+    ) -> None:
         self.site, self.top, self.same, self.ids = site, top, same, token_ids
+        self.padding = padding
+        self.live = torch.zeros(site.batch, site.heads, dtype=torch.float64)
         self.points, self.patch = _points(site, same)
         self.heads = site.heads
         self.values: dict[str, Tensor] = {}
@@ -116,7 +134,10 @@ class _Sums:
         self.counts[name] = self.counts.get(name, 0) + where.double().sum((0, 2)).cpu()
 
     def add(self, rows: slice, a: Tensor) -> None:
+        if self.padding is not None:
+            a = a.masked_fill(self.padding.to(a.device)[:, None, rows, None], 0.0)
         live = a.sum(-1) > 0
+        self.live += live.sum(-1).cpu()
         self._put("entropy", -torch.special.xlogy(a, a).sum(-1), live)
         if self.site.keys > 1:
             root = math.sqrt(self.site.keys)
@@ -173,7 +194,7 @@ class _Sums:
                 f"no row of {self.site.name!r} attends to anything (batch {self.site.batch}, "
                 f"{self.site.queries} queries): there is nothing to count"
             )
-        received = self.received / self.site.queries
+        received = self.received / self.live.clamp_min(1)[..., None]
         sink, key = received.max(-1)
         return SiteStatistics(
             name=self.site.name,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...errors import AttentionUnavailable
 from ...hooks import preserved, unwrap
-from ..tap import tap
+from ..tap import Site, tap
 from .importance import head_importance
 from .rows import SiteStatistics, site_statistics
 
@@ -102,10 +102,12 @@ def head_table(
         module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
     found = []
     for site in taken.attention:
-        if site.kind in ("channel", "pool") or not site.queries:
+        if site.kind in ("channel", "pooling") or not site.queries:
             continue
         fits = token_ids is not None and token_ids.shape == (site.batch, site.keys)
-        statistics = site_statistics(site, token_ids=token_ids if fits else None, top=top)
+        statistics = site_statistics(
+            site, token_ids=token_ids if fits else None, padding=_padding(inputs, site), top=top
+        )
         found.append((site.index, statistics))
     if not found:
         raise AttentionUnavailable(
@@ -114,3 +116,15 @@ def head_table(
         )
     heads = head_importance(module, inputs, target=target) if importance else {}
     return HeadTable(tuple(found), heads, tuple(map(str, taken.missed)))
+
+
+def _padding(inputs: Any, site: Site) -> Tensor | None:
+    """Return which queries are padding, by the masks that the model was given."""
+    if not isinstance(inputs, Mapping):
+        return None
+    for name in ("attention_mask", "decoder_attention_mask"):
+        mask = inputs.get(name)
+        own = site.queries == site.keys or name.startswith("decoder")
+        if own and isinstance(mask, Tensor) and mask.shape == (site.batch, site.queries):
+            return mask == 0
+    return None

@@ -14,6 +14,8 @@ def einsum_parts(
 ) -> tuple[Tensor, Tensor, Tensor, Callable[[Tensor], Tensor]] | None:
     """Return A (..., Q, K), V (..., K, E) and the functions that arrange A and O (..., Q, E).
 
+    Last come the sizes of the dimensions that together are the queries.
+
     Args:
         equation: e.g. "bhij,bhjd->bhid".
         which: whether the weights are the first (0) or second (1) operand.
@@ -71,4 +73,5 @@ def einsum_parts(
         arrange(values, v, keys, rest),
         arrange_weights,
         arrange_output,
+        tuple(weights.shape[a.index(c)] for c in queries),
     )

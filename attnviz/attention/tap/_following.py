@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ._record import Recorder
-from .functions import DIVIDE, EXPAND, IN_PLACE, REORDER, is_pointwise
-from .tags import Moved, Notes, Weighed
+from .functions import CONV2D, DIVIDE, EXPAND, IN_PLACE, REORDER, is_pointwise
+from .tags import Moved, Notes, Weighed, leading
 
 
 class Following:
@@ -26,9 +26,76 @@ class Following:
         """Return the place chain of a tensor; it starts here if it has none."""
         note = self.moved.get(tensor)
         if note is None:
-            note = Moved(shape=tuple(tensor.shape))
+            origin = "fixed" if isinstance(tensor, nn.Parameter) else ""
+            if not origin and self.recorder.is_given(tensor):
+                origin = "given"
+            note = Moved(shape=tuple(tensor.shape), origin=origin)
             self.moved.put(tensor, note)
         return note
+
+    def _note(self, tensor: Tensor, note: Moved) -> None:
+        """Say where the tokens of a tensor are; the recorder hears of tensors of tokens."""
+        self.moved.put(tensor, note)
+        self.recorder.token_tensor(tensor, note)
+
+    def blend(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A function of elements in the same place: places stay."""
+        output = func(*args, **kwargs)
+        if isinstance(output, Tensor):
+            given = [t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
+            self._blended(output, [t for t in given if t.shape == output.shape])
+        return output
+
+    def _blended(self, output: Tensor, given: list[Tensor]) -> None:
+        if any(t is output for t in given):
+            return
+        known = [self.chain(given[0])] if len(given) == 1 else [self.moved.get(t) for t in given]
+        found = leading(*known)
+        if found is not None:
+            self._note(output, Moved(found))
+
+    def stack(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Tensors side by side in a new dimension: the first is followed, if all are of one."""
+        output = func(*args, **kwargs)
+        parts = list(args[0] if args else kwargs.get("tensors", ()))
+        dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
+        known = [self.moved.get(t) for t in parts]
+        if not isinstance(output, Tensor) or not known or None in known:
+            return output
+        if len({id(c.root) for c in known}) == 1:
+            where = (dim % output.ndim, len(parts))
+            self._note(output, Moved(known[0], op="stack", args=where))
+        return output
+
+    def reduce(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A mean over some dimensions: places follow where they are alike along them."""
+        output = func(*args, **kwargs)
+        source = args[0] if args else kwargs.get("input")
+        note = self.moved.get(source)
+        dim = args[1] if len(args) > 1 else kwargs.get("dim")
+        if note is not None and isinstance(output, Tensor) and isinstance(dim, (int, tuple, list)):
+            dims = (dim,) if isinstance(dim, int) else tuple(dim)
+            where = (tuple(d % source.ndim for d in dims), output.ndim == source.ndim)
+            self._note(output, Moved(note, op="reduce", args=where))
+        return output
+
+    def look_up(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Vectors of words or positions, looked up in a table."""
+        output = func(*args, **kwargs)
+        if isinstance(output, Tensor):
+            self._note(output, Moved(shape=tuple(output.shape), origin="words"))
+        return output
+
+    def scene(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Pooling of a picture, or a convolution: another picture, whose places start here."""
+        output = func(*args, **kwargs)
+        source = args[0] if args else kwargs.get("input")
+        if isinstance(output, Tensor) and isinstance(source, Tensor) and output.ndim == 4:
+            before = self.chain(source)
+            own = before.origin if before.origin in ("fixed", "words") else "picture"
+            shape = tuple(output.shape)
+            self._note(output, Moved(shape=shape, origin=own, made_of=before))
+        return output
 
     def move(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A view, permutation, shift, padding, slice or repetition: places and values follow."""
@@ -41,13 +108,13 @@ class Following:
         if isinstance(output, Tensor):
             if output is not source:
                 pairs = tuple(kwargs.items())
-                self.moved.put(output, Moved(parent, (), "move", func, rest, pairs))
+                self._note(output, Moved(parent, (), "move", func, rest, pairs))
             if note is not None:
                 self.weighed.put(output, self._follow(note, func, source, rest, kwargs, output))
         elif isinstance(output, (tuple, list)):
             for i, part in enumerate(output):
                 pairs = tuple(kwargs.items())
-                self.moved.put(part, Moved(parent, (), "move", func, rest, pairs, i))
+                self._note(part, Moved(parent, (), "move", func, rest, pairs, i))
                 if note is not None:
                     self.weighed.put(part, self._follow(note, func, source, rest, kwargs, part, i))
         return output
@@ -84,11 +151,15 @@ class Following:
         if isinstance(output, Tensor) and isinstance(dim, int) and output.ndim:
             dim %= output.ndim
             sizes = [p.shape[dim] if p.ndim == output.ndim else 0 for p in parts]
-            largest = max(range(len(parts)), key=lambda i: sizes[i])
-            places = self.moved.get(parts[largest])
+            chains = [self.moved.get(p) for p in parts]
+            largest = max(
+                range(len(parts)),
+                key=lambda i: (getattr(chains[i], "origin", "") == "picture", sizes[i]),
+            )
+            places = chains[largest]
             if places is not None:
                 where = (dim, sum(sizes[:largest]), output.shape[dim])
-                self.moved.put(output, Moved(places, op="cat", args=where))
+                self._note(output, Moved(places, op="cat", args=where))
         return output
 
     def same(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -101,7 +172,7 @@ class Following:
             source = args[1] if len(args) > 1 else None
         if not isinstance(source, Tensor) or output is source:
             return output
-        self.moved.put(output, self.chain(source))
+        self._note(output, self.chain(source))
         note = self.weighed.get(source)
         if note is not None:
             clean = note.clean
@@ -112,7 +183,7 @@ class Following:
 
     def resample(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Weights brought to another size, as by the gates of a U-Net, stay weights."""
-        output = func(*args, **kwargs)
+        output = self.scene(func, args, kwargs)
         note = self.weighed.get(args[0]) if args else None
         if note is not None and isinstance(output, Tensor):
             clean = None if note.clean is None else func(note.clean, *args[1:], **kwargs)
@@ -136,9 +207,9 @@ class Following:
         if isinstance(output, Tensor) and output is not first and func not in DIVIDE:
             # a residual connection or a position code: tokens stay in place
             known = [self.moved.get(t) for t in (first, second) if t.shape == output.shape]
-            chains = [c for c in known if c is not None]
-            if chains:  # the residual stream has the longer history
-                self.moved.put(output, Moved(max(chains, key=lambda c: (c.real, c.depth))))
+            found = leading(*known)
+            if found is not None:
+                self._note(output, Moved(found))
         note = notes[0] or notes[1]
         # weights plus weights (gated mixtures of two softmaxes), weights over their own sum
         both = notes[0] is not None and notes[1] is not None
@@ -161,21 +232,26 @@ class Following:
     def project(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """`F.linear`, 1 x 1 convolutions: places follow; weights mixed over heads stay weights."""
         output = func(*args, **kwargs)
-        if len(args) < 2 or not isinstance(output, Tensor):
+        source = args[0] if args else kwargs.get("input")
+        weight = args[1] if len(args) > 1 else kwargs.get("weight")
+        if not all(isinstance(t, Tensor) for t in (output, source, weight)):
             return output
-        source, weight = args[0], args[1]
         self.recorder.used.add(id(weight))
         last = func is F.linear
+        if func in CONV2D and output.ndim == 4 and not is_pointwise(weight, args, kwargs):
+            return self.scene(lambda *_, **__: output, args, kwargs)
         if last or is_pointwise(weight, args, kwargs):
             op = "last" if last else "second"
             width = output.shape[-1] if last else output.shape[1]
             parent = self.chain(source)
-            self.moved.put(output, Moved(parent, op=op, width=width))
+            self._note(output, Moved(parent, op=op, width=width))
             note = self.weighed.get(source)
             if note is not None and source.shape == output.shape:
                 clean = note.clean
                 if clean is not None:
-                    clean = func(clean, *args[1:], **kwargs)
+                    clean = func(
+                        clean, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"}
+                    )
                 self.weighed.put(output, with_(note, mixed=True, clean=clean))
         return output
 

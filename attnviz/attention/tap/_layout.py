@@ -17,10 +17,6 @@ from torch import Tensor, nn
 from ._modules import Running
 
 _HEAD_NAMES = ("num_heads", "num_attention_heads", "n_heads", "n_head", "heads", "nhead", "groups")
-_PREFIX_TOKENS = (
-    "cls_token", "class_token", "class_embedding", "dist_token", "distillation_token",
-    "reg_token", "register_tokens", "storage_tokens",
-)  # fmt: skip
 _CROSS_ARGS = (
     "key_value_states", "encoder_hidden_states", "context", "memory", "encoder_output",
     "cross_states", "key_states", "kv", "key",
@@ -38,11 +34,15 @@ class Fold:
         lead: sizes of the leading dimensions of the raw tensors.
         axis: leading dimension that is the head; None if there is none.
         folded: heads that are folded into the first leading dimension (1: none).
+        joined: the leading dimensions but the first are heads, all of them (groups and members).
+        packed: heads of one group that lie among the queries of raw tensors, see `unpack`.
     """
 
     lead: tuple[int, ...]
     axis: int | None
     folded: int = 1
+    joined: bool = False
+    packed: int = 1
 
     def apply(self, tensor: Tensor) -> Tensor:
         """Return the tensor as (B', H', rows, columns); H' may differ (grouped key heads)."""
@@ -60,6 +60,9 @@ class Fold:
             return tensor.reshape(lead[0] // groups * math.prod(lead[1:]), groups, *tail)
         if not lead:
             return tensor[None, None]
+        if self.joined:
+            shared = math.prod(lead[1:])  # key heads of a group have one dimension less to give
+            return tensor.reshape(lead[0], shared, *tail)
         if self.axis is None:
             return tensor.reshape(math.prod(lead), 1, *tail)
         if len(lead) == 1:
@@ -68,11 +71,22 @@ class Fold:
         batch = math.prod(lead[: self.axis] + lead[self.axis + 1 :])
         return tensor.movedim(self.axis, -3).reshape(batch, heads, *tail)
 
+    def unpack(self, tensor: Tensor) -> Tensor:
+        """Return what `apply` gave of queries or outputs with a head for each member of a group."""
+        if self.packed == 1:
+            return tensor
+        batch, groups, rows, width = tensor.shape
+        return tensor.reshape(batch, groups * self.packed, rows // self.packed, width)
+
     @property
     def shape(self) -> tuple[int, int]:
-        """(batch, heads) of what `apply` returns."""
+        """(batch, heads) of what `apply` returns, unpacked."""
         if not self.lead:
             return 1, 1
+        if self.packed > 1:
+            return self.lead[0], self.lead[1] * self.packed
+        if self.joined:
+            return self.lead[0], math.prod(self.lead[1:])
         if self.folded > 1:
             return math.prod(self.lead) // self.folded, self.folded
         if self.axis is None:
@@ -86,6 +100,11 @@ class Fold:
         """Return a mask that is broadcastable to the raw logits as one for the folded ones."""
         while mask.ndim < len(self.lead) + 2:
             mask = mask[None]
+        if self.packed > 1:
+            each = mask.shape[1] != 1 and mask.shape[-2] != 1
+            return (
+                self.unpack(mask) if each else mask[..., : max(1, mask.shape[-2] // self.packed), :]
+            )
         if all(n == 1 for n in mask.shape[:-2]):
             return mask.reshape(1, 1, *mask.shape[-2:])
         if len(self.lead) == 2 and self.folded == 1 and self.axis == 1:
@@ -102,7 +121,7 @@ def fold_of(lead: Sequence[int], modules: Sequence[Running], images: int | None)
         images: batch size of the model's input, if known.
     """
     lead = tuple(lead)
-    hint = next((h for h in (_heads(m.module) for m in modules[:2]) if h), None)
+    hint = heads_stated(modules)
     if not lead:
         return Fold(lead, None)
     base = images or 0
@@ -112,11 +131,31 @@ def fold_of(lead: Sequence[int], modules: Sequence[Running], images: int | None)
     )  # fmt: skip
     if len(lead) == 1:
         return Fold(lead, None, hint if in_first and hint else 1)
+    if hint and len(lead) > 2 and math.prod(lead[1:]) == hint:
+        return Fold(lead, None, joined=True)
     if hint and hint in lead[1:]:
         return Fold(lead, lead.index(hint, 1))
     if len(lead) == 2 and in_first and hint and lead[0] == base * hint:
         return Fold(lead, None, hint)  # (B*H, windows, Q, K)
     return Fold(lead, 1 if len(lead) == 2 else len(lead) - 1)
+
+
+def heads_stated(modules: Sequence[Running]) -> int | None:
+    """Return how many heads the nearest two running modules say that they have."""
+    return next((h for h in (_heads(m.module) for m in modules[:2]) if h), None)
+
+
+def packed_groups(shape: Sequence[int], modules: Sequence[Running]) -> int:
+    """Return how many heads of a group lie among the queries (B, G, heads * Q, E); 1 for none.
+
+    transformers does so with grouped queries under a mask, one token at a time.
+    """
+    module = modules[0].module if modules else None
+    groups = getattr(module, "num_key_value_groups", None)
+    heads = getattr(getattr(module, "config", None), "num_attention_heads", None)
+    if not isinstance(groups, int) or not isinstance(heads, int) or len(shape) != 4 or groups < 2:
+        return 1
+    return groups if shape[1] * groups == heads and shape[2] % groups == 0 else 1
 
 
 def _heads(module: nn.Module) -> int | None:
@@ -165,6 +204,7 @@ def kind_of(
     heads: int,
     width: int,
     windows: int,
+    same: bool | None,
 ) -> str:
     """Return what attends to what: "self", "cross", "window" or "channel".
 
@@ -174,16 +214,20 @@ def kind_of(
         queries, keys, heads: sizes of the attention.
         width: last dimension of V (channels per head, or tokens for channel attention).
         windows: groups per image folded into the batch.
+        same: whether queries and keys come from the same tokens, None where it is not known; then
+            the module's arguments and names tell.
     """
     inner = modules[0] if modules else None
+    alike = "window" if windows > 1 else "self"
     if inner is None:
-        return "window" if windows > 1 else "self"
+        return "cross" if same is False else alike
     label = f"{inner.name.rsplit('.', 1)[-1]} {type(inner.module).__name__}"
     if _is_channel(inner, label, queries, keys, heads, width):
         return "channel"
-    if _is_cross(inner, label, queries, keys):
-        return "cross"
-    return "window" if windows > 1 else "self"
+    if same and queries < keys and _CROSS_NAME.search(label):
+        same = None  # a class token among the patches of another branch
+    crossing = _is_cross(inner, label, queries, keys) if same is None else not same
+    return "cross" if crossing else alike
 
 
 def _is_channel(
@@ -255,60 +299,25 @@ def same_tensor(a: Tensor, b: Tensor) -> bool:
     )
 
 
-def prefix_of(modules: Sequence[nn.Module]) -> int | None:
-    """Return how many tokens before the patches these modules state, None if none does."""
-    for module in modules:
-        stated = getattr(module, "num_prefix_tokens", None)
-        if isinstance(stated, int):
-            return stated
-        owners = [module, *module.children()]
-        held = [o._parameters.get(n) for o in owners for n in _PREFIX_TOKENS]
-        tokens = [t for t in held if t is not None]
-        if tokens:
-            return sum(1 if t.ndim == 1 else math.prod(t.shape[:-1]) for t in tokens)
-    return None
-
-
-def grid_of(
-    tokens: int, prefix: int | None, image: tuple[int, int] | None
-) -> tuple[int, tuple[int, int] | None]:
-    """Return (prefix tokens, (rows, columns)) of `tokens` tokens over an image.
+def stated_line(
+    tokens: int, modules: Sequence[nn.Module], image: tuple[int, int] | None
+) -> tuple[int, tuple[int, int]] | None:
+    """Return (prefix tokens, (rows, columns)) of `tokens` tokens by what a model states of them.
 
     Args:
         tokens: number of tokens.
-        prefix: class and register tokens before the patches, if the model says so.
+        modules: those around the attention, innermost first.
         image: (height, width) of the model's input in pixels, or None if it is no image.
 
     Returns:
-        The fewest prefix tokens (at most 16) with which the rest is the image at a whole stride;
-        (0, None) if there are none.
+        None unless a patch size or a grid is stated and exactly one reading agrees with it.
     """
-    if image is None:
-        return prefix or 0, None
-    height, width = image
-    wanted = range(17) if prefix is None else (prefix,)
-    for count in wanted:
-        patches = tokens - count
-        if patches <= 0:
-            break
-        stride = math.sqrt(height * width / patches)
-        for rows in {
-            round(height / stride),
-            math.ceil(height / stride),
-            height // max(1, int(stride)),
-        }:
-            if rows <= 0 or patches % rows:
-                continue
-            columns = patches // rows
-            if _whole(height, rows) and _whole(width, columns) and (
-                abs(height / rows - width / columns) < 1e-6 or (rows, columns) == (1, 1)
-                or abs(height / rows - width / columns) / stride < 0.15
-            ):  # fmt: skip
-                return count, (rows, columns)
-    return prefix or 0, None
+    from ...models.tokens import grids, token_facts
 
-
-def _whole(size: int, cells: int) -> bool:
-    return cells <= size and (
-        size % cells == 0 or math.ceil(size / math.ceil(size / cells)) == cells
-    )
+    if image is None or not modules:
+        return None
+    facts = token_facts(modules[-1], modules[0])
+    if not facts.patches and not facts.grids:
+        return None
+    found = grids(tokens, facts, image)
+    return found[0][:2] if len(found) == 1 else None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from .functions import (
     twice_differentiable,
     unguarded_mha,
 )
-from .tags import Moved, Notes, Weighed
+from .tags import Moved, Notes, Weighed, common, leading
 
 Handler = Callable[["TapMode", Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
@@ -44,6 +45,7 @@ class TapMode(Following, TorchFunctionMode):
         self.weighed = Notes()  # tensor -> Weighed
         self.saw_flex = False
         self.gated = Notes()  # product of a gate -> the notes of that gate
+        self.quiet = False  # calls of our own are not the model's
 
     def __torch_function__(
         self,
@@ -57,6 +59,7 @@ class TapMode(Following, TorchFunctionMode):
             if func is FLEX:
                 self.saw_flex = True
             return func(*args, **(kwargs or {}))
+        self.recorder.tick += not self.quiet
         handler = HANDLERS.get(func)
         if handler is None:
             if isinstance(func, OPERATORS):
@@ -74,12 +77,15 @@ class TapMode(Following, TorchFunctionMode):
         given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args,
                          strict=False))  # fmt: skip
         given.update(kwargs)
-        q = given["query"]
+        q, v = given["query"], given["value"]
+        asks = self.moved.get(q)
+        looks = [self.moved.get(v), self.moved.get(given["key"])]
+        if asks is not None:
+            self.moved.put(output, Moved(asks, op="last", width=v.shape[-1]))
         self.recorder.sdpa(
-            q, given["key"], given["value"], output, mask=given.get("attn_mask"),
+            q, given["key"], v, output, mask=given.get("attn_mask"),
             dropout=given.get("dropout_p", 0.0), causal=given.get("is_causal", False),
-            scale=given.get("scale"),
-            moved=(self.moved.get(q), self.moved.get(given["value"])),  # rotary codes end that of k
+            scale=given.get("scale"), moved=(asks, leading(*looks)), same=_same_tokens(asks, looks),
         )  # fmt: skip
         return output
 
@@ -110,7 +116,7 @@ class TapMode(Following, TorchFunctionMode):
         output = func(*args, **kwargs)
         if args and isinstance(output, Tensor) and isinstance(args[0], Tensor):
             parent = self.chain(args[0])
-            self.moved.put(output, Moved(parent))
+            self._note(output, Moved(parent))
             note = self.weighed.get(args[0])
             if note is not None and func is F.batch_norm:
                 self.weighed.put(output, with_(note, mixed=True, clean=None))
@@ -145,6 +151,8 @@ class TapMode(Following, TorchFunctionMode):
             modules = self.recorder.here() if output.ndim > 2 else None
             if modules is not None:
                 self.weighed.put(output, Weighed("relu", modules[0].name, chain, mixed=True))
+        elif isinstance(given, Tensor) and isinstance(output, Tensor):
+            self._blended(output, [given])
         return output
 
     def drop(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -156,7 +164,7 @@ class TapMode(Following, TorchFunctionMode):
             keeps = source.clone()
         output = func(*args, **kwargs)
         if isinstance(source, Tensor) and isinstance(output, Tensor):
-            self.moved.put(output, self.chain(source))
+            self._note(output, self.chain(source))
             if note is not None:
                 clean = note.clean
                 if clean is None and dropout_active(func, args, kwargs):
@@ -171,10 +179,10 @@ class TapMode(Following, TorchFunctionMode):
         output = func(*args, **kwargs)
         if len(args) < 2 or not isinstance(output, Tensor):
             return output
-        self.moved.put(output, Moved(shape=tuple(output.shape), op="pairs"))
         left, right = args[0], args[1]
         if func in SWAPPED:
             left, right = right, left
+        self._paired(output, left, right)
         for weights, values, second in ((left, right, False), (right, left, True)):
             note = self.weighed.get(weights)
             if note is None or note.function == "relu6" or isinstance(values, nn.Parameter):
@@ -190,7 +198,7 @@ class TapMode(Following, TorchFunctionMode):
                 continue
             output = self._begin(output)
             if second:
-                with self:  # so that the places of the values are followed
+                with self._own(), self:  # so that the places of the values are followed
                     turned = values.mT
                 self._confirm(weights.mT, turned, output, note, _transpose, _transpose)
             else:
@@ -206,7 +214,7 @@ class TapMode(Following, TorchFunctionMode):
             operands = tuple(operands[0])
         if not isinstance(args[0], str) or len(operands) != 2:
             return output
-        self.moved.put(output, Moved(shape=tuple(output.shape), op="pairs"))
+        self._paired(output, *operands)
         for i in (0, 1):
             note = self.weighed.get(operands[i])
             if note is None or isinstance(operands[1 - i], nn.Parameter):
@@ -214,11 +222,11 @@ class TapMode(Following, TorchFunctionMode):
             if einsum_parts(args[0], i, operands[i], operands[1 - i], output) is None:
                 continue
             output = self._begin(output)
-            with self:  # so that the places of the values are followed
+            with self._own(), self:  # so that the places of the values are followed
                 parts = einsum_parts(args[0], i, operands[i], operands[1 - i], output)
             assert parts is not None
-            a, v, arrange_weights, arrange_output = parts
-            self._confirm(a, v, output, note, arrange_weights, arrange_output, "einsum")
+            a, v, arrange_weights, arrange_output, rows = parts
+            self._confirm(a, v, output, note, arrange_weights, arrange_output, "einsum", rows)
             break
         return output
 
@@ -228,21 +236,51 @@ class TapMode(Following, TorchFunctionMode):
         self.moved.put(output, Moved(shape=tuple(output.shape), op="pairs"))
         return output
 
+    def _paired(self, output: Tensor, left: Any, right: Any) -> None:
+        """A product of pairs: of what it was made is remembered."""
+        pair = (self.moved.get(left), self.moved.get(right))
+        # a product of a product is tokens again, and no logits
+        known = pair if all(c is not None and c.origin != "pairs" for c in pair) else None
+        self.moved.put(output, Moved(shape=tuple(output.shape), op="pairs", pair=known))
+
+    @contextlib.contextmanager
+    def _own(self) -> Iterator[None]:
+        before, self.quiet = self.quiet, True
+        try:
+            yield
+        finally:
+            self.quiet = before
+
     def _confirm(
         self, a: Tensor, v: Tensor, output: Tensor, note: Weighed,
         arrange_weights: Callable[[Tensor], Tensor], arrange_output: Callable[[Tensor], Tensor],
-        source: str = "matmul",
+        source: str = "matmul", rows: tuple[int, ...] = (),
     ) -> None:  # fmt: skip
         if note.gate is not None:
             self.recorder.withdraw(note.gate)
+        pair = None if note.source is None else note.source.root.pair
+        looks = self.moved.get(v)
+        asks = None if pair is None else pair[0]
+        if asks is not None and arrange_output is _same:
+            self.moved.put(output, Moved(asks, op="last", width=output.shape[-1]))
         self.recorder.product(
             a, v, arrange_output(output),
             clean=None if note.clean is None else arrange_weights(note.clean), source=source,
             mixed=note.mixed, function=note.function, pooled=_projected(note.source),
-            moved=(None, self.moved.get(v)), raw=output, arrange=arrange_output,
+            moved=(asks, looks), raw=output, arrange=arrange_output,
+            same=None if pair is None else _same_tokens(pair[0], [looks, pair[1]]), rows=rows,
         )  # fmt: skip
 
     def multiply(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A product: weights broadcast over what they multiply are a gate; places stay."""
+        output = self._multiply(func, args, kwargs)
+        if isinstance(output, Tensor) and self.moved.get(output) is None:
+            given = [t for t in args[:2] if isinstance(t, Tensor) and t.shape == output.shape]
+            if given:
+                self._blended(output, given)
+        return output
+
+    def _multiply(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Weights broadcast over what they multiply are a gate; x * sigmoid(x) is not."""
         if len(args) < 2 or not (many(args[0]) and many(args[1])):
             return self.same(func, args, kwargs)
@@ -294,7 +332,7 @@ class TapMode(Following, TorchFunctionMode):
 
     def sum(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The sum of a gated tensor: the gate pools."""
-        output = func(*args, **kwargs)
+        output = self.reduce(func, args, kwargs)
         note = self.gated.get(args[0]) if args else None
         if note is not None:
             dim = args[1] if len(args) > 1 else kwargs.get("dim")
@@ -323,13 +361,26 @@ def _transpose(tensor: Tensor) -> Tensor:
     return tensor.mT
 
 
+def _same_tokens(asks: Moved | None, looks: list[Moved | None]) -> bool | None:
+    """Say whether queries and keys come from the same tokens; None where it is not known."""
+    if asks is not None and asks.origin == "fixed" and any(c is not None for c in looks):
+        return any(c is not None and common(asks, c) is True for c in looks)
+    found = [common(asks, c) for c in looks if c is not None]
+    if any(found):
+        return True
+    return False if found and None not in found else None
+
+
 def _projected(chain: Moved | None) -> bool:
     """Say whether logits were projected from tokens, one by one, and not made of pairs."""
-    found = False
+    found, widths = False, set()
     while chain is not None:
-        found |= chain.op in ("last", "second")
+        if chain.op in ("last", "second"):
+            found = True
+            widths.add(chain.width)
         if chain.op == "pairs":
-            return False
+            # logits mixed over heads stay as many; else these are tokens after another product
+            return found and (chain.pair is None or not widths & set(chain.shape[1:]))
         chain = chain.parent
     return found
 

@@ -8,7 +8,7 @@ came from, for any way of cutting windows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +70,7 @@ def places_of(
     moved: Moved,
     fold: Fold,
     tokens: int,
-    line: Callable[[int], tuple[int, tuple[int, int] | None]],
+    line: Callable[[int], tuple[int, tuple[int, int]] | None],
     picture: tuple[int, int] | None,
 ) -> Places | None:
     """Return the places of the tokens of a raw tensor (*lead, tokens, channels).
@@ -79,45 +79,88 @@ def places_of(
         moved: its history.
         fold: how its leading dimensions become batch and heads.
         tokens: T.
-        line: function from a number of tokens to (prefix, (rows, columns) or None), for histories
-            that begin with a list of tokens.
-        picture: (height, width) of the model's input, against which a grid is checked.
+        line: function from a number of tokens to (prefix, (rows, columns)) or None, for histories
+            that begin with a list of tokens: what the model states of them.
+        picture: (height, width) of the model's input, against which a source of four dimensions
+            that is no convolution's is checked.
 
     Returns:
         None if the history does not lead to one position on a picture for each token.
     """
-    try:
-        index, shape, seen = _replay_all(moved)
-        index = fold.apply(index)
-    except (RuntimeError, IndexError, TypeError, ValueError):
-        return None
-    if index.shape[0] != fold.shape[0] or index.shape[2] != tokens or index.shape[3] == 0:
-        return None
-    where = index[:, 0, :, 0].long()  # heads and channels of one token lie on one position
-    inside = where >= 0
-    axes = _unravel(where.clamp(min=0), shape)
-    prefix, grid = 0, None
+    for source in _sources(moved.root, line, picture):
+        try:
+            index, grid = _replay_all(moved, *source)
+            index = fold.apply(index)
+        except (RuntimeError, IndexError, TypeError, ValueError):
+            continue
+        if index.shape[0] != fold.shape[0] or index.shape[2] != tokens or index.shape[3] == 0:
+            continue
+        cell = index.amax((1, 3)).long()  # heads and channels of one token lie on one position
+        if bool(((index != cell[:, None, :, None]) & (index >= 0)).any()):
+            continue
+        inside = cell >= 0
+        count = math.prod(grid)
+        image = cell.clamp(min=0) // count
+        # a token of padding belongs to the image of the window that it is in
+        image = torch.where(inside, image, image.masked_fill(~inside, 0).amax(1, keepdim=True))
+        position = torch.where(inside, cell % count, -1)
+        return Places(image, position, grid, moved.root.shape[0])
+    return None
+
+
+def positions_of(
+    moved: Moved,
+    shape: Sequence[int],
+    line: Callable[[int], tuple[int, tuple[int, int]] | None],
+    picture: tuple[int, int] | None,
+) -> tuple[Tensor, tuple[int, int]] | None:
+    """Return the position of each element of a tensor of this shape, and the grid, if known."""
+    for source in _sources(moved.root, line, picture):
+        try:
+            index, grid = _replay_all(moved, *source)
+        except (RuntimeError, IndexError, TypeError, ValueError):
+            continue
+        if tuple(index.shape) == tuple(shape):
+            return torch.where(index >= 0, index % math.prod(grid), -1).long(), grid
+    return None
+
+
+def _sources(
+    root: Moved,
+    line: Callable[[int], tuple[int, tuple[int, int]] | None],
+    picture: tuple[int, int] | None,
+) -> Iterator[tuple[Tensor, tuple[int, int]]]:
+    """Yield the cell of the grid that each element of a source lies on, and the grid."""
+    shape = root.shape
+    if math.prod(shape) == 0 or root.origin in ("fixed", "words", "pairs"):
+        return
+    kind = torch.int32 if math.prod(shape) < 2**31 else torch.int64
     if len(shape) == 3:
-        if seen is not None:
-            grid, row = seen, axes[1]
-            row = row if seen[0] * seen[1] == shape[1] else axes[2]
-        else:
-            prefix, grid = line(shape[1])
-            row = axes[1]
-        if grid is None:
-            return None
-        position = row - prefix
-    else:
-        found = _spatial(shape, axes, picture)
-        if found is None:
-            return None
-        rows, columns = found
+        stated = line(shape[1])
+        if stated is None:
+            return
+        prefix, grid = stated
+        count = math.prod(grid)
+        at = torch.arange(shape[1], dtype=kind) - prefix
+        cell = at + count * torch.arange(shape[0], dtype=kind)[:, None]
+        cell = torch.where((at >= 0) & (at < count), cell, -1)
+        yield cell[:, :, None].expand(shape), grid
+    if len(shape) != 4:
+        return
+    for rows, columns in ((2, 3),) if root.origin == "picture" else ((2, 3), (1, 2)):
         grid = (shape[rows], shape[columns])
-        position = axes[rows] * shape[columns] + axes[columns]
-    position = torch.where(inside & (position >= 0), position, -1)
-    # a token of padding belongs to the image of the window that it is in
-    image = torch.where(inside, axes[0], axes[0].masked_fill(~inside, 0).amax(1, keepdim=True))
-    return Places(image, position, grid, shape[0])
+        if root.origin != "picture" and not _covers(grid, picture):
+            continue
+        cell = torch.arange(shape[0] * math.prod(grid), dtype=kind).view(shape[0], *grid)
+        yield cell.unsqueeze(1 if rows == 2 else 3).expand(shape), grid
+
+
+def _covers(grid: tuple[int, int], picture: tuple[int, int] | None) -> bool:
+    """Say whether a grid is the picture at one stride, up to padding of the last window."""
+    if picture is None:
+        return False
+    steps = picture[0] / grid[0], picture[1] / grid[1]
+    return min(steps) >= 0.99 and max(steps) / min(steps) < 1.35
 
 
 def history(moved: Moved) -> tuple[Any, ...]:
@@ -131,34 +174,25 @@ def history(moved: Moved) -> tuple[Any, ...]:
             named = tuple((k, id(a) if isinstance(a, Tensor) else repr(a)) for k, a in step.kwargs)
             key.append((step.op, id(step.fn), args, named, step.pick, step.width, step.shape))
         step = step.parent
+    key.append(moved.origin)
     return tuple(key)
 
 
 def _replay_all(
-    moved: Moved,
-) -> tuple[Tensor, tuple[int, ...], tuple[int, int] | None]:
-    """Return the running numbers after all steps, the shape they count, and a grid seen on the way.
+    moved: Moved, index: Tensor, grid: tuple[int, int]
+) -> tuple[Tensor, tuple[int, int]]:
+    """Return the cell of each element after all steps, -1 for none, and the grid.
 
-    The grid is that of a list of tokens (B, T, C) that was reshaped to (B, rows, columns, C).
+    Where patches merge, the grid is that of the merged ones.
     """
     steps: list[Moved] = []
     step: Moved | None = moved
-    while step is not None:
+    while step is not None and step.parent is not None:
         steps.append(step)
         step = step.parent
-    shape = steps[-1].shape
-    index = _count(shape)
-    seen: tuple[int, int] | None = None
-    for step in reversed(steps[:-1]):
+    for step in reversed(steps):
         if step.op == "move":
-            before = index.shape
             index = _replay(step, index)
-            if len(shape) == 3 and seen is None and index.ndim == 4 and before == shape:
-                b, first, second, third = index.shape
-                if (b, first * second, third) == shape:
-                    seen = (first, second)
-                elif (b, first, second * third) == shape:
-                    seen = (second, third)
         elif step.op == "cat":
             dim, offset, total = step.args
             size = list(index.shape)
@@ -166,47 +200,48 @@ def _replay_all(
             larger = index.new_full(size, -1)
             larger.narrow(dim, offset, index.shape[dim]).copy_(index)
             index = larger
+        elif step.op == "stack":
+            dim, number = step.args
+            larger = index.new_full((*index.shape[:dim], number, *index.shape[dim:]), -1)
+            larger.select(dim, 0).copy_(index)
+            index = larger
+        elif step.op == "reduce":
+            dims, kept = step.args
+            whole = index.amax(dims, keepdim=True)
+            if bool(((index != whole) & (index >= 0)).any()):
+                raise ValueError("several places become one")
+            index = whole if kept else whole.squeeze(dims)
         elif step.op in ("last", "second"):
             dim = index.ndim - 1 if step.op == "last" else 1
             size = list(index.shape)
             size[dim] = step.width
-            if _mixes_positions(index, shape, dim):  # patches merge: places start again here
-                shape, seen = tuple(size), None
-                index = _count(shape)
-            else:
-                index = index.narrow(dim, 0, 1).expand(size)
-    return index, shape, seen
+            whole = index.amax(dim, keepdim=True)
+            if bool(((index != whole) & (index >= 0)).any()):
+                whole, grid = _merged(index, dim, grid)
+            index = whole.expand(size)
+    return index, grid
 
 
-def _count(shape: tuple[int, ...]) -> Tensor:
-    if len(shape) not in (3, 4) or math.prod(shape) == 0:
-        raise ValueError("no picture and no list of tokens")
-    count = math.prod(shape)
-    # 32 bits where they do: later there is a number for each channel of the projected tokens
-    return torch.arange(count, dtype=torch.int32 if count < 2**31 else torch.int64).reshape(shape)
+def _merged(index: Tensor, dim: int, grid: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+    """Return the cells of tokens that were each made of several patches along `dim`, and the grid.
 
-
-def _spatial(
-    shape: tuple[int, ...], axes: list[Tensor], picture: tuple[int, int] | None
-) -> tuple[int, int] | None:
-    """Return which dimensions of a source (B, ., ., .) are rows and columns, None if unknown."""
-    if picture is None:
-        return None
-    first, last = (bool((axes[i] != axes[i].flatten()[0]).any()) for i in (1, 3))
-    options = [o for o, wrong in (((2, 3), first), ((1, 2), last)) if not wrong]
-    for rows, columns in options:
-        steps = picture[0] / shape[rows], picture[1] / shape[columns]
-        # one stride in both directions, up to padding of the last window
-        if min(steps) >= 0.99 and max(steps) / min(steps) < 1.35:
-            return rows, columns
-    return None
-
-
-def _mixes_positions(index: Tensor, shape: tuple[int, ...], dim: int) -> bool:
-    """Say whether entries along `dim` come from several positions, not from one channel axis."""
-    axes = _unravel(index, shape)
-    varying = sum(bool((a != a.narrow(dim, 0, 1)).any()) for a in axes[1:])
-    return varying > 1
+    Raises:
+        ValueError: they are no grid of equal blocks.
+    """
+    count, columns = math.prod(grid), grid[1]
+    inside = index >= 0
+    place = index % count
+    y = (place // columns).masked_fill(~inside, grid[0]).amin(dim, keepdim=True)
+    x = (place % columns).masked_fill(~inside, columns).amin(dim, keepdim=True)
+    image = (index.amax(dim, keepdim=True) // count).clamp(min=0)
+    live = inside.any(dim, keepdim=True)
+    tops, lefts = y[live].unique(), x[live].unique()
+    cell = (image * len(tops) + torch.searchsorted(tops, y.contiguous())) * len(lefts)
+    cell = cell + torch.searchsorted(lefts, x.contiguous())
+    found = cell[live]
+    if found.numel() != found.unique().numel() or found.numel() % (len(tops) * len(lefts)):
+        raise ValueError("merged patches are no grid")
+    return torch.where(live, cell, -1).to(index.dtype), (len(tops), len(lefts))
 
 
 def _replay(step: Moved, index: Tensor) -> Tensor:
@@ -227,11 +262,3 @@ def _replay(step: Moved, index: Tensor) -> Tensor:
         return index.reshape(sizes or kwargs["size"])
     found = step.fn(index, *args, **kwargs)
     return found if step.pick is None else found[step.pick]
-
-
-def _unravel(index: Tensor, shape: tuple[int, ...]) -> list[Tensor]:
-    axes = []
-    for size in reversed(shape):
-        axes.append(index % size)
-        index = index // size
-    return axes[::-1]

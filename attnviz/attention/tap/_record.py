@@ -12,10 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._layout import Fold, fold_of, has_state, images_of, is_place_argument, kind_of
+from ._layout import (
+    Fold,
+    fold_of,
+    has_state,
+    heads_stated,
+    images_of,
+    is_place_argument,
+    kind_of,
+    packed_groups,
+)
 from ._modules import Running, running
-from .gate import Gate, Missed
+from .gate import Gate, Missed, axes_of
 from .site import Layout, Site
+from .tags import Moved, Stream
 
 
 def _guarded(method: Callable[..., None]) -> Callable[..., None]:
@@ -71,6 +81,9 @@ class Recorder:
         self._calls: dict[str, int] = {}
         self._places: dict[Any, Any] = {}  # histories that were replayed already
         self.mha: tuple[int, int] | None = None  # (batch, heads) inside nn.MultiheadAttention
+        self.tick = -1  # number of the call of the model that is being handled
+        self.stream: Stream | None = None  # the last tensor of the last attention's tokens
+        self._followed: tuple[Any, int, set[int]] | None = None  # their root, images, tokens
 
     def release(self) -> None:
         """Let go of what is only needed while the model runs."""
@@ -108,6 +121,23 @@ class Recorder:
         torch.set_grad_enabled(True)  # the caller's block sets it back
         return output.detach().requires_grad_().clone()
 
+    def is_given(self, tensor: Tensor) -> bool:
+        """Say whether a tensor is an argument that the outermost module was called with."""
+        modules = self.here()
+        return bool(modules) and any(t is tensor for _, t in modules[-1].tensors)
+
+    def token_tensor(self, tensor: Tensor, note: Moved) -> None:
+        """Hear of a tensor (B, T, C) or of a picture; the last of the last attention is kept."""
+        if self._followed is None or tensor.ndim not in (3, 4):
+            return
+        root, images, tokens = self._followed
+        if tensor.shape[0] != images or note.root is not root:
+            return
+        sides = tensor.shape[1:]
+        sizes = {sides[0]} if tensor.ndim == 3 else {sides[0] * sides[1], sides[1] * sides[2]}
+        if sizes & tokens:
+            self.stream = Stream(tensor, note, self.tick)
+
     def _count(self, name: str) -> int:
         self._calls[name] = self._calls.get(name, -1) + 1
         return self._calls[name]
@@ -141,6 +171,7 @@ class Recorder:
         causal: bool,
         scale: float | None,
         moved: Any,
+        same: bool | None,
     ) -> None:
         """Record a fused attention call."""
         if output.is_nested or q.is_nested:
@@ -148,17 +179,21 @@ class Recorder:
             return
         images = images_of(modules, q.shape[-2], k.shape[-2])
         fold = fold_of(q.shape[:-2], modules, images)
+        groups = packed_groups(q.shape, modules)
+        if groups > 1:  # the heads that share a key head lie among the queries
+            fold = Fold(tuple(q.shape[:-2]), 1, packed=groups)
         dtype = _autocast_dtype(q)
         if dtype is not None:
             q, k, v = (t.to(dtype) if t.dtype == torch.float32 else t for t in (q, k, v))
         parts = {"q": q, "k": k, "v": v, "output": output}
         folded = {n: fold.apply(self.hold(t)) for n, t in parts.items() if n in self.keep}
+        folded |= {n: fold.unpack(folded[n]) for n in ("q", "output") if n in folded}
         if mask is not None:
             mask = mask._materialize() if hasattr(mask, "_materialize") else mask
             mask = fold.apply_mask(mask if self.graph else mask.detach())
         self._site(
-            modules, images, fold, "sdpa", q.shape, k.shape[-2], v.shape[-1], folded, moved,
-            raw=output, mask=mask, causal=bool(causal), dropped=dropout > 0,
+            modules, images, fold, "sdpa", q.shape[-2] // groups, k.shape[-2], v.shape[-1], folded,
+            moved, same, raw=output, mask=mask, causal=bool(causal), dropped=dropout > 0,
             scale=1 / math.sqrt(max(q.shape[-1], 1)) if scale is None else float(scale),
         )  # fmt: skip
 
@@ -176,8 +211,10 @@ class Recorder:
         function: str,
         pooled: bool,
         moved: Any,
+        same: bool | None,
         raw: Tensor,
         arrange: Callable[[Tensor], Tensor],
+        rows: tuple[int, ...] = (),
     ) -> None:
         """Record a written-out attention, A V = O, where A came from a softmax or sigmoid."""
         images = images_of(modules, weights.shape[-2], weights.shape[-1])
@@ -185,15 +222,22 @@ class Recorder:
             fold = Fold((weights.shape[0],), None, self.mha[1])
         else:
             fold = fold_of(weights.shape[:-2], modules, images)
+        if (
+            len(rows) == 2
+            and len(fold.lead) == 2
+            and heads_stated(modules) == fold.lead[1] * rows[0]
+        ):
+            fold = Fold(fold.lead, 1, packed=rows[0])  # the members of a group, then the queries
         kept = clean if clean is not None else weights
-        folded = {"probabilities": fold.apply(self.hold(kept))}
+        folded = {"probabilities": fold.unpack(fold.apply(self.hold(kept)))}
         if "v" in self.keep:
             folded["v"] = fold.apply(self.hold(values))
         if "output" in self.keep:
-            folded["output"] = fold.apply(self.hold(output))
+            folded["output"] = fold.unpack(fold.apply(self.hold(output)))
+        queries = weights.shape[-2] // fold.packed
         self._site(
-            modules, images, fold, source, weights.shape, weights.shape[-1], values.shape[-1],
-            folded, moved, dropped=clean is not None, mixed=mixed, pooled=pooled,
+            modules, images, fold, source, queries, weights.shape[-1], values.shape[-1],
+            folded, moved, same, dropped=clean is not None, mixed=mixed, pooled=pooled,
             function=function, raw=raw, arrange=arrange,
         )  # fmt: skip
 
@@ -221,7 +265,7 @@ class Recorder:
             Gate(
                 index=len(self.sites), name=name, step=self._step, call=self._count(name),
                 function=function, origin=origin, tensor=self.hold(tensor), target_shape=shape,
-                broadcast=broadcast, axes=_axes(padded, shape, dim), softmax_dim=dim,
+                broadcast=broadcast, axes=axes_of(padded, shape, dim), softmax_dim=dim,
                 module=modules[0].module, notes=notes,
             )
         )  # fmt: skip
@@ -234,23 +278,23 @@ class Recorder:
 
     def _site(
         self, modules: list[Running], images: int | None, fold: Fold, source: str,
-        shape: torch.Size, keys: int, width: int, folded: dict[str, Tensor], moved: Any, *,
-        raw: Tensor, arrange: Callable[[Tensor], Tensor] | None = None, mixed: bool = False,
-        pooled: bool = False, **extra: Any,
+        queries: int, keys: int, width: int, folded: dict[str, Tensor], moved: Any,
+        same: bool | None, *, raw: Tensor, arrange: Callable[[Tensor], Tensor] | None = None,
+        mixed: bool = False, pooled: bool = False, **extra: Any,
     ) -> None:  # fmt: skip
         name = modules[0].name
         batch, heads = fold.shape
-        queries = shape[-2]
         images = batch if images is None else images
         windows = batch // images if images and batch > images and batch % images == 0 else 1
         kind = kind_of(
             modules, fold=fold, queries=queries, keys=keys, heads=heads, width=width,
-            windows=windows,
+            windows=windows, same=same,
         )  # fmt: skip
         # a decoder's additive score is projected from pairs of its state and the words: no pool
         pooled = pooled and not (queries == 1 and has_state(modules[0], keys))
-        if pooled and kind in ("self", "cross"):
-            kind = "pool"
+        pooled = pooled and kind in ("self", "cross")
+        if pooled or self._pools(modules[0].name, kind, moved[0], queries, keys):
+            kind = "pooling"
         if kind == "cross":
             self._not_a_picture(name, queries)
         layout = Layout(
@@ -258,6 +302,11 @@ class Recorder:
             raw if self.graph and "output" in self.keep else None, arrange,
         )  # fmt: skip
         held = [t for t in (*folded.values(), extra.get("mask")) if t is not None]
+        stream = moved[0] if moved[0] is not None or kind in ("cross", "pooling") else moved[1]
+        if kind != "channel" and stream is not None:
+            images = batch // windows
+            counts = {queries * windows, keys * windows if kind == "self" else queries * windows}
+            self.stream, self._followed = None, (stream.root, images, counts)
         self.sites.append(
             Site(
                 index=len(self.sites), name=name, kind=kind, source=source, step=self._step,
@@ -267,6 +316,16 @@ class Recorder:
                 _versions=tuple(v for t in held if (v := _version(t)) is not None),
                 _layout=layout, **folded, **extra,
             )
+        )  # fmt: skip
+
+    def _pools(self, name: str, kind: str, asks: Any, queries: int, keys: int) -> bool:
+        """Say whether queries that are parameters, and attend to nothing else, gather tokens."""
+        if kind != "cross" or asks is None or asks.origin != "fixed" or queries >= keys:
+            return False
+        return not any(
+            isinstance(s, Site) and s.step == self._step and s.kind == "self"
+            and s.queries == queries and _same_block(s.name, name)
+            for s in self.sites
         )  # fmt: skip
 
     def _not_a_picture(self, name: str, queries: int) -> None:
@@ -283,35 +342,6 @@ class Recorder:
                 and _same_block(site.name, name)
             ):
                 self.sites[i] = replace(site, picture=None)
-
-
-def _axes(weights: tuple[int, ...], shape: tuple[int, ...], dim: int | None) -> tuple[str, ...]:
-    """Name the dimensions along which the weights differ."""
-    varies = [i for i, (n, m) in enumerate(zip(weights, shape, strict=True)) if n == m and m > 1]
-    if len(varies) == sum(m > 1 for m in shape):
-        return ("element",)
-    rank = len(shape)
-    names: dict[int, str]
-    if rank == 4:
-        last = (varies in ([3], [0, 3]) and shape[3] != shape[2]) or (
-            1 in varies and 2 in varies and 3 not in varies and shape[1] == shape[2]
-        )
-        names = (
-            {1: "height", 2: "width", 3: "channel"} if last
-            else {1: "channel", 2: "height", 3: "width"}
-        )  # fmt: skip
-    elif rank == 5:
-        # (B, branch, C, H, W), or (B, C, T, H, W) where the weights differ along time alone
-        names = {1: "branch", 2: "channel", 3: "height", 4: "width"}
-        if dim not in (1, -4) and 2 in varies and 1 not in varies:
-            names = {1: "channel", 2: "time", 3: "height", 4: "width"}
-    elif rank == 3:
-        names = {1: "token", 2: "channel"}
-    elif rank == 2:
-        names = {1: "channel"}
-    else:
-        names = {i: f"dim{i}" for i in range(rank)}
-    return tuple(names.get(i, "sample") for i in varies if i != 0) or ("sample",)
 
 
 def _picture(modules: list[Running], kind: str, pairs: tuple[int, int]) -> tuple[int, int] | None:

@@ -17,6 +17,7 @@ from ._modules import module_names
 from ._record import Recorder
 from .gate import Gate, Missed
 from .site import Site
+from .tags import Stream
 
 _KEEP = {
     "qk": frozenset({"q", "k"}),
@@ -69,6 +70,11 @@ class Tap:
     def gates(self) -> tuple[Gate, ...]:
         """The gates."""
         return tuple(s for s in self._recorder.sites if isinstance(s, Gate))
+
+    @property
+    def stream(self) -> Stream | None:
+        """The last tensor of the last attention's tokens, None where it could not be followed."""
+        return self._recorder.stream
 
     @property
     def missed(self) -> tuple[Missed, ...]:

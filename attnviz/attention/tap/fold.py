@@ -6,12 +6,14 @@ Every function is differentiable with respect to q and k, and computes in float3
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from ...hooks import wide
+
+Index = int | slice | Sequence[int] | Tensor | None
 
 #: bytes that one chunk of logits may take, if nothing else is said
 BUDGET = 64 * 2**20
@@ -80,3 +82,35 @@ def row_chunks(rows: int, row_bytes: int, budget: int | None) -> Iterator[slice]
     step = max(1, (BUDGET if budget is None else budget) // max(row_bytes, 1))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
+
+
+def indices(index: Index, size: int, what: str, name: str) -> slice | Tensor:
+    """Return a slice, or a tensor of non-negative indices, checked against the size."""
+    if index is None:
+        return slice(0, size)
+    if isinstance(index, slice):
+        start, stop, step = index.indices(size)
+        if step == 1:
+            return slice(start, max(start, stop))
+        index = list(range(start, stop, step))
+    numbers = torch.as_tensor(index).reshape(-1).tolist()
+    if numbers and isinstance(numbers[0], bool):
+        numbers = [i for i, wanted in enumerate(numbers) if wanted]
+    for number in numbers:
+        if not -size <= number < size:
+            raise IndexError(f"{what}={number} of site {name!r}: expected -{size} to {size - 1}")
+    return torch.tensor([n % size for n in numbers], dtype=torch.long)
+
+
+def take(tensor: Tensor, dim: int, index: slice | Tensor) -> Tensor:
+    """Return the entries of a dimension; a view for a slice."""
+    if isinstance(index, slice):
+        if index.start == 0 and index.stop == tensor.shape[dim]:
+            return tensor
+        return tensor.narrow(dim, index.start, index.stop - index.start)
+    return tensor.index_select(dim, index.to(tensor.device))
+
+
+def shift(base: slice, chunk: slice, size: int) -> tuple[int, int]:
+    """Return where a chunk of a slice begins and ends."""
+    return base.start + chunk.start, base.start + chunk.stop

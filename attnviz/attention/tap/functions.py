@@ -58,7 +58,25 @@ DROPOUT = [
     torch.dropout, torch.dropout_, torch.feature_dropout,
 ]  # fmt: skip
 PROJECT = _named("linear", "conv1d", "conv2d", "conv3d")
+CONV2D = set(_named("conv2d"))
 NORMALISE = _named("layer_norm", "rms_norm", "normalize", "batch_norm", "group_norm")
+#: functions of each element by itself, or of elements in the same place
+POINTWISE = _named(
+    "tanh", "tanh_", "relu", "relu_", "gelu", "silu", "elu", "selu", "celu", "mish", "leaky_relu",
+    "hardswish", "hardtanh", "softplus", "softsign", "logsigmoid", "prelu", "exp", "log", "log1p",
+    "expm1", "sqrt", "rsqrt", "square", "pow", "__pow__", "abs", "erf", "sin", "cos", "sign",
+    "reciprocal", "clamp", "clamp_", "clip", "clamp_min", "clamp_max", "where", "maximum",
+    "minimum", "lerp", "addcmul", "addcdiv", "masked_fill_", "fmod", "round", "floor", "ceil",
+    "__neg__", "threshold", "rrelu", "hardshrink", "softshrink", "tanhshrink", "atan", "asinh",
+)  # fmt: skip
+STACK = _named("stack")
+REDUCE = _named("mean", "amax", "amin", "prod", "logsumexp")
+#: functions that make another picture of a picture
+SCENE = [
+    F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.lp_pool2d,
+    torch.max_pool2d, F.pixel_shuffle, F.pixel_unshuffle,
+]  # fmt: skip
+LOOKUP = _named("embedding")
 FUNCTIONS: dict[Any, str] = {
     **dict.fromkeys(_named("softmax", "gumbel_softmax", "softmax_"), "softmax"),
     **dict.fromkeys(_named("sigmoid", "sigmoid_", "expit"), "sigmoid"),
@@ -94,6 +112,11 @@ TABLE: dict[str, Iterable[Any]] = {
     "project": PROJECT,
     "normalise": NORMALISE,
     "weigh": FUNCTIONS,
+    "look_up": LOOKUP,
+    "scene": SCENE,
+    "stack": STACK,
+    "reduce": REDUCE,
+    "blend": POINTWISE,
     "rectify": RECTIFY,
     "fused": [F.scaled_dot_product_attention],
     "multihead": [F.multi_head_attention_forward],
@@ -146,6 +169,7 @@ def is_pointwise(weight: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     """Say whether a convolution has a 1 x 1 kernel and stride 1, so that places stay."""
     if not isinstance(weight, Tensor) or any(n != 1 for n in weight.shape[2:]):
         return False
+    args = (args[0] if args else None, weight, *args[2:])
     stride = args[3] if len(args) > 3 else kwargs.get("stride", 1)
     padding = args[4] if len(args) > 4 else kwargs.get("padding", 0)
     strides = stride if isinstance(stride, (tuple, list)) else (stride,)

@@ -93,3 +93,32 @@ class Missed:
 
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"
+
+
+def axes_of(weights: tuple[int, ...], shape: tuple[int, ...], dim: int | None) -> tuple[str, ...]:
+    """Name the dimensions along which the weights differ."""
+    varies = [i for i, (n, m) in enumerate(zip(weights, shape, strict=True)) if n == m and m > 1]
+    if len(varies) == sum(m > 1 for m in shape):
+        return ("element",)
+    rank = len(shape)
+    names: dict[int, str]
+    if rank == 4:
+        last = (varies in ([3], [0, 3]) and shape[3] != shape[2]) or (
+            1 in varies and 2 in varies and 3 not in varies and shape[1] == shape[2]
+        )
+        names = (
+            {1: "height", 2: "width", 3: "channel"} if last
+            else {1: "channel", 2: "height", 3: "width"}
+        )  # fmt: skip
+    elif rank == 5:
+        # (B, branch, C, H, W), or (B, C, T, H, W) where the weights differ along time alone
+        names = {1: "branch", 2: "channel", 3: "height", 4: "width"}
+        if dim not in (1, -4) and 2 in varies and 1 not in varies:
+            names = {1: "channel", 2: "time", 3: "height", 4: "width"}
+    elif rank == 3:
+        names = {1: "token", 2: "channel"}
+    elif rank == 2:
+        names = {1: "channel"}
+    else:
+        names = {i: f"dim{i}" for i in range(rank)}
+    return tuple(names.get(i, "sample") for i in varies if i != 0) or ("sample",)

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import AttentionUnavailable
-from ._layout import Fold, grid_of, prefix_of
-from ._places import Places, history, places_of
-from .fold import bias_rows, grouped, row_chunks, softmax_logits, wide
-
-Index = int | slice | Sequence[int] | Tensor | None
+from ._layout import Fold, stated_line
+from ._places import Places, history, places_of, positions_of
+from .fold import Index, bias_rows, grouped, indices, row_chunks, shift, softmax_logits, take, wide
+from .tags import Moved
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +40,8 @@ class Site:
         index: position among all sites, in the order of the forward pass.
         name: dotted name of the module in which it ran ("" for the model itself).
         kind: "self", "cross", "window" (local groups), "channel" (channels attend channels) or
-            "pool" (a few latent queries, or none, gather the tokens).
+            "pooling" (a few latent queries, or none, gather the tokens). It is told by where
+            queries and keys come from.
         source: what was intercepted, "sdpa", "matmul" or "einsum".
         step: which forward pass of the model inside the `with` block, from 0.
         call: how many sites this module gave before in the same step.
@@ -61,6 +61,7 @@ class Site:
             rows need not sum to 1.
         pooled: the logits were projected from the tokens one by one, no query was compared.
         function: what made the weights: "softmax", "sigmoid" or "relu".
+        stated: (rows, columns) of the patches as the user said it, see `with_grid`.
     """
 
     index: int
@@ -88,6 +89,7 @@ class Site:
     mixed: bool = False
     pooled: bool = False
     function: str = "softmax"
+    stated: tuple[int, int] | None = None
     _versions: tuple[tuple[Tensor, int], ...] = ()
     _layout: Layout | None = None
 
@@ -119,28 +121,28 @@ class Site:
             IndexError: a row or head that does not exist.
         """
         self._check()
-        row_index = _indices(rows, self.queries, "rows", self)
-        head_index = _indices(heads, self.heads, "heads", self)
+        row_index = indices(rows, self.queries, "rows", self.name)
+        head_index = indices(heads, self.heads, "heads", self.name)
         if self.probabilities is not None:
-            return wide(_take(_take(self.probabilities, 1, head_index), 2, row_index))
+            return wide(take(take(self.probabilities, 1, head_index), 2, row_index))
         if self.q is None or self.k is None:
             raise AttentionUnavailable(
                 f"site {self.name!r} has no queries and keys: the tap kept {self._kept()}; "
                 "use attnviz.attention.tap(model, keep='qk')"
             )
-        q = _take(_take(self.q, 1, head_index), 2, row_index)
+        q = take(take(self.q, 1, head_index), 2, row_index)
         k = grouped(self.q, self.k)
-        k = k if k.shape[1] == 1 else _take(k, 1, head_index)
+        k = k if k.shape[1] == 1 else take(k, 1, head_index)
         mask = self.mask
         if mask is not None and mask.shape[1] != 1:
-            mask = _take(mask, 1, head_index)
+            mask = take(mask, 1, head_index)
         total = q.shape[2]
         row_bytes = 4 * q.shape[0] * q.shape[1] * self.keys
         parts = []
         whole = isinstance(row_index, slice)
         for chunk in row_chunks(total, row_bytes, budget):
             where: Tensor | slice
-            where = slice(*_shift(row_index, chunk, self.queries)) if whole else row_index[chunk]
+            where = slice(*shift(row_index, chunk, self.queries)) if whole else row_index[chunk]
             bias = bias_rows(mask, where, self.causal, self.keys, self.queries, q.device)
             parts.append(softmax_logits(q[:, :, chunk], k, bias, self.scale))
         if not parts:
@@ -148,13 +150,20 @@ class Site:
         return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
     def chunks(self, *, budget: int | None = None) -> Iterator[tuple[slice, Tensor]]:
-        """Yield (rows, weights (B, H, R, K)) until every row was seen, within a memory budget."""
+        """Yield (rows, weights (B, H, R, K)) until every row was seen.
+
+        The weights of a chunk, and what is computed on the way to them, keep within the budget
+        (64 MiB by default; one row at least).
+        """
         for chunk in self.row_chunks(budget=budget):
             yield chunk, self.weights(rows=chunk, budget=budget)
 
     def row_chunks(self, *, budget: int | None = None) -> Iterator[slice]:
         """Yield slices that cover all rows, the weights of each within a memory budget."""
         size = 8 if self._held().dtype == torch.float64 else 4
+        # logits, what is added to them and the softmax lie beside each other for a moment
+        size *= 1 if self.probabilities is not None else 3 if self.mask is None else 5
+        size += 8 * self.causal
         yield from row_chunks(self.queries, size * self.batch * self.heads * self.keys, budget)
 
     def _held(self) -> Tensor:
@@ -221,8 +230,24 @@ class Site:
         """Return a tensor laid out like `raw_output`, such as its gradient, as (B, H, Q, Ev)."""
         if self._layout is None:
             return tensor
-        arrange = self._layout.arrange
-        return self._layout.fold.apply(tensor if arrange is None else arrange(tensor))
+        arrange, fold = self._layout.arrange, self._layout.fold
+        return fold.unpack(fold.apply(tensor if arrange is None else arrange(tensor)))
+
+    def with_grid(self, grid: tuple[int, int]) -> Site:
+        """Return the site with the grid of its patches stated: the last rows * columns keys.
+
+        For models whose way from the picture to the tokens could not be followed.
+
+        Raises:
+            ValueError: there are not so many keys.
+        """
+        rows, columns = (int(n) for n in grid)
+        if rows < 1 or columns < 1 or rows * columns > self.keys:
+            raise ValueError(
+                f"grid={tuple(grid)}: site {self.name!r} has {self.keys} keys, expected at most "
+                "as many patches"
+            )
+        return replace(self, stated=(rows, columns))
 
     @property
     def prefix(self) -> int:
@@ -254,9 +279,24 @@ class Site:
         if found is None:
             raise AttentionUnavailable(
                 f"site {self.name!r} ({self.kind}, {getattr(self, of)} {of}): it is not known "
-                "where its tokens lie on the picture; use its weights without a picture"
+                "where its tokens lie on the picture; say it with grid=(rows, columns), or use "
+                "its weights without a picture"
             )
         return found
+
+    def places_along(
+        self, note: Moved, shape: Sequence[int]
+    ) -> tuple[Tensor, tuple[int, int]] | None:
+        """Return the position of each element of a tensor that was made of these tokens.
+
+        Args:
+            note: where its tokens are, as the tap followed them.
+            shape: of the tensor, images first.
+
+        Returns:
+            Positions of that shape, -1 for none, and the grid; None if they are not known.
+        """
+        return positions_of(note, shape, self._line, self.picture)
 
     def _picture_of(self, of: str) -> tuple[int, tuple[int, int] | None]:
         """Return (prefix, grid) if the tokens are the patches of a picture in order."""
@@ -273,6 +313,8 @@ class Site:
         if of not in ("keys", "queries"):
             raise ValueError(f"of={of!r}: expected 'keys' or 'queries'")
         tokens = getattr(self, of)
+        if self.stated is not None and (of == "keys" or self.queries == self.keys):
+            return self._in_line(tokens, self.stated, tokens - math.prod(self.stated))
         layout = self._layout
         if layout is None or self.picture is None or self.kind == "channel":
             return None
@@ -282,11 +324,12 @@ class Site:
         known = (None if moved is None else history(moved), layout.fold, tokens, self.picture)
         if known not in layout.memo:
             found = None
-            if moved is not None:
+            if moved is not None and moved.origin != "pairs":
                 found = places_of(moved, layout.fold, tokens, self._line, self.picture)
                 found = None if found is None else self._of_images(found)
-            elif self.windows == 1:
-                found = self._by_count(tokens)
+            elif self.windows == 1 and of == "keys":
+                line = self._line(tokens)
+                found = None if line is None else self._in_line(tokens, line[1], line[0])
             layout.memo[known] = found
         return layout.memo[known]
 
@@ -299,19 +342,17 @@ class Site:
             return None
         return replace(found, image=found.image // heads, images=self.images)
 
-    def _by_count(self, tokens: int) -> Places | None:
-        """Return the places of tokens whose number alone tells that they are a picture."""
-        prefix, grid = self._line(tokens)
-        if grid is None:
-            return None
-        position = (torch.arange(tokens) - prefix).clamp(min=-1).expand(self.batch, -1)
+    def _in_line(self, tokens: int, grid: tuple[int, int], prefix: int) -> Places:
+        """Return the places of tokens that are `prefix` others and then the patches, in order."""
+        position = torch.arange(tokens) - prefix
+        position = position.masked_fill(position >= math.prod(grid), -1).clamp(min=-1)
         image = torch.arange(self.batch)[:, None].expand(-1, tokens)
-        return Places(image, position, grid, self.batch)
+        return Places(image, position.expand(self.batch, -1), grid, self.batch)
 
-    def _line(self, tokens: int) -> tuple[int, tuple[int, int] | None]:
-        stated = prefix_of(self._layout.modules) if self._layout is not None else None
-        prefix, grid = grid_of(tokens, stated, self.picture)
-        return (prefix, grid) if grid else grid_of(tokens, None, self.picture)
+    def _line(self, tokens: int) -> tuple[int, tuple[int, int]] | None:
+        if self._layout is None or self.kind == "cross":
+            return None
+        return stated_line(tokens, self._layout.modules, self.picture)
 
     def _kept(self) -> str:
         names = [
@@ -327,35 +368,3 @@ class Site:
                     "in-place operation or a static key-value cache); use "
                     "attnviz.attention.tap(model, copy=True)"
                 )
-
-
-def _indices(index: Index, size: int, what: str, site: Site) -> slice | Tensor:
-    """Return a slice, or a tensor of non-negative indices, checked against the size."""
-    if index is None:
-        return slice(0, size)
-    if isinstance(index, slice):
-        start, stop, step = index.indices(size)
-        if step == 1:
-            return slice(start, max(start, stop))
-        index = list(range(start, stop, step))
-    numbers = torch.as_tensor(index).reshape(-1).tolist()
-    if numbers and isinstance(numbers[0], bool):
-        numbers = [i for i, wanted in enumerate(numbers) if wanted]
-    for number in numbers:
-        if not -size <= number < size:
-            raise IndexError(
-                f"{what}={number} of site {site.name!r}: expected -{size} to {size - 1}"
-            )
-    return torch.tensor([n % size for n in numbers], dtype=torch.long)
-
-
-def _take(tensor: Tensor, dim: int, index: slice | Tensor) -> Tensor:
-    if isinstance(index, slice):
-        if index.start == 0 and index.stop == tensor.shape[dim]:
-            return tensor
-        return tensor.narrow(dim, index.start, index.stop - index.start)
-    return tensor.index_select(dim, index.to(tensor.device))
-
-
-def _shift(base: slice, chunk: slice, size: int) -> tuple[int, int]:
-    return base.start + chunk.start, base.start + chunk.stop

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,10 +47,15 @@ class Moved:
         parent: the step before; None at the source.
         shape: shape of the source tensor (at the source only).
         op: "move" (call `fn` on the indices), "last" / "second" (that dimension was projected
-            onto `width` channels), "same" (values changed, places did not) or "pairs" (a source
-            that is a matrix product) or "cat" (joined to others, args = (dimension, offset, size)).
+            onto `width` channels), "same" (values changed, places did not), "pairs" (a source
+            that is a matrix product), "cat" (joined to others, args = (dimension, offset, size)),
+            "stack" (args = (dimension, number)) or "reduce" (args = (dimensions, keepdim)).
+        origin: what the source is: "picture" (B, C, h, w) from a convolution of the model's
+            input, "given" (an argument of the model), "fixed" (a parameter), "words" (looked up
+            in a table), "pairs", or "" where it is not known.
+        made_of: at a source that a convolution or a pooling made, the chain of what it read.
+        pair: at a source "pairs", the chains of the two factors, first queries and then keys.
         depth: number of steps.
-        real: the source may be a picture or a list of tokens (it is no matrix product).
     """
 
     parent: Moved | None = None
@@ -62,15 +67,76 @@ class Moved:
     pick: int | None = None
     width: int = 0
     depth: int = 0
-    real: bool = True
+    origin: str = ""
+    made_of: Moved | None = None
+    pair: tuple[Moved | None, Moved | None] | None = None
 
     def __post_init__(self) -> None:
         if self.parent is not None:
             object.__setattr__(self, "depth", self.parent.depth + 1)
-            if not self.parent.real:
-                object.__setattr__(self, "real", False)
-        elif self.op == "pairs" or len(self.shape) not in (3, 4):
-            object.__setattr__(self, "real", False)
+            object.__setattr__(self, "origin", self.parent.origin)
+        elif self.op == "pairs":
+            object.__setattr__(self, "origin", "pairs")
+
+    @property
+    def root(self) -> Moved:
+        """The source of the chain."""
+        step = self
+        while step.parent is not None:
+            step = step.parent
+        return step
+
+
+def leading(*chains: Moved | None) -> Moved | None:
+    """Return which of several tensors that were combined tells where the tokens are.
+
+    Logits keep their pairs whatever bias is added; patches keep their places under a position
+    code; of equal ones the shorter history is the residual stream.
+    """
+
+    def rank(chain: Moved) -> tuple[int, int]:
+        root = chain.root
+        if chain.origin == "pairs":
+            return (4 if root.pair is not None else 0), -chain.depth
+        known = {"picture": 3, "words": 2, "fixed": 1}.get(chain.origin)
+        return (2 if known is None else known), -chain.depth
+
+    return max((c for c in chains if c is not None), key=rank, default=None)
+
+
+def common(first: Moved | None, second: Moved | None) -> bool | None:
+    """Say whether two tensors were made of the same tokens; None where that is not known."""
+    if first is None or second is None or "pairs" in (first.origin, second.origin):
+        return None
+    seen = {id(step) for step in _steps(first)}
+    for step in _steps(second):
+        # two patch embeddings of one image are two streams
+        if id(step) in seen and not (step.origin == "given" and step.root is not first.root):
+            return True
+    # where a way could not be followed to its beginning, they may still be the same
+    return None if "" in (first.origin, second.origin) else False
+
+
+def _steps(chain: Moved | None) -> Iterator[Moved]:
+    """Yield the steps back to the beginning, through convolutions and pooling."""
+    while chain is not None:
+        yield chain
+        chain = chain.made_of if chain.parent is None else chain.parent
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """The last tensor that holds the tokens of an attention: what the model's head reads.
+
+    Attributes:
+        tensor: (B, T, C), or a picture.
+        note: where its tokens are.
+        tick: number of the call that made it.
+    """
+
+    tensor: Tensor
+    note: Moved
+    tick: int
 
 
 @dataclass(frozen=True, eq=False, slots=True)

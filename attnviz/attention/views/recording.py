@@ -168,7 +168,7 @@ def record(
         raise DataError(f"a record holds one sample, got a batch of {count}; pass inputs[:1]")
     with preserved(module), torch.no_grad(), tap(module, keep="qk") as taken:
         module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
-    sites = [s for s in taken.attention if s.kind not in ("channel", "pool") and s.queries]
+    sites = [s for s in taken.attention if s.kind not in ("channel", "pooling") and s.queries]
     if layers is not None:
         known = sorted({s.name for s in sites})
         sites = [s for s in sites if any(_names(s.name, wanted) for wanted in layers)]

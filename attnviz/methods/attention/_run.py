@@ -81,6 +81,11 @@ def _layers(reading: Reading, entry: Entry, request: Request) -> list[tuple[str,
 
 def _maps(reading: Reading, entry: Entry, options: dict[str, Any]) -> list[Tensor]:
     """Return maps (B, h, w), one for each column; the same for all where no class matters."""
-    if not entry.meta["needs_gradient"]:
+    same = True
+    if not entry.meta["needs_gradient"] and len(reading.columns) > 1 and "row" not in options:
+        rows = [reading.start(None, number)[0] for number in range(len(reading.columns))]
+        # a head that reads several tokens may read them otherwise for each class
+        same = all(torch.equal(rows[0], other) for other in rows[1:])
+    if not entry.meta["needs_gradient"] and same:
         return [entry.fn(reading, 0, **options)] * len(reading.columns)
     return [entry.fn(reading, number, **options) for number in range(len(reading.columns))]

@@ -129,6 +129,8 @@ def flow_map(
         MethodError: too many tokens, no class token, or layers that do not fit together.
     """
     tokens = tokens_of(reading.last)
+    if reading.last.kind == "pooling":
+        raise MethodError("attention_flow needs plain self-attention; name layers with layer=[...]")
     edges = tokens.count**2 * len(reading.sites)
     if edges > MOST_EDGES:
         raise MethodError(

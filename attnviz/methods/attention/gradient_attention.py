@@ -31,8 +31,8 @@ def gradient_attention(reading: Reading, column: int, *, row: Row = None) -> Ten
     Returns:
         (B, h, w), in units of the score.
     """
-    start, tokens = reading.start(row)
-    return reading.picture(_weighted(reading, -1, column, start), tokens)
+    start, _ = reading.start(row, column)
+    return reading.picture(_weighted(reading, -1, column, start), tokens_of(reading.last))
 
 
 @register_attention("generic_relevance", paper="arXiv:2103.15679", units="relevance",
@@ -52,10 +52,11 @@ def generic_relevance(reading: Reading, column: int, *, row: Row = None) -> Tens
     Returns:
         (B, h, w), without unit.
     """
-    current, tokens = reading.start(row)
+    current, tokens = reading.start(row, column)
     for number in range(len(reading.sites) - 1, -1, -1):
         site = reading.sites[number]
         own = tokens_of(site)
         current, tokens = adapt(current, tokens, own, site), own
-        current = current + _weighted(reading, number, column, current)
+        weighted = _weighted(reading, number, column, current)
+        current = weighted if site.kind == "pooling" else current + weighted
     return reading.picture(current, tokens)

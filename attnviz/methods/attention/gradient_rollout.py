@@ -37,9 +37,10 @@ def gradient_rollout(
     """
     if not 0 <= residual <= 1:
         raise MethodError(f"residual={residual}: expected a share in [0, 1]")
-    current, tokens = reading.start(row)
+    current, tokens = reading.start(row, column)
     for site in reversed(reading.sites):
-        if site.queries < site.keys or in_places(site):
+        pooling = site.kind == "pooling"
+        if (site.queries < site.keys and not pooling) or in_places(site):
             raise MethodError(
                 f"gradient_rollout needs plain self-attention, and {site.name!r} is "
                 f"{'windowed' if in_places(site) else 'class attention'}; use "
@@ -48,15 +49,17 @@ def gradient_rollout(
         own = tokens_of(site)
         current, tokens = adapt(current, tokens, own, site), own
         rows_of = gradient_rows(site, reading.gradient(site, column))
-        moved = torch.zeros_like(current)
+        moved = current.new_zeros(len(current), site.keys)
         for rows in site.row_chunks():
             fused = rows_of(rows).mean(1)
             total = fused.sum(-1)
             dead = total == 0
             share = (current[:, rows] / total.masked_fill(dead, 1.0)).masked_fill(dead, 0.0)
             moved = moved + (share[:, None] @ fused)[:, 0]
+            if pooling:
+                continue
             stays = torch.zeros_like(current)
             stays[:, rows] = dead.to(current.dtype)
             moved = moved + stays * current
-        current = residual * current + (1 - residual) * moved
+        current = moved if pooling else residual * current + (1 - residual) * moved
     return reading.picture(current, tokens)

@@ -61,10 +61,11 @@ def legrad(
     Raises:
         MethodError: the model has no row of blocks whose tokens are those of its attention.
     """
-    blocks = [_block_of(reading, site) for site in reading.sites]
+    sites = [s for s in reading.sites if s.kind != "pooling"] or reading.sites
+    blocks = [_block_of(reading, site) for site in sites]
     tokens = [reading.tokens[name] for name in blocks]
     if projection is None:
-        pairs = zip(reading.sites, tokens, strict=True)
+        pairs = zip(sites, tokens, strict=True)
         with torch.enable_grad():
             behind = [_pooled(z, pool, s.prefix) for s, z in pairs]
         given = _gradient_of_pooled(reading, column, behind).split(reading.batch)
@@ -73,7 +74,7 @@ def legrad(
             behind = [reading.columns[column].score(projection(z)) for z in tokens]
         given = [torch.ones_like(score) for score in behind]
     total = None
-    for site, output, gradient in zip(reading.sites, behind, given, strict=True):
+    for site, output, gradient in zip(sites, behind, given, strict=True):
         # from behind a block to the attention inside it, and no further
         (gradient,) = torch.autograd.grad(
             output, site.raw_output, gradient, retain_graph=True,
@@ -81,7 +82,7 @@ def legrad(
         )  # fmt: skip
         part = sensitivity(site, site.fold_output(gradient)) / len(behind)
         total = part if total is None else total + part
-    site = reading.last
+    site = sites[-1]
     assert total is not None
     assert site.grid is not None
     return total[:, site.prefix :].unflatten(1, site.grid)

@@ -12,8 +12,12 @@ from torch import Tensor, nn
 from ...attention.tap import Site, Tap
 from ...attention.tap.fold import wide
 from ...errors import AttentionUnavailable, DataError, MethodError
+from ...hooks import preserved
+from ...targets import resolve
+from .. import Request
+from ..forward import ForwardPass
 from ._steps import in_places, tokens_of
-from .reading import of_layers, on_picture, reads_class_token, token_number
+from .reading import Reading, of_layers, on_picture, token_number
 
 
 def region_mass(
@@ -41,8 +45,9 @@ def region_mass(
         x: (B, C, H, W), or keyword arguments of the model.
         masks: (M, h, w) or (B, M, h, w), values in [0, 1], at any resolution; they lie over the
             model's whole input.
-        rows: whose attention: None for what the model's head reads (class token, or the mean of
-            the patches), "cls", "mean", a patch (row, column) or a token's number.
+        rows: whose attention: None for what the model's head reads of its last tokens (by the
+            gradient of the predicted class's score), "cls", "mean", a patch (row, column) or a
+            token's number.
         layers: dotted names of the layers; None is all.
 
     Returns:
@@ -57,7 +62,7 @@ def region_mass(
     graph = torch.is_grad_enabled()
     taken = Tap(model, keep="qk", graph=graph, copy=False, required=True)
     with taken:
-        model(**x) if isinstance(x, Mapping) else model(x)
+        output = model(**x) if isinstance(x, Mapping) else model(x)
     images = next(iter(x.values())) if isinstance(x, Mapping) else x
     sites: Sequence[Site] = [s for s in taken.attention if on_picture(s, len(images))]
     if layers:
@@ -66,18 +71,44 @@ def region_mass(
         raise AttentionUnavailable(
             f"no attention among the patches of an image was found in {type(model).__name__}"
         )
-    return region_mass_of(sites, masks, rows=rows, model=model)
+    if rows is None:
+        rows = rows_of_head(model, x, taken, sites, output)
+    return region_mass_of(sites, masks, rows=rows)
 
 
-def region_mass_of(
-    sites: Sequence[Site], masks: Tensor, *, rows: Any = None, model: nn.Module | None = None
-) -> Tensor:
+def rows_of_head(
+    model: nn.Module, x: Any, taken: Tap, sites: Sequence[Site], output: Any
+) -> Tensor | str:
+    """Return what the head reads of the last tokens for the predicted class, for `rows`.
+
+    Args:
+        model, x: what ran inside the tap.
+        taken: the tap.
+        sites: of it, the attention among patches.
+        output: what the model gave.
+
+    Returns:
+        Weights (B, T), or "mean" where a pooling or windows of all patches are read.
+    """
+    count = sites[-1].images
+    columns = resolve(None, output, batch=count)
+    scores = [c.score(output) for c in columns]
+    done = ForwardPass(Request(model, x, count), output, columns, tuple(scores))
+    reading = Reading(done, (sites[-1],), taken.attention, stream=taken.stream)
+    with preserved(model, eval_mode=False):
+        rows = reading.start()[0].detach()
+    plain = all(not in_places(s) and rows.shape[1] in (s.queries, s.keys) for s in sites)
+    pooled = sites[-1].kind == "pooling"
+    return rows if plain and not pooled else "mean"
+
+
+def region_mass_of(sites: Sequence[Site], masks: Tensor, *, rows: Any = "mean") -> Tensor:
     """Return `region_mass` of attention that was read before.
 
     Args:
         sites: from a tap, each with a picture.
-        masks, rows: as in `region_mass`.
-        model: only to tell whether its head reads the class token.
+        masks, rows: as in `region_mass`, or weights (B, T) of the rows; what a head reads is not
+            known here.
 
     Returns:
         (B, L, H, M).
@@ -91,7 +122,7 @@ def region_mass_of(
             "layers of one stage with layers=[...]"
         )
     masks = _checked(masks, sites[-1].images)
-    return torch.stack([_mass(site, masks, rows, model) for site in sites], 1)
+    return torch.stack([_mass(site, masks, rows) for site in sites], 1)
 
 
 def _checked(masks: Tensor, images: int) -> Tensor:
@@ -108,7 +139,7 @@ def _checked(masks: Tensor, images: int) -> Tensor:
     return masks.expand(images, -1, -1, -1)
 
 
-def _mass(site: Site, masks: Tensor, rows: Any, model: nn.Module | None) -> Tensor:
+def _mass(site: Site, masks: Tensor, rows: Any) -> Tensor:
     """Return (images, H, M) of one site."""
     tokens = tokens_of(site)
     if tokens.grid is None:
@@ -122,10 +153,16 @@ def _mass(site: Site, masks: Tensor, rows: Any, model: nn.Module | None) -> Tens
     placed = site.places() if in_places(site) else None
     if placed is None:
         columns = F.pad(cells, (tokens.prefix, 0)).transpose(1, 2)  # (B, K, M)
-        query = _query(site, tokens, rows, model)
+        if site.kind == "pooling":
+            return _times(site, columns, slice(None)).mean(2)
+        if isinstance(rows, Tensor):
+            found = _times(site, columns, slice(None))
+            rows = rows[:, : found.shape[2]]
+            return torch.einsum("bq,bhqm->bhm", rows.to(found), found)
+        query = _query(site, tokens, rows)
         found = _times(site, columns, query)
         return found if found.ndim == 3 else found.mean(2)
-    if rows not in (None, "mean"):
+    if not isinstance(rows, str) or rows != "mean":
         raise MethodError(f"windowed attention ({site.name!r}) has the mean of its rows only")
     position = placed.position.to(held.device)
     columns = cells.transpose(1, 2)[placed.image.to(held.device), position.clamp(min=0)]
@@ -136,10 +173,7 @@ def _mass(site: Site, masks: Tensor, rows: Any, model: nn.Module | None) -> Tens
     return total / (tokens.count - tokens.prefix)
 
 
-def _query(site: Site, tokens: Any, rows: Any, model: nn.Module | None) -> slice:
-    if rows is None:
-        reads = reads_class_token(model, site) if model is not None else tokens.prefix > 0
-        rows = "cls" if reads else "mean"
+def _query(site: Site, tokens: Any, rows: Any) -> slice:
     if rows == "mean":
         return slice(tokens.prefix if site.queries == site.keys else 0, site.queries)
     if rows == "cls":

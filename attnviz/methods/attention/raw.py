@@ -30,7 +30,8 @@ def raw_attention(
         (B, h, w); the values and those of the prefix tokens sum to 1 for one head or their mean.
     """
     site = reading.last
-    start, tokens = reading.start(row)
+    start, _ = reading.start(row, column)
+    tokens = tokens_of(site)
     if head == "mean":
         return reading.picture(attend(site, start, None), tokens)
     if isinstance(head, str) and head in ("max", "min"):
@@ -64,6 +65,8 @@ def cls_attention(reading: Reading, column: int, *, head: int | str = "mean") ->
     Raises:
         MethodError: the model has no class token.
     """
+    if reading.last.kind == "pooling":
+        raise MethodError(f"{reading.last.name!r} pools and has no class token; use raw_attention")
     return raw_attention(reading, column, head=head, row="cls")
 
 

@@ -8,15 +8,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...attention.tap import Site, Tap
+from ...attention.tap import Site, Stream, Tap
 from ...errors import AttentionUnavailable, LayerNotFound, MethodError, did_you_mean
 from ...hooks import own_thread
 from ...targets import Column
 from .. import Request
 from ..forward import ForwardPass, forward_pass
-from ._steps import Tokens, in_places, tokens_of
+from ._steps import Tokens, adapt, attend, in_places, tokens_of
+from ._tail import row_of_head
+
+#: class, distillation and register tokens that may stand before a grid that the user states
+MOST_PREFIX = 16
 
 Row = int | str | tuple[int, int] | Tensor | None
 
@@ -30,12 +35,15 @@ class Reading:
         sites: attention among the patches of the picture, in order, only of the layers asked for.
         every: every attention found.
         tokens: output of each block of the model, in order, where a method asked for it.
+        stream: the last tensor of the last attention's tokens, which the head reads.
     """
 
     done: ForwardPass
     sites: tuple[Site, ...]
     every: tuple[Site, ...]
     tokens: Mapping[str, Tensor] = field(default_factory=dict)
+    stream: Stream | None = None
+    _read: dict[int, Tensor] = field(default_factory=dict)
     _gradients: dict[int, dict[int, Tensor]] = field(default_factory=dict)
 
     @property
@@ -96,14 +104,12 @@ class Reading:
         if column not in self._gradients:
             sites = [s for s in self.every if s.raw_output.requires_grad]
             outputs = [s.raw_output for s in sites]
-            last = column == len(self.columns) - 1
             found: Sequence[Tensor | None] = ()
             if outputs and self.scores[column].requires_grad:
                 found = torch.autograd.grad(
                     self.scores[column], outputs, torch.ones_like(self.scores[column]),
                     allow_unused=True,
-                    # LeGrad goes back from the tokens once more
-                    retain_graph=self.create_graph or not last or bool(self.tokens),
+                    retain_graph=True,  # the row that the head reads goes back once more
                     create_graph=self.create_graph,
                 )  # fmt: skip
             named = {
@@ -124,21 +130,25 @@ class Reading:
         found = self.gradients(column).get(site.index)
         return torch.zeros_like(site.output) if found is None else found
 
-    def start(self, row: Row = None) -> tuple[Tensor, Tokens]:
+    def start(self, row: Row = None, column: int = 0) -> tuple[Tensor, Tokens]:
         """Return the row vector that a map begins with, (B, T), and its tokens.
 
         Args:
-            row: None for what the model reads (its class token, or the mean of its patches);
-                "cls", "mean", a patch (row, column), a token's number, or weights (T,) or (B, T).
+            row: None for what the model's head reads, by the gradient of the score with respect
+                to the last tokens; "cls", "mean", a patch (row, column), a token's number, or
+                weights (T,) or (B, T).
+            column: which score, for None.
+
+        Raises:
+            MethodError: no such row, or what the head reads could not be told.
         """
         site = self.last
         tokens = tokens_of(site)
-        like = site.q if site.q is not None else site.probabilities
-        assert like is not None
-        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        start = torch.zeros(self.batch, tokens.count, dtype=dtype, device=like.device)
+        if site.kind == "pooling":
+            tokens = Tokens(site.queries, 0, None)
+        start = torch.zeros(self.batch, tokens.count, dtype=_dtype(site), device=_device(site))
         if row is None:
-            row = "cls" if reads_class_token(self.model, site) else "mean"
+            return self._of_head(column).to(start), tokens
         if isinstance(row, Tensor):
             if row.shape not in ((tokens.count,), (self.batch, tokens.count)):
                 raise MethodError(
@@ -158,6 +168,22 @@ class Reading:
         else:
             start[:, token_number(row, tokens)] = 1
         return start, tokens
+
+    def _of_head(self, column: int) -> Tensor:
+        """Return what the head reads of the tokens of the last layer shown, (B, T)."""
+        final = [s for s in self.every if on_picture(s, self.batch)][-1]
+        if column not in self._read:
+            row = row_of_head(self, final, column)
+            if final.kind != "pooling" and not in_places(final):  # class attention: the first ask
+                row = F.pad(row, (0, final.keys - row.shape[1]))
+            self._read[column] = row
+        row, site = self._read[column], self.last
+        if final.index == site.index:
+            return row
+        if final.kind == "pooling":  # what the pooling gathers is read of every layer's tokens
+            row = attend(final, row.to(_dtype(final)), None)
+        have, want = tokens_of(final), tokens_of(site)
+        return adapt(row, have, want, site) if have.count != want.count else row
 
     def picture(self, values: Tensor, tokens: Tokens) -> Tensor:
         """Return values of tokens on the picture: (B, T) -> (B, h, w), prefix tokens left out."""
@@ -185,15 +211,18 @@ def token_number(row: Any, tokens: Tokens) -> int:
     )
 
 
-def reads_class_token(model: nn.Module, site: Site) -> bool:
-    """Say whether the model's head reads a class token rather than the mean of the patches."""
-    if not site.prefix:
-        return False
-    pooled = getattr(model, "global_pool", None)  # timm
-    if isinstance(pooled, str) and pooled.startswith(("avg", "max", "map")):
-        return False
-    config = getattr(model, "config", None)  # Hugging Face
-    return not bool(getattr(config, "use_mean_pooling", False))
+def _held(site: Site) -> Tensor:
+    held = site.q if site.q is not None else site.probabilities
+    assert held is not None
+    return held
+
+
+def _dtype(site: Site) -> torch.dtype:
+    return torch.float64 if _held(site).dtype == torch.float64 else torch.float32
+
+
+def _device(site: Site) -> torch.device:
+    return _held(site).device
 
 
 def read(request: Request, *, gradients: bool, keep: str = "qk", tokens: bool = False) -> Reading:
@@ -221,18 +250,36 @@ def read(request: Request, *, gradients: bool, keep: str = "qk", tokens: bool = 
         done = forward_pass(
             request, gradients=gradients, reading=(_blocks(request.model, blocks, tokens), taken)
         )
-    sites = [s for s in taken.attention if on_picture(s, request.batch)]
+    every = with_grid(taken.attention, request.options.get("grid"))
+    sites = [s for s in every if on_picture(s, request.batch)]
     if not sites:
         found = ", ".join(f"{s.name} ({s.kind})" for s in taken.attention[:4]) or "none"
         raise AttentionUnavailable(
             f"no attention among the patches of an image was found in "
             f"{type(request.model).__name__}; attention found: {found}"
             + "".join(f"; not readable: {m}" for m in taken.missed[:3])
+            + ". Where its patches lie could not be followed from the picture: say it with "
+            "grid=(rows, columns)" * any(s.picture is not None for s in every)
         )
     chosen = tuple(sites)
     if request.layers:
         chosen = tuple(of_layers(sites, request.layers))
-    return Reading(done, chosen, taken.attention, blocks)
+    return Reading(done, chosen, every, blocks, taken.stream)
+
+
+def with_grid(sites: Sequence[Site], grid: Any) -> tuple[Site, ...]:
+    """Return the sites with the grid that the user states, where there are patches enough."""
+    if grid is None:
+        return tuple(sites)
+    if not isinstance(grid, (tuple, list)) or len(grid) != 2:
+        raise MethodError(f"grid={grid!r}: expected (rows, columns) of the patches")
+    count = int(grid[0]) * int(grid[1])
+    fits = [s for s in sites if 0 <= s.keys - count <= MOST_PREFIX and s.windows == 1]
+    if not fits:
+        sizes = sorted({s.keys for s in sites})
+        raise MethodError(f"grid={tuple(grid)} is {count} patches; layers have {sizes} tokens")
+    chosen = {s.index for s in fits}
+    return tuple(s.with_grid(grid) if s.index in chosen else s for s in sites)
 
 
 @contextmanager
@@ -269,7 +316,7 @@ def module_holds_attention(module: nn.Module) -> bool:
 def on_picture(site: Site, batch: int) -> bool:
     """Say whether a site is attention among the patches of the images of the batch."""
     return (
-        site.kind in ("self", "window")
+        site.kind in ("self", "window", "pooling")
         and site.images == batch
         and site.picture is not None
         and (site.grid is not None or in_places(site))

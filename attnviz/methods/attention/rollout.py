@@ -77,6 +77,8 @@ def roll(
 def _step(
     site: Site, row: Tensor, fusion: str, discard: float, residual: float, budget: int | None
 ) -> Tensor:
+    if site.kind == "pooling":  # its queries are no tokens, so nothing passes beside it
+        return attend(site, row, None if fusion == "mean" else _fuse(fusion), budget=budget)
     acting = row
     kept = row * residual
     if site.queries < site.keys:
@@ -143,13 +145,13 @@ def rollout_map(
 
     Args:
         reading: the forward pass.
-        column: not used.
+        column: which score, for the row that the head reads.
         row: whose row is shown; by default what the model's head reads.
         fusion, discard, residual: see `rollout`.
 
     Returns:
         (B, h, w).
     """
-    start, _ = reading.start(row)
+    start, _ = reading.start(row, column)
     values, tokens = roll(reading.sites, start, fusion=fusion, discard=discard, residual=residual)
     return reading.picture(values, tokens)
