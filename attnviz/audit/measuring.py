@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -55,9 +56,9 @@ class Instrument:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        for tensor in (*self.module.parameters(), *self.module.buffers()):
-            return tensor.device
-        return torch.device("cpu")
+        tensors = itertools.chain(self.module.parameters(), self.module.buffers())
+        first = next(tensors, None)
+        return torch.device("cpu") if first is None else first.device
 
     @contextmanager
     def running(self) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """Reading activations and gradients out of a model that stays as it was."""
 
 from .capture import Capture, capture
+from .checkpointing import without_checkpointing
 from .kernels import differentiable_attention
 from .modules import eager, find_layers, unwrap
 from .outputs import wide
@@ -17,4 +18,5 @@ __all__ = [
     "preserved",
     "unwrap",
     "wide",
+    "without_checkpointing",
 ]

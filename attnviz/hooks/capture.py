@@ -8,7 +8,6 @@ more: Selvaraju et al. 2017, arXiv:1610.02391).
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -17,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CaptureError
+from .checkpointing import without_checkpointing
 from .modules import eager, find_layers, unwrap
 from .outputs import pick, put
 from .preserve import preserved
+from .threads import own_thread
 
 
 class Capture:
@@ -50,23 +51,27 @@ class Capture:
         self._tensors: dict[str, Tensor] = {}
         self._calls: dict[str, int] = {}
         self._stack: contextlib.ExitStack | None = None
-        self._thread: int | None = None
 
     # -- the block ---------------------------------------------------------------------------
 
     def __enter__(self) -> Capture:
         if self._stack is not None or self._calls:
             raise CaptureError("this capture was used already; open a new one for every forward")
-        self._thread = threading.get_ident()
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             # set_grad_enabled acts when made; the hooks below move it, so it is put back by hand
             stack.callback(torch.set_grad_enabled, torch.is_grad_enabled())
             stack.enter_context(eager(self._wrapped))
+            stack.enter_context(without_checkpointing(self._model))
             if not self._create_graph:
                 stack.enter_context(preserved(self._model, eval_mode=False))
             for name, module in self._modules.items():
-                handle = module.register_forward_hook(self._hook(name))
+                if isinstance(module, torch.jit.ScriptModule) and not _takes_hooks(module):
+                    raise CaptureError(
+                        f"layer {name!r} is scripted: it runs outside Python and cannot be read; "
+                        "choose the layer before or after it, or pass the eager model"
+                    )
+                handle = module.register_forward_hook(own_thread(self._hook(name)))
                 stack.callback(handle.remove)
             torch.set_grad_enabled(self._prefix_graph)
             self._stack = stack.pop_all()
@@ -83,8 +88,6 @@ class Capture:
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], Any]:
         def read(module: nn.Module, inputs: Any, output: Any) -> Any:
-            if threading.get_ident() != self._thread:
-                return None  # another thread's forward through the same model
             count = self._calls[name] = self._calls.get(name, 0) + 1
             if self._call is None and count > 1:
                 raise CaptureError(
@@ -123,7 +126,8 @@ class Capture:
     def _read(self) -> dict[str, Tensor]:
         missing = [name for name in self.layers if name not in self._tensors]
         if missing:
-            ran = "the model did not run inside the block" if not self._calls else "it was skipped"
+            ran = "the model did not run inside the block, or ran a copy of itself"
+            ran = ran if not self._calls else "it was skipped"
             raise CaptureError(
                 f"layer {missing[0]!r} was not reached in this forward ({ran}); call the model "
                 "inside the `with` block and choose a layer that its forward uses"
@@ -168,12 +172,7 @@ class Capture:
                     "logits[:, 3].sum()"
                 )
             if not score.requires_grad:
-                raise CaptureError(
-                    "the score has no graph. Compute it inside the `with` block, or pass a "
-                    "function: cap.gradients(lambda: logits[:, 3].sum()). If the model itself "
-                    "wraps this layer in torch.no_grad(), use capture(..., prefix_graph=True) or "
-                    "a later layer"
-                )
+                raise CaptureError(_no_graph(self._model))
             try:
                 found = torch.autograd.grad(
                     score,
@@ -188,6 +187,8 @@ class Capture:
                         "the graph was freed by an earlier gradients(retain_graph=False); run the "
                         "forward again or keep the graph"
                     ) from error
+                if "heckpoint" in str(error):
+                    raise CaptureError(_CHECKPOINTED) from error
                 if "nference tensor" in str(error):
                     raise CaptureError(
                         "the model's parameters were made under torch.inference_mode(), which "
@@ -196,10 +197,66 @@ class Capture:
                 raise
         for name, gradient in zip(tensors, found, strict=True):
             if gradient is None:
-                raise CaptureError(
-                    f"the score does not depend on layer {name!r}; choose a layer on the way to it"
-                )
+                raise CaptureError(_independent(self._model, name, score))
         return MappingProxyType(dict(zip(tensors, found, strict=True)))
+
+
+def _takes_hooks(module: nn.Module) -> bool:
+    try:
+        module.register_forward_hook(own_thread(lambda *_: None)).remove()
+    except RuntimeError:
+        return False
+    return True
+
+
+_CHECKPOINTED = (
+    "the model recomputes parts of itself in the backward pass (gradient checkpointing), in a form "
+    "that gives no gradient of a layer; turn it off while explaining, or use "
+    "checkpoint(..., use_reentrant=False)"
+)
+
+
+def _quantised(model: nn.Module) -> str | None:
+    for name, module in model.named_modules():
+        if "quantized" in type(module).__module__:
+            return (
+                f"part {name!r} of {type(model).__name__} is quantised ({type(module).__name__}) "
+                "and has no derivative. Explain the model before its quantisation, or use a method "
+                "without gradients, such as eigencam or scorecam"
+            )
+    return None
+
+
+def _independent(model: nn.Module, layer: str, score: Tensor) -> str:
+    """Say why a score does not depend on a layer, as far as the model's parts tell."""
+    seen: set[Any] = set()
+    waiting = [score.grad_fn]
+    while waiting and len(seen) < 10_000:
+        step = waiting.pop()
+        if step is None or step in seen:
+            continue
+        if step.name().startswith("CheckpointFunction"):
+            return _CHECKPOINTED
+        seen.add(step)
+        waiting += [following for following, _ in step.next_functions]
+    return _quantised(model) or (
+        f"the score does not depend on layer {layer!r}; choose a layer on the way to it. If it is "
+        "one, it runs inside gradient checkpointing with use_reentrant=True, or inside a function "
+        "that cuts the graph: turn that off while explaining, or choose a later layer"
+    )
+
+
+def _no_graph(model: nn.Module) -> str:
+    """Say why a score has no graph, as far as the model's parts tell."""
+    quantised = _quantised(model)
+    if quantised is not None:
+        return f"the score has no graph: {quantised}"
+    return (
+        "the score has no graph. Compute it inside the `with` block, or pass a function: "
+        "cap.gradients(lambda: logits[:, 3].sum()). If the model itself wraps this layer in "
+        "torch.no_grad(), or checkpoints it (use_reentrant=True), use "
+        "capture(..., prefix_graph=True) or a later layer"
+    )
 
 
 def capture(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 
 @dataclass
@@ -22,6 +23,7 @@ class _Held:
     module: nn.Module
     training: bool
     buffers: dict[str, Tensor]
+    values: dict[str, Tensor]  # of a scripted part, whose buffers are held outside Python
 
 
 _lock = threading.RLock()
@@ -29,15 +31,20 @@ _held: dict[int, _Held] = {}
 _random: list = [0, None]  # how many blocks are open, the state before the first
 
 
-def _enter(modules: list[nn.Module]) -> None:
+def _enter(modules: list[nn.Module], eval_mode: bool) -> None:
     copies: dict[int, Tensor] = {}  # a buffer that two modules share stays shared
     for module in modules:
         held = _held.get(id(module))
         if held is not None:
             held.count += 1
             continue
-        originals = {name: b for name, b in module._buffers.items() if b is not None}
-        _held[id(module)] = _Held(1, module, module.training, originals)
+        originals: dict[str, Tensor] = {}
+        if not _keeps_still(module, eval_mode):
+            originals = {name: b for name, b in module._buffers.items() if b is not None}
+        values: dict[str, Tensor] = {}
+        if isinstance(module, torch.jit.ScriptModule) and module.training and not eval_mode:
+            values = {n: b.detach().clone() for n, b in module.named_buffers(recurse=False)}
+        _held[id(module)] = _Held(1, module, module.training, originals, values)
         # The model works on copies and the originals are not touched. Writing old values back
         # instead would invalidate every graph that has saved the buffer.
         for name, buffer in originals.items():
@@ -46,15 +53,42 @@ def _enter(modules: list[nn.Module]) -> None:
             module._buffers[name] = copies[id(buffer)]
 
 
+def _keeps_still(module: nn.Module, eval_mode: bool) -> bool:
+    """Say whether a module has no buffer that a forward pass writes to and that can be swapped."""
+    if isinstance(module, _NormBase):
+        return eval_mode or not module.training  # most buffers of most models: not copied in vain
+    # a scripted or traced part holds its buffers outside Python
+    return isinstance(module, torch.jit.ScriptModule) or not module._buffers
+
+
 def _leave(modules: list[nn.Module]) -> None:
+    error: BaseException | None = None
     for module in modules:
-        held = _held[id(module)]
+        held = _held.get(id(module))
+        if held is None:  # entering had failed before it
+            continue
         held.count -= 1
-        if held.count == 0:
-            del _held[id(module)]
-            # assigned, not called: an overridden train() may do more than set the flag
-            module.training = held.training
-            module._buffers.update(held.buffers)
+        if held.count:
+            continue
+        del _held[id(module)]
+        try:
+            _set_mode(module, held.training)
+            if held.buffers:
+                module._buffers.update(held.buffers)
+            for name, value in held.values.items():
+                with torch.no_grad():
+                    getattr(module, name).copy_(value)
+        except Exception as failed:  # the other modules are put back all the same
+            error = error or failed
+    if error is not None:
+        raise error
+
+
+def _set_mode(module: nn.Module, training: bool) -> None:
+    if module.training == training:
+        return
+    # assigned, not called: an overridden train() may do more than set the flag
+    module.training = training
 
 
 def _random_state() -> dict[str, Tensor | list[Tensor]]:
@@ -88,20 +122,29 @@ def preserved(model: nn.Module, *, eval_mode: bool = True) -> Iterator[None]:
     """
     modules = list(model.modules())
     with _lock:
-        _enter(modules)
         _random[0] += 1
         if _random[0] == 1:
             _random[1] = _random_state()
-        if eval_mode:
-            for module in modules:
-                if module.training:
-                    module.training = False
+        try:
+            _enter(modules, eval_mode)
+            if eval_mode:
+                for module in modules:
+                    _set_mode(module, False)
+        except BaseException:
+            _close(modules)
+            raise
     try:
         yield
     finally:
         with _lock:
-            _leave(modules)
-            _random[0] -= 1
-            if _random[0] == 0:
-                _set_random_state(_random[1])
-                _random[1] = None
+            _close(modules)
+
+
+def _close(modules: list[nn.Module]) -> None:
+    try:
+        _leave(modules)
+    finally:
+        _random[0] -= 1
+        if _random[0] == 0:
+            _set_random_state(_random[1])
+            _random[1] = None

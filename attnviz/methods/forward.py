@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import AttnvizError, AttnvizWarning, MethodError, TargetError
-from ..hooks import Capture, capture, differentiable_attention, wide
+from ..errors import AttnvizError, AttnvizWarning, ImageError, MethodError, TargetError
+from ..hooks import (
+    Capture,
+    capture,
+    differentiable_attention,
+    wide,
+    without_checkpointing,
+)
 from ..models import Layout, infer_layout
 from ..models.outputs import logits_of
 from ..registry import Entry
@@ -163,33 +171,11 @@ def forward_pass(
         TargetError: a wrong count, an unknown label, an output without logits.
         LayoutError: a layer's output has no positions.
     """
-    captured = probe = None
-    with ExitStack() as stack:
-        if request.create_graph and gradients:
-            stack.enter_context(differentiable_attention())
-        if layers:
-            captured = stack.enter_context(
-                capture(
-                    request.model,
-                    list(layers),
-                    create_graph=request.create_graph,
-                    gradients=gradients or request.create_graph,
-                    call=request.call,
-                )
-            )
-        if heads:
-            probe = stack.enter_context(HeadProbe(request.model))
-        for context in reading:
-            stack.enter_context(context)
-        output = (forward or request.forward)()
-        columns = resolve(
-            request.target,
-            output,
-            batch=request.batch,
-            labels=request.labels,
-            classes=request.classes,
-        )
-        scores = tuple(column.score(output) for column in columns)
+    run = partial(_run, request, layers, gradients, heads, reading, forward)
+    output, columns, scores, captured, probe, recorded = run(prefix_graph=False)
+    if gradients and layers and not request.create_graph and not recorded:
+        # the model's own no_grad round the layer left recording off for what follows it
+        output, columns, scores, captured, probe, _ = run(prefix_graph=True)
     check_finite(scores)
     logits = logits_or_none(output)
     layouts: dict[str, Layout] = {}
@@ -208,6 +194,75 @@ def forward_pass(
     return ForwardPass(
         request, output, columns, scores, logits, activations, layouts, found, captured
     )
+
+
+def _run(
+    request: Request,
+    layers: Sequence[str],
+    gradients: bool,
+    heads: bool,
+    reading: Sequence[AbstractContextManager[Any]],
+    forward: Callable[[], Any] | None,
+    *,
+    prefix_graph: bool,
+) -> tuple[Any, tuple[Column, ...], tuple[Tensor, ...], Capture | None, HeadProbe | None, bool]:
+    captured = probe = None
+    with ExitStack() as stack:
+        stack.enter_context(without_checkpointing(request.model))
+        if request.create_graph and gradients:
+            stack.enter_context(differentiable_attention())
+        if layers:
+            captured = stack.enter_context(
+                capture(
+                    request.model,
+                    list(layers),
+                    create_graph=request.create_graph,
+                    gradients=gradients or request.create_graph,
+                    call=request.call,
+                    prefix_graph=prefix_graph,
+                )
+            )
+        if heads:
+            probe = stack.enter_context(HeadProbe(request.model))
+        for context in reading:
+            stack.enter_context(context)
+        try:
+            output = (forward or request.forward)()
+        except RuntimeError as error:
+            _explain_mismatch(error, request)
+            raise
+        recorded = torch.is_grad_enabled()  # set by the layer, unless the model has undone it
+        columns = resolve(
+            request.target,
+            output,
+            batch=request.batch,
+            labels=request.labels,
+            classes=request.classes,
+        )
+        scores = tuple(column.score(output) for column in columns)
+    return output, columns, scores, captured, probe, recorded
+
+
+def _explain_mismatch(error: RuntimeError, request: Request) -> None:
+    """Say what is wrong with an input whose type or channels are not the model's; else nothing."""
+    if isinstance(error, AttnvizError):
+        return
+    weight = next((p for p in request.model.parameters() if p.is_floating_point()), None)
+    given = request.inputs
+    if not isinstance(given, Tensor) or weight is None:
+        return
+    shape = tuple(given.shape)
+    if given.is_floating_point() and given.dtype != weight.dtype and "type" in str(error):
+        raise ImageError(
+            f"the input is {given.dtype}, the model's weights are {weight.dtype}; convert one: "
+            f"x.to({weight.dtype}), or model.to({given.dtype})"
+        ) from error
+    wanted = re.search(r"expected input.* to have (\d+) channels, but got (\d+)", str(error))
+    if wanted:
+        raise ImageError(
+            f"the input {shape} has {wanted[2]} channels where {type(request.model).__name__} "
+            f"takes {wanted[1]}; a batch is (B, C, ...), channels second"
+        ) from error
 
 
 def logits_or_none(output: Any) -> Tensor | None:
