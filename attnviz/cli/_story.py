@@ -21,11 +21,13 @@ def boat_water(out: Path, as_json: bool) -> None:
     if as_json:
         print_json(
             "demo-story", STORY_SCHEMA, seconds=told.seconds, comparison=told.comparison.as_dict(),
+            alone=told.alone, repaired_by=told.repaired_by,
             files={k: str(p) for k, p in paths.items()},
         )  # fmt: skip
         return
     print(f"before   {told.comparison.before.verdict.text}")
     print(f"after    {told.comparison.after.verdict.text}")
     print(f"change   {told.comparison.text}")
+    print(f"by what  {told.repaired_by}")
     print(f"time     {', '.join(f'{name} {s:.0f} s' for name, s in told.seconds.items())}")
     print(f"report   {paths['report'].absolute()}")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from attnviz import audit
-from attnviz.audit.story import tell
+from attnviz.audit.story import Story, tell
 from attnviz.data import boatwater as bw
 from attnviz.errors import DataError
 from tests.support import planting
@@ -59,3 +59,19 @@ def test_story_finds_the_confusion_and_reports_what_guidance_did(tmp_path):
     assert told.save(tmp_path)["report"].exists()
     rise = {(c.what, c.group): c for c in told.comparison.changes}["energy in boat", "boat, water"]
     assert rise.difference.low > 0  # the maps moved onto the boat, on scenes that neither saw
+    assert set(told.alone) == {"before", "map", "images", "both"}
+    assert told.alone["before"] < 0.2
+    assert all(f"{100 * v:.0f} %" in told.repaired_by for v in told.alone.values())
+
+
+def test_the_story_credits_what_repaired():
+    def said(map_, images, both):
+        alone = {"before": 0.0, "map": map_, "images": images, "both": both}
+        return Story(None, None, None, {}, alone).repaired_by
+
+    assert said(0.0, 0.92, 0.88).startswith(
+        "what repaired the answers: the images put together anew and not the loss on the map"
+    )
+    assert said(0.8, 0.0, 0.8).startswith("what repaired the answers: the loss on the map (")
+    assert "neither alone" in said(0.1, 0.2, 0.9)
+    assert said(0.0, 0.0, 0.05).startswith("the answers were not repaired")
