@@ -177,4 +177,11 @@ def new_head(model: nn.Module, classes: int, *, seed: int = 0) -> nn.Module:
         fresh = nn.Linear(old.in_features, classes, bias=True).to(old.weight)
     parent, _, own = name.rpartition(".")
     setattr(inner.get_submodule(parent) if parent else inner, own, fresh)
+    # what the model says of itself: the old classes' names would go to the new outputs
+    for attribute in ("num_classes", "num_labels"):
+        if isinstance(getattr(inner, attribute, None), int):
+            setattr(inner, attribute, classes)
+    config = getattr(inner, "config", None)
+    if hasattr(config, "id2label"):
+        config.num_labels = classes
     return model

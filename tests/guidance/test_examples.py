@@ -102,3 +102,24 @@ def test_a_new_head():
     assert torch.equal(state, torch.get_rng_state())
     with pytest.raises(ModelError, match="2 outputs"):
         new_head(nn.Conv2d(1, 1, 1), 2)
+
+
+def test_a_new_head_forgets_the_old_classes():
+    """Names of ImageNet do not go to two new outputs, and maps of the new model can be made."""
+    pytest.importorskip("timm")
+    from attnviz import explain, load
+    from attnviz.models import labels_of
+
+    net = load().module
+    assert len(labels_of(net)) == 1000
+    new_head(net, 2)
+    assert labels_of(net) is None
+    assert explain(net, torch.randn(1, 3, 64, 64), target=1).label == ("class 1",)
+    transformers = pytest.importorskip("transformers")
+    small = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        image_size=32, patch_size=8, id2label={0: "cat", 1: "dog", 2: "cow"},
+        label2id={"cat": 0, "dog": 1, "cow": 2},
+    )  # fmt: skip
+    net = new_head(transformers.ViTForImageClassification(small), 2)
+    assert labels_of(net) is None
