@@ -18,6 +18,7 @@ from .geometry import Geometry
 from .heatmaps import Heatmaps
 from .hooks import eager, find_layers, preserved, unwrap
 from .images import read_image
+from .inputs import Given, Inputs, gather, size_of
 from .methods import METHODS, RawMaps, Request, check_options, runner
 from .models import Layout, LoadedModel, labels_of, load, reading, resolve_preprocess
 from .models.outputs import Choice, stated_activation
@@ -28,22 +29,10 @@ from .registry import Entry
 class _Inputs:
     """One batch, ready for the model, and where it came from."""
 
-    tensor: Tensor
+    tensor: Inputs
     geometry: tuple[Geometry, ...] | None = None
     images: tuple[np.ndarray, ...] | None = None
     sources: tuple[str | None, ...] | None = None
-
-
-def _is_batch(images: Any) -> bool:
-    return isinstance(images, Tensor) and images.is_floating_point()
-
-
-def _as_list(images: Any) -> list[Any]:
-    if isinstance(images, list | tuple):
-        return list(images)
-    if isinstance(images, np.ndarray | Tensor) and images.ndim == 4:
-        return list(images)
-    return [images]
 
 
 def _source(image: Any) -> str | None:
@@ -172,8 +161,11 @@ def explain(
         model: an `nn.Module` (compiled or DataParallel-wrapped too), a name
             (`torchvision:resnet50`, `timm:...`, `hf:...`), what `attnviz.load` returned, or None
             for the embedded EfficientNet-Lite0.
-        images: a path, PIL image, uint8 array (H, W, 3), or a list of them; or a float tensor
-            (B, C, H, W) or (C, H, W) that is preprocessed already.
+        images: a path, PIL image, uint8 array (H, W, 3); or a float tensor that is preprocessed
+            already: (B, C, H, W) or (C, H, W), or of the rank that the model's convolutions have,
+            (B, C, T) or (B, C, D, H, W). Lists, loaders and data sets of these are explained
+            whole; of an (image, label) sample the image is taken. A mapping, or a tuple for a
+            model that takes several tensors, is a batch of several inputs.
         target: a class index, a label, a `Target`, a function of the model's output that returns
             (B,) scores, or a list with one of these per image. None explains each image's
             predicted class; the result says which.
@@ -219,25 +211,9 @@ def explain(
         labels = labels_of(module, loaded)
     layers = None if layer is None else list(find_layers(module, layer))
 
-    if _is_batch(images):
-        batch = images if images.ndim != 3 else images[None]
-        if batch.ndim != 4 or batch.numel() == 0:
-            raise ImageError(
-                f"a preprocessed batch is a float tensor (B, C, H, W) with B > 0, got "
-                f"{tuple(images.shape)}"
-            )
-        items: Any = batch
-        prepare = _given
-    else:
-        items = _as_list(images)
-        if not items:
-            raise ImageError("no images given")
-        if all(_is_batch(item) for item in items):
-            items = torch.stack([item if item.ndim == 3 else item[0] for item in items])
-            prepare = _given
-        else:
-            prepare = _prepare(module, loaded, preprocess)
-    total = len(items)
+    given = gather(images, module)
+    prepare = None if isinstance(given, Given) else _prepare(module, loaded, preprocess)
+    total = given.count if isinstance(given, Given) else len(given)
     if create_graph:
         batch_size = total
 
@@ -246,17 +222,19 @@ def explain(
     batches: list[tuple[_Inputs, list[RawMaps]]] = []
     for start in range(0, total, batch_size):
         part = slice(start, min(start + batch_size, total))
-        inputs = prepare(items[part])
-        inputs_on_device = inputs.tensor.to(_device_of(module))
+        if isinstance(given, Given):
+            inputs = _Inputs(given.part(part.start, part.stop, _device_of(module)))
+        else:
+            inputs = prepare(given[part])
         request = Request(
             module,
-            inputs_on_device,
-            len(inputs_on_device),
+            inputs.tensor,
+            part.stop - part.start,
             target=_slice(target, part, total),
             classes=classes,
             labels=labels,
             layers=layers,
-            input_size=tuple(inputs_on_device.shape[-2:]),
+            input_size=size_of(inputs.tensor),
             create_graph=create_graph,
             signed=signed,
             layout=Layout(layout) if isinstance(layout, str) else layout,
@@ -276,10 +254,6 @@ def explain(
 
 
 _ARGUMENTS = tuple(name for name in inspect.signature(explain).parameters if name != "options")
-
-
-def _given(batch: Tensor) -> _Inputs:
-    return _Inputs(batch)
 
 
 def _run(request: Request, families: dict[str, list[Entry]]) -> list[RawMaps]:

@@ -41,7 +41,8 @@ class Request:
 
     Attributes:
         model: the unwrapped model; the caller holds it in evaluation mode.
-        inputs: the batch on the model's device, (B, ...); or a mapping of keyword arguments.
+        inputs: the batch on the model's device, (B, ...); a tuple of several inputs; or a mapping
+            of keyword arguments.
         batch: number of samples.
         target, classes, labels: as `attnviz.targets.resolve` takes them.
         layers: dotted names, or None for the default of the model.
@@ -67,10 +68,19 @@ class Request:
     call: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def example(self) -> Tensor | None:
+        """A few of the inputs, for what has to be found out by running the model."""
+        if not hasattr(self.inputs, "shape") or self.inputs.ndim != 4:
+            return None
+        return self.inputs[:4].detach()
+
     def forward(self) -> Any:
         """Call the model on the inputs."""
         if isinstance(self.inputs, Mapping):
             return self.model(**self.inputs)
+        if isinstance(self.inputs, tuple):
+            return self.model(*self.inputs)
         return self.model(self.inputs)
 
 

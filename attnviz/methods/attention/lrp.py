@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ Passed = tuple[ForwardPass, list[Tensor]]
 
 def _propagate(request: Request, *, constant: bool) -> Passed:
     """Return the pass and maps (B, H, W) of Gradient x Input under the rules."""
-    if isinstance(request.inputs, Mapping):
+    if not isinstance(request.inputs, torch.Tensor):
         raise MethodError("relevance propagation explains one image tensor, not named inputs")
     if not request.inputs.is_floating_point():
         raise MethodError("relevance propagation needs a floating-point image")

@@ -21,7 +21,7 @@ OwnMaps = tuple[ForwardPass, Mapping[str, Sequence[Tensor]], Mapping[str, Any]]
 
 def read_own(request: Request, *, gradients: bool = True) -> ForwardPass:
     """Run the model once for a method that runs it itself; without layers, at the default."""
-    layers = list(request.layers or [default_layer(request.model)])
+    layers = list(request.layers or [default_layer(request.model, request.example)])
     return forward_pass(request, layers=layers, gradients=gradients)
 
 
@@ -36,7 +36,7 @@ def read_layers(request: Request, entries: Sequence[Entry]) -> ForwardPass:
         MethodError: CAM on a model without a GAP + linear head behind the layer.
     """
     wants_head = [e.name for e in entries if e.meta["needs_linear_head"]]
-    layers = list(request.layers or [default_layer(request.model)])
+    layers = list(request.layers or [default_layer(request.model, request.example)])
     done = forward_pass(
         request,
         layers=layers,

@@ -19,7 +19,7 @@ def stages(request: Request) -> list[str]:
     """
     if request.layers:
         return list(request.layers)
-    name = default_layer(request.model)
+    name = default_layer(request.model, request.example)
     parent, _, last = name.rpartition(".")
     beside = dict(request.model.get_submodule(parent).named_children())
     sizes: dict[str, tuple[int, ...]] = {}

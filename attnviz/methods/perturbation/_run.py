@@ -109,7 +109,7 @@ def _layers(request: Request, entries: Sequence[Entry], passes: Passes) -> list[
         with torch.no_grad():
             passes.first()
         return []
-    names = list(request.layers or [default_layer(request.model)])
+    names = list(request.layers or [default_layer(request.model, request.example)])
     gradients = any(e.meta["needs_gradient"] for e in entries)
     with ExitStack() as stack:
         cap = stack.enter_context(capture(request.model, names, gradients=gradients))

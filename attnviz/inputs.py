@@ -1,0 +1,163 @@
+"""What a user hands over to be explained: photos, batches, samples, loaders, several inputs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .errors import ImageError
+
+#: a batch for the model: one tensor, several as positional arguments, or keyword arguments
+Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Given:
+    """Inputs that are preprocessed already.
+
+    Attributes:
+        inputs: for all samples.
+        count: number of samples.
+    """
+
+    inputs: Inputs
+    count: int
+
+    def part(self, start: int, stop: int, device: torch.device) -> Inputs:
+        """Return the inputs of samples start to stop, on a device."""
+
+        def cut(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            rows = value[start:stop] if value.ndim and len(value) == self.count else value
+            return rows.to(device)
+
+        if isinstance(self.inputs, Mapping):
+            return {name: cut(value) for name, value in self.inputs.items()}
+        if isinstance(self.inputs, tuple):
+            return tuple(cut(value) for value in self.inputs)
+        return cut(self.inputs)
+
+
+def gather(images: Any, module: nn.Module) -> Given | list[Any]:
+    """Return what was given as preprocessed inputs, or as a list of photos to be prepared.
+
+    Taken are: a float tensor of one sample or a batch, of the rank that the model's convolutions
+    have (signals, pictures, volumes); a mapping of keyword arguments; a tuple of tensors for a
+    model that takes as many; a photo; and lists, loaders and data sets of batches, samples or
+    photos, each by itself or as (image, label, ...), of which the image is taken.
+
+    Raises:
+        ImageError: nothing was given, or shapes do not fit together.
+    """
+    if isinstance(images, Mapping):
+        return _mapping(images)
+    if _is_float(images):
+        return _batch([images], module)
+    if isinstance(images, tuple) and len(images) > 1 and _several(images, module):
+        return Given(images, len(images[0]))
+    items = _items(images)
+    if not items:
+        raise ImageError("no images given")
+    if all(_is_float(item) for item in items):
+        return _batch(items, module)
+    return items
+
+
+def size_of(inputs: Inputs) -> tuple[int, int] | None:
+    """Return (H, W) of the picture among the inputs, None where there is none."""
+    values = inputs.values() if isinstance(inputs, Mapping) else inputs
+    for value in [inputs] if isinstance(inputs, Tensor) else values:
+        if _is_float(value) and value.ndim >= 4:
+            return tuple(value.shape[-2:])
+    return None
+
+
+def spatial_rank(module: nn.Module) -> int:
+    """Return over how many axes the model's first convolution runs: 1, 2 or 3; 2 if it has none."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            return len(part.kernel_size)
+    return 2
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _is_photo(value: Any) -> bool:
+    return isinstance(value, str | Path | np.ndarray | Tensor) or hasattr(value, "getbands")
+
+
+def _items(images: Any) -> list[Any]:
+    if isinstance(images, np.ndarray | Tensor):
+        return list(images) if images.ndim == 4 else [images]
+    if _is_photo(images):
+        return [images]
+    if isinstance(images, tuple) and _is_sample(images):
+        return [images[0]]
+    if isinstance(images, Iterable):
+        return [item[0] if _is_sample(item) else item for item in images]
+    if hasattr(images, "__getitem__") and hasattr(images, "__len__"):  # a map-style data set
+        return _items([images[i] for i in range(len(images))])
+    return [images]
+
+
+def _is_sample(item: Any) -> bool:
+    """Say whether an item is (image, label, ...) or (images, labels, ...) of a batch."""
+    if not isinstance(item, tuple | list) or len(item) < 2 or not _is_photo(item[0]):
+        return False
+    first, second = item[:2]
+    if _is_float(first):
+        # a second tensor of the same shape is another picture
+        return not (_is_float(second) and second.shape[1:] == first.shape[1:])
+    return isinstance(first, np.ndarray) or not _is_photo(second)
+
+
+def _batch(tensors: Sequence[Tensor], module: nn.Module) -> Given:
+    rank = spatial_rank(module)
+    names = {1: "(B, C, T)", 2: "(B, C, H, W)", 3: "(B, C, D, H, W)"}[rank]
+    made = []
+    for tensor in tensors:
+        batch = tensor[None] if tensor.ndim == rank + 1 else tensor
+        if batch.ndim < rank + 2 or batch.ndim > 5 or batch.numel() == 0:
+            raise ImageError(
+                f"a preprocessed batch for {type(module).__name__} is a float tensor {names} with "
+                f"B > 0, got {tuple(tensor.shape)}"
+            )
+        made.append(batch)
+    shapes = {tuple(batch.shape[1:]) for batch in made}
+    if len(shapes) > 1:
+        raise ImageError(
+            f"the tensors given have unlike shapes {sorted(shapes)} and make no batch; pass images "
+            "alone (masks and labels are no input), of one size"
+        )
+    together = made[0] if len(made) == 1 else torch.cat(made)
+    return Given(together, len(together))
+
+
+def _mapping(inputs: Mapping[str, Any]) -> Given:
+    counts = [len(v) for v in inputs.values() if isinstance(v, Tensor) and v.ndim]
+    if not counts or counts[0] == 0:
+        raise ImageError(
+            f"the inputs {sorted(map(str, inputs))} hold no tensor with samples; a mapping is "
+            "given to the model as keyword arguments"
+        )
+    return Given(dict(inputs), counts[0])
+
+
+def _several(images: tuple[Any, ...], module: nn.Module) -> bool:
+    """Say whether the model takes this many tensors by position."""
+    if not all(isinstance(value, Tensor) for value in images) or not _is_float(images[0]):
+        return False
+    parameters = inspect.signature(module.forward).parameters.values()
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    needed = [p for p in positional if p.default is p.empty]
+    return len(needed) >= 2 and len(needed) <= len(images) <= len(positional)

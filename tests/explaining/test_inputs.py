@@ -1,0 +1,102 @@
+"""Whatever holds the images, all of them are explained, and each as by itself."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import attnviz
+from attnviz.errors import ImageError
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+    ).eval()
+
+
+def explain(model, images, **options):
+    return attnviz.explain(model, images, layer="1", target=options.pop("target", 2), **options)
+
+
+def test_a_list_of_batches_gives_every_map(model):
+    x, y = torch.rand(4, 3, 12, 16), torch.rand(3, 3, 12, 16)
+    expected = explain(model, torch.cat([x, y])).values
+    torch.testing.assert_close(explain(model, [x, y]).values, expected)
+    torch.testing.assert_close(explain(model, (x, y), batch_size=2).values, expected)
+    torch.testing.assert_close(explain(model, [x[0], x[1]]).values, expected[:2])
+    targets = explain(model, [x, y], target=[*range(5), 0, 1])
+    assert targets.target == (0, 1, 2, 3, 4, 0, 1)
+
+
+def test_samples_loaders_and_data_sets_give_the_map_of_each_image(model):
+    x, labels = torch.rand(7, 3, 12, 16), torch.arange(7)
+    expected = explain(model, x).values
+    data = TensorDataset(x, labels)
+    loader = DataLoader(data, batch_size=3)
+    for given in (loader, data, (x, labels), [(x[:3], labels[:3]), (x[3:], labels[3:])],
+                  [data[i] for i in range(7)], (row for row in x)):  # fmt: skip
+        torch.testing.assert_close(explain(model, given).values, expected)
+    masks = torch.rand(7, 1, 12, 16)
+    torch.testing.assert_close(explain(model, (x, masks)).values, expected)
+    photos = [(np.full((12, 16, 3), 40 * i, np.uint8), i) for i in range(3)]
+    maps = explain(
+        model,
+        photos,
+        preprocess=lambda a: torch.tensor(np.asarray(a) / 255).permute(2, 0, 1).float(),
+    )
+    assert len(maps) == 3
+
+
+def test_what_makes_no_batch_is_refused(model):
+    with pytest.raises(ImageError, match="unlike shapes"):
+        explain(model, [torch.rand(2, 3, 12, 16), torch.rand(2, 3, 12, 12)])
+    with pytest.raises(ImageError, match=r"\(B, C, H, W\) with B > 0, got \(12, 16\)"):
+        explain(model, torch.rand(12, 16))
+    with pytest.raises(ImageError, match="no images given"):
+        explain(model, [])
+    with pytest.raises(ImageError, match=r"Sequential is a float tensor \(B, C, H, W\)"):
+        explain(model, torch.rand(0, 3, 12, 16))
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.head = nn.Linear(8 + 2, 5)
+
+    def forward(self, image, facts):
+        return self.head(torch.cat([self.conv(image).relu().mean((2, 3)), facts], 1))
+
+
+def test_several_inputs_by_position_or_name_equal_the_gradient_by_hand():
+    torch.manual_seed(1)
+    model = Two().eval()
+    image, facts = torch.rand(5, 3, 12, 10), torch.rand(5, 2)
+    activation = model.conv(image).detach().requires_grad_()
+    logits = model.head(torch.cat([activation.relu().mean((2, 3)), facts], 1))
+    (gradient,) = torch.autograd.grad(logits[:, 3].sum(), activation)
+    by_hand = (gradient.mean((2, 3), keepdim=True) * activation).sum(1).relu().detach()
+    for given in ((image, facts), {"image": image, "facts": facts}):
+        for size in (32, 2):
+            maps = attnviz.explain(model, given, layer="conv", target=3, batch_size=size)
+            torch.testing.assert_close(maps.values, by_hand)
+            torch.testing.assert_close(maps.logits, logits.detach())
+
+
+def test_the_default_layer_is_found_on_inputs_that_only_this_model_takes():
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU())
+            self.head = nn.Linear(4 * 49 * 39, 3)
+
+        def forward(self, x):
+            return self.head(self.features(x).flatten(1))
+
+    maps = attnviz.explain(Fixed().eval(), torch.rand(2, 3, 100, 80), target=1)
+    assert maps.layer.startswith("features")
+    assert maps.values.shape == (2, 49, 39)
