@@ -14,6 +14,7 @@ from ..hooks import find_layers, unwrap
 from ..margins import Margin
 from ..methods import METHODS, Request
 from ..methods.cam import apply_cam, read_layers
+from ..registry import Entry
 from ..targets import Column, Target
 
 
@@ -26,7 +27,8 @@ class ClassMap:
         maps: (B, h, w) of the first layer, float32 or float64, signed, with their graph.
         layer: its dotted name.
         by_layer: the maps of all layers asked for, in the order asked.
-        activation: (B, C, h, w), what the first layer computed.
+        activation: (B, C, h, w), what the first layer computed; of maps of attention, which are
+            made of several layers, the map (B, 1, h, w).
         model, images: what was run, and on what.
         targets: what is explained of each image: its class's margin, unless told otherwise.
         score: (B,) the explained score.
@@ -104,7 +106,9 @@ def class_map(
             or None for its logit alone, the one-class map of GAIN and other mining. `Target`s and
             functions are explained as they are. A model with one output has its logit explained.
         layer: where the map is made; None is the model's default. Several give `by_layer`.
-        method: any CAM of `attnviz methods` that is a function of activation and gradient.
+        method: any CAM of `attnviz methods` that is a function of activation and gradient, or a
+            map of attention, such as "generic_relevance", "legrad", "rollout" or
+            "gradient_attention"; these have no sign.
         signed: keep what speaks against the class. With False the map passes a ReLU, and where
             that cuts it there is no gradient to bring it back (a dead map).
         input_gradient: record the graph back to the pixels, which RRR needs.
@@ -119,8 +123,11 @@ def class_map(
     """
     model = unwrap(model)
     entry = METHODS.get(method)
-    if entry.family != "cam" or entry.meta["own_pass"]:
-        known = [e.name for e in METHODS if e.family == "cam" and not e.meta["own_pass"]]
+    if entry.family not in ("cam", "attention") or entry.meta["own_pass"]:
+        known = [
+            e.name for e in METHODS
+            if e.family in ("cam", "attention") and not e.meta["own_pass"]
+        ]  # fmt: skip
         raise MethodError(
             f"method {entry.name!r} of the family {entry.family!r} is no function of activation "
             f"and gradient that can be differentiated; for training use one of {', '.join(known)}"
@@ -144,6 +151,8 @@ def class_map(
         input_size=tuple(x.shape[-2:]),
         create_graph=True,
     )
+    if entry.family == "attention":
+        return _of_attention(request, entry)
     read = read_layers(request, [entry])
     gradients = read.gradients(0) if entry.meta["needs_gradient"] else {}
     # products and sums of a map underflow in half precision, so autocast ends here
@@ -164,6 +173,27 @@ def class_map(
         targets=read.columns[0],
         score=read.scores[0],
         exact=bool(read.heads) and len(read.heads) == len(maps),
+    )
+
+
+def _of_attention(request: Request, entry: Entry) -> ClassMap:
+    """Return maps of attention in the training graph; there is no one activation behind them."""
+    from ..methods.attention.training import attention_maps
+
+    done, maps = attention_maps(request, entry)
+    first = next(iter(maps))
+    if done.logits is None:
+        raise GuidanceError("the model's output holds no logits, so there is no class to guide")
+    return ClassMap(
+        logits=done.logits,
+        maps=maps[first],
+        layer=first,
+        by_layer=maps,
+        activation=maps[first][:, None],
+        model=request.model,
+        images=request.inputs,
+        targets=done.columns[0],
+        score=done.scores[0],
     )
 
 

@@ -7,7 +7,8 @@ a batch, what to explain) into one `RawMaps` for each method and layer.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,25 @@ FAMILIES: dict[str, str] = {
     "perturbation": "attnviz.methods.perturbation._run:run",
     "attribution": "attnviz.methods.attribution._run:run",
 }
+
+
+@contextmanager
+def all_kept(model: nn.Module) -> Iterator[None]:
+    """Switch off the gradient checkpointing of timm's and Hugging Face's models in the block."""
+    names = ("grad_checkpointing", "gradient_checkpointing")
+    found = [
+        (module, name)
+        for module in model.modules()
+        for name in names
+        if module.__dict__.get(name) is True
+    ]
+    for module, name in found:
+        module.__dict__[name] = False
+    try:
+        yield
+    finally:
+        for module, name in found:
+            module.__dict__[name] = True
 
 
 @dataclass(frozen=True)
@@ -76,7 +96,15 @@ class Request:
         return self.inputs[:4].detach()
 
     def forward(self) -> Any:
-        """Call the model on the inputs."""
+        """Call the model on the inputs, without gradient checkpointing.
+
+        What is read on the way is part of the graph; a layer that is computed again in the
+        backward pass would be another one.
+        """
+        with all_kept(self.model):
+            return self._call()
+
+    def _call(self) -> Any:
         if isinstance(self.inputs, Mapping):
             return self.model(**self.inputs)
         if isinstance(self.inputs, tuple):

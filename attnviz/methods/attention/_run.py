@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -43,21 +43,29 @@ def run(request: Request, entries: Sequence[Entry]) -> list[RawMaps]:
             found.append(done.raw_maps(entry, "input", maps, specific))
             continue
         assert reading is not None
-        for layer, part in _layers(reading, entry, request):
+        for layer, part, maps in run_on(reading, entry, request, options):
             facts = {
                 **specific,
                 "layers": [s.name for s in part.sites],
                 "prefix_tokens": part.last.prefix,
             }
-            # q and k carry a graph for the gradients; rows computed from them need none
-            with torch.set_grad_enabled(request.create_graph):
-                maps = _maps(part, entry, options)
             found.append(part.done.raw_maps(entry, layer, maps, facts))
     return found
 
 
 #: what is kept of each attention, from the least to the most
 _KEPT = ("qk", "qkv", "all")
+
+
+def run_on(
+    reading: Reading, entry: Entry, request: Request, options: dict[str, Any]
+) -> Iterator[tuple[str, Reading, list[Tensor]]]:
+    """Yield (layer, what it was read from, K maps (B, h, w)) of one method."""
+    for layer, part in _layers(reading, entry, request):
+        # q and k carry a graph for the gradients; rows computed from them need none
+        with torch.set_grad_enabled(request.create_graph):
+            maps = _maps(part, entry, options)
+        yield layer, part, maps
 
 
 def _layers(reading: Reading, entry: Entry, request: Request) -> list[tuple[str, Reading]]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...attention.tap.fold import wide
 from ...errors import MethodError
-from .. import Request
+from .. import Request, all_kept
 from ..forward import ForwardPass, forward_pass
 from ._lrp_rules import LrpMode
 from ._register import register_attention
@@ -23,23 +23,28 @@ def _propagate(request: Request, *, constant: bool) -> Passed:
         raise MethodError("relevance propagation explains one image tensor, not named inputs")
     if not request.inputs.is_floating_point():
         raise MethodError("relevance propagation needs a floating-point image")
+    if request.create_graph:
+        raise MethodError(
+            "relevance propagation cannot be trained on: its rules hold normalisations and halves "
+            "constant, so the graph of the map is not its derivative; use generic_relevance, "
+            "legrad or a CAM"
+        )
     inputs = request.inputs.detach().requires_grad_()
 
     def forward() -> Any:
-        with LrpMode(constant, twice=request.create_graph):
+        with LrpMode(constant), all_kept(request.model):
             return request.model(inputs)
 
     with torch.enable_grad():
         done = forward_pass(request, forward=forward)
     maps = []
     for i, score in enumerate(done.scores):
-        keep = request.create_graph or i + 1 < len(done.scores)
+        keep = i + 1 < len(done.scores)
         (gradient,) = torch.autograd.grad(
             score,
             inputs,
             torch.ones_like(score),
             retain_graph=keep,
-            create_graph=request.create_graph,
         )
         maps.append((wide(gradient) * wide(inputs)).sum(1))
     return done, maps
