@@ -6,6 +6,7 @@ import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from .methods import METHODS, RawMaps, Request, check_options, runner
 from .models import Layout, LoadedModel, labels_of, load, reading, resolve_preprocess
 from .models.outputs import Choice, stated_activation
 from .registry import Entry
+from .targets import Setting, parsed, ready
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,19 @@ def resolve_model(model: Any, device: Any = None) -> tuple[nn.Module, LoadedMode
     return module, loaded
 
 
+def output_for(module: nn.Module, loaded: LoadedModel | None, preprocess: Any, photo: Any) -> Any:
+    """Return the model's output for one photo, without a graph, the model left as it was.
+
+    Args:
+        module, loaded: as `resolve_model` returns them.
+        preprocess: as in `explain`.
+        photo: anything `read_image` reads.
+    """
+    inputs = _prepare(module, loaded, preprocess)([photo])
+    with torch.no_grad(), preserved(module):
+        return module(inputs.tensor)
+
+
 def _methods(method: str | Sequence[str]) -> dict[str, list[Entry]]:
     names = [method] if isinstance(method, str) else list(method)
     if not names:
@@ -166,8 +181,9 @@ def explain(
             (B, C, T) or (B, C, D, H, W). Lists, loaders and data sets of these are explained
             whole; of an (image, label) sample the image is taken. A mapping, or a tuple for a
             model that takes several tensors, is a batch of several inputs.
-        target: a class index, a label, a `Target`, a function of the model's output that returns
-            (B,) scores, or a list with one of these per image. None explains each image's
+        target: a class index, a label, a `Target`, a text such as "contrast:boat,seashore" (see
+            `attnviz.targets.parse`), a function of the model's output that returns (B,) scores,
+            or a list with one of these per image. None explains each image's
             predicted class; the result says which.
         classes: K targets for every image, from one forward: B * K maps, image by image.
         method: a name of `attnviz methods`, or several.
@@ -211,6 +227,7 @@ def explain(
         labels = labels_of(module, loaded)
     layers = None if layer is None else list(find_layers(module, layer))
 
+    target, classes = parsed(target, labels), parsed(classes, labels)
     given = gather(images, module)
     prepare = None if isinstance(given, Given) else _prepare(module, loaded, preprocess)
     total = given.count if isinstance(given, Given) else len(given)
@@ -226,15 +243,21 @@ def explain(
             inputs = _Inputs(given.part(part.start, part.stop, _device_of(module)))
         else:
             inputs = prepare(given[part])
+        setting = Setting(
+            part.stop - part.start,
+            size_of(inputs.tensor),
+            inputs.geometry,
+            partial(output_for, module, loaded, preprocess),
+        )
         request = Request(
             module,
             inputs.tensor,
-            part.stop - part.start,
-            target=_slice(target, part, total),
-            classes=classes,
+            setting.batch,
+            target=ready(_slice(target, part, total), setting),
+            classes=ready(classes, setting),
             labels=labels,
             layers=layers,
-            input_size=size_of(inputs.tensor),
+            input_size=setting.input_size,
             create_graph=create_graph,
             signed=signed,
             layout=Layout(layout) if isinstance(layout, str) else layout,

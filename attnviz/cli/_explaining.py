@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,16 @@ import typer
 from torch import Tensor
 
 from ..data.prepared import Prepared
-from ..errors import ImageError, MethodError
-from ..explaining import explain
+from ..errors import ImageError, MethodError, TargetError
+from ..explaining import explain, output_for
 from ..geometry import Geometry
 from ..heatmaps import Heatmaps
 from ..methods import METHODS
 from ..models import LoadedModel, labels_of, read_labels, resolve_preprocess
 from ..models.outputs import predicted as predicted_class
 from ..models.outputs import probabilities
-from ..targets import Contrast
+from ..targets import Contrast, Setting, parse
+from ..targets import ready as placed
 from ._files import picture_bytes, write_file
 from ._pipeline import Failed, stream
 
@@ -96,10 +98,17 @@ def methods_named(names: Sequence[str]) -> list[str]:
 def targets_named(targets: Sequence[str], versus: str | None) -> list[Any]:
     """Return what to explain; with `versus` each target is held against that class."""
     if versus is None:
-        return list(targets)
+        return [t if ":" not in t else _parsed(t) for t in targets]
     if not targets:
         raise typer.BadParameter("--versus compares with a class: say --target too")
     return [Contrast(t, versus) for t in targets]
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return parse(text)
+    except TargetError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def explain_photos(
@@ -121,8 +130,9 @@ def explain_photos(
 
     def compute(jobs: list[Job], ready: list[Prepared]) -> list[list[Seen]]:
         return explain_batch(
-            loaded, ready, methods=methods, targets=targets, layer=layer, labels=names
-        )
+            loaded, ready, methods=methods, targets=targets, layer=layer, labels=names,
+            preprocess=preprocess,
+        )  # fmt: skip
 
     def write(job: Job, made: list[Seen]) -> tuple[Record, ...]:
         for path, (maps, _) in zip(job.pictures, made, strict=True):
@@ -146,6 +156,7 @@ def explain_batch(
     targets: Sequence[Any] = (),
     layer: str | None = None,
     labels: Sequence[str] | None = None,
+    preprocess: Any = None,
 ) -> list[list[Seen]]:
     """Return for each photo its maps, method by method and in them target by target."""
     made: list[list[Seen]] = [[] for _ in ready]
@@ -153,10 +164,15 @@ def explain_batch(
     for shape in dict.fromkeys(r.input.shape for r in ready):
         rows = [i for i, r in enumerate(ready) if r.input.shape == shape]
         inputs = _place(torch.stack([ready[i].input for i in rows]), loaded.module)
+        setting = Setting(
+            len(rows), tuple(shape[-2:]), [ready[i].geometry for i in rows],
+            partial(output_for, loaded.module, loaded, preprocess),
+        )  # fmt: skip
+        chosen = placed(list(targets), setting)
         maps = explain(
             loaded, inputs, method=list(methods), layer=layer, labels=labels,
-            target=targets[0] if len(targets) == 1 else None,
-            classes=list(targets) if len(targets) > 1 else None,
+            target=chosen[0] if len(chosen) == 1 else None,
+            classes=chosen if len(chosen) > 1 else None,
             batch_size=len(rows),
         )  # fmt: skip
         each = max(len(targets), 1)

@@ -29,8 +29,9 @@ def explain(
     target: Annotated[
         list[str] | None,
         typer.Option(
-            help="Class index or label; the predicted class if left out. "
-            "Several give several maps from one forward pass."
+            help="Class index or label; or contrast:A,B, finer:A, probability:A, "
+            "region:mask.png[@A], pixel:X,Y[@A], embedding:photo.jpg, class:A. The predicted class "
+            "if left out. Several give several maps from one forward pass."
         ),
     ] = None,
     versus: Annotated[

@@ -1,0 +1,92 @@
+"""One way to write a target as text, in Python and on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..errors import TargetError, did_you_mean
+from .finer import FinerTarget
+from .kinds import ClassTarget, Contrast, Probability, Target
+from .placed import EmbeddingTarget, PhotoRegion
+
+#: kinds that a text may name, and how each is written
+FORMS = {
+    "class": "class:boat",
+    "probability": "probability:boat",
+    "contrast": "contrast:boat,seashore",
+    "finer": "finer:boat",
+    "region": "region:mask.png or region:mask.png@boat",
+    "pixel": "pixel:120,80 or pixel:120,80@boat",
+    "embedding": "embedding:other.jpg",
+}
+#: kinds that other libraries' models need, and what to pass in their place
+_ELSEWHERE = {"box": "a detection", "text": "a prompt", "token": "a word that is written"}
+
+
+def parse(text: str) -> Target:
+    """Return the target that a text stands for: `class:boat`, `contrast:boat,seashore`, ...
+
+    A text without a kind is a class: an index or a label.
+
+    Raises:
+        TargetError: an unknown kind, or a form that does not fit it; the message has the forms.
+    """
+    kind, colon, rest = text.partition(":")
+    kind, rest = kind.strip().lower(), rest.strip()
+    if not colon:
+        return ClassTarget(text)
+    if kind in _ELSEWHERE:
+        raise TargetError(
+            f"{text!r}: {_ELSEWHERE[kind]} is no target of this model by text; pass a function of "
+            "the model's output as target, such as target=lambda out: ..."
+        )
+    if kind not in FORMS:
+        raise TargetError(
+            f"target {text!r}: kind {kind!r} is not known{did_you_mean(kind, FORMS) or '.'} "
+            f"Forms: {'; '.join(FORMS.values())}; a label with a colon in it is class:LABEL"
+        )
+    if not rest:
+        raise TargetError(f"target {text!r} names nothing; write {FORMS[kind]}")
+    return _MADE[kind](rest)
+
+
+def parsed(target: Any, labels: Sequence[str] | None) -> Any:
+    """Return a target with texts of a kind turned into what they stand for; labels stay labels."""
+    if isinstance(target, list | tuple):
+        return [parsed(one, labels) for one in target]
+    if not isinstance(target, str) or ":" not in target or target in (labels or ()):
+        return target
+    return parse(target)
+
+
+def _contrast(text: str) -> Target:
+    names = [name.strip() for name in text.split(",")]
+    if len(names) != 2 or not all(names):
+        raise TargetError(f"contrast:{text} needs two classes: {FORMS['contrast']}")
+    return Contrast(*names)
+
+
+def _region(text: str) -> Target:
+    path, _, cls = text.partition("@")
+    return PhotoRegion(path.strip(), cls.strip() or None)
+
+
+def _pixel(text: str) -> Target:
+    place, _, cls = text.partition("@")
+    try:
+        x, y = (float(number) for number in place.split(","))
+    except ValueError:
+        raise TargetError(f"pixel:{text} needs x and y: {FORMS['pixel']}") from None
+    return PhotoRegion((x, y), cls.strip() or None)
+
+
+_MADE: dict[str, Callable[[str], Target]] = {
+    "class": ClassTarget,
+    "probability": Probability,
+    "contrast": _contrast,
+    "finer": FinerTarget,
+    "region": _region,
+    "pixel": _pixel,
+    "embedding": EmbeddingTarget,
+}
