@@ -53,7 +53,7 @@ def output_attentions(model: nn.Module) -> Iterator[nn.Module]:
     implementation it had.
 
     Example:
-        >>> with attnviz.attention.hf.output_attentions(model):
+        >>> with attnviz.attention.hf.output_attentions(model):  # doctest: +SKIP
         ...     found = model(**inputs, output_attentions=True).attentions
 
     Raises:

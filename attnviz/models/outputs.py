@@ -89,7 +89,7 @@ def reading(
             (several at once), "none" (regression: there are no probabilities).
 
     Example:
-        >>> with reading(output="heads.species"):
+        >>> with reading(output="heads.species"):  # doctest: +SKIP
         ...     maps = class_map(model, images, targets)
 
     Raises:

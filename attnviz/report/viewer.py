@@ -67,7 +67,9 @@ def viewer(
 
     Example:
         >>> import attnviz
-        >>> maps = attnviz.explain(attnviz.load(), photos, method=["gradcam", "layercam"])
+        >>> maps = attnviz.explain(  # doctest: +SKIP
+        ...     attnviz.load(), photos, method=["gradcam", "layercam"]
+        ... )
         >>> attnviz.report.write_viewer(maps, "maps.html")  # doctest: +SKIP
     """
     flat = _flat(results)

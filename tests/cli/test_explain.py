@@ -331,7 +331,7 @@ def test_ctrl_c_exits_130_and_leaves_whole_files_only(tmp_path: Path, photos: Pa
     assert process.stdout is not None
     process.stdout.readline()  # one is done
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     written = list((tmp_path / "out").iterdir())
@@ -360,9 +360,11 @@ def test_ten_thousand_photos_do_not_pile_up(
     import gc
     import weakref
 
+    from attnviz.data import prepared
+
     alive: set[int] = set()
     most = 0
-    real = _explaining.read_image
+    real = prepared.read_image
 
     def read(path: Path) -> np.ndarray:
         nonlocal most
@@ -372,7 +374,7 @@ def test_ten_thousand_photos_do_not_pile_up(
         most = max(most, len(alive))
         return array
 
-    monkeypatch.setattr(_explaining, "read_image", read)
+    monkeypatch.setattr(prepared, "read_image", read)
     monkeypatch.setattr(_explaining, "write_file", lambda *_, **__: None)
     loaded = attnviz.load("tests.cli.tiny:colours")
     small = attnviz.models.Preprocess(resize=(32, 32), crop=None)

@@ -168,9 +168,13 @@ def tap(
         ValueError: an unknown `keep`.
 
     Example:
-        >>> with attnviz.attention.tap(model) as tap:
-        ...     model(images)
-        >>> tap.attention[-1].weights(rows=0)  # (B, heads, 1, tokens)
+        >>> import timm, torch
+        >>> from attnviz import attention
+        >>> model = timm.create_model("vit_tiny_patch16_224", num_classes=10)
+        >>> with attention.tap(model) as tap:
+        ...     logits = model(torch.rand(1, 3, 224, 224))
+        >>> tap.attention[-1].weights(rows=0).shape  # (B, heads, 1, tokens)
+        torch.Size([1, 3, 1, 197])
     """
     return Tap(model, keep=keep, graph=graph, copy=copy, required=required)
 

@@ -3,7 +3,7 @@
 Each module computes its attention by plain operations and hands it back from `forward`. Small
 trained ones come with the package::
 
-    from attnviz.attention import reference
+    from attnviz.gallery import modules as reference
 
     reference.names()                       # "stn", "ram", "bahdanau", ...
     model = reference.load("stn")

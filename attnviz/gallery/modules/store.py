@@ -59,10 +59,11 @@ def load(name: str) -> nn.Module:
         EnvironmentFault: its weights are not installed.
 
     Example:
-        >>> from attnviz.attention import reference
+        >>> from attnviz.gallery import modules as reference
         >>> model = reference.load("stn")
         >>> batch = reference.sample("stn", 4)
-        >>> theta = model(*batch.inputs).theta        # (4, 2, 3)
+        >>> model(*batch.inputs).theta.shape
+        torch.Size([4, 2, 3])
     """
     wanted = task(name)
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn and then replaced

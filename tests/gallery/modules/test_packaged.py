@@ -43,7 +43,7 @@ def test_a_built_wheel_loads_its_own_weights(tmp_path):
             sys.executable,
             "-c",
             "import json, torch, attnviz\n"
-            "from attnviz.attention import reference\n"
+            "from attnviz.gallery import modules as reference\n"
             "from attnviz.gallery.modules import files\n"
             "batch = reference.sample('stn', 5)\n"
             "with torch.no_grad():\n"
