@@ -224,8 +224,8 @@ def kind_of(
     label = f"{inner.name.rsplit('.', 1)[-1]} {type(inner.module).__name__}"
     if _is_channel(inner, label, queries, keys, heads, width):
         return "channel"
-    if same and queries < keys and _CROSS_NAME.search(label):
-        same = None  # a class token among the patches of another branch
+    if same and queries < keys and (queries == 1 or _CROSS_NAME.search(label)):
+        same = None  # a class token of another branch, a decoder that starts from what it reads
     crossing = _is_cross(inner, label, queries, keys) if same is None else not same
     return "cross" if crossing else alike
 
