@@ -292,7 +292,8 @@ class Recorder:
         )  # fmt: skip
         # a decoder's additive score is projected from pairs of its state and the words: no pool
         pooled = pooled and not (queries == 1 and has_state(modules[0], keys))
-        pooled = pooled and kind in ("self", "cross")
+        pooled = pooled and (kind in ("self", "cross") or (queries == 1 and kind == "window"))
+        grouped = kind == "window"
         if pooled or self._pools(modules[0].name, kind, moved[0], queries, keys):
             kind = "pooling"
         if kind == "cross":
@@ -311,7 +312,7 @@ class Recorder:
             Site(
                 index=len(self.sites), name=name, kind=kind, source=source, step=self._step,
                 call=self._count(name), batch=batch, heads=heads, queries=queries, keys=keys,
-                windows=windows if kind == "window" else 1, images=batch // windows, pooled=pooled,
+                windows=windows if grouped else 1, images=batch // windows, pooled=pooled,
                 picture=_picture(modules, kind, (queries, keys)), mixed=mixed,
                 _versions=tuple(v for t in held if (v := _version(t)) is not None),
                 _layout=layout, **folded, **extra,
