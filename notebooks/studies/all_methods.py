@@ -130,8 +130,11 @@ def table(rows: list[dict[str, Any]]) -> str:
         value, low, high = values
         return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
-    lines = ["| method | family | energy over chance | energy | deletion (low is good) "
-             "| insertion (high is good) | s per photo |", "|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        "| method | family | energy over chance | energy | deletion (low is good) "
+        "| insertion (high is good) | s per photo |",
+        "|---|---|---|---|---|---|---|",
+    ]
     order = {f: i for i, f in enumerate((*FAMILIES, "control"))}
     for row in sorted(rows, key=lambda r: (order[r["family"]], -r["over_chance"])):
         seconds = "" if row["seconds"] is None else f"{row['seconds']:.3g}"

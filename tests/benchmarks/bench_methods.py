@@ -85,8 +85,10 @@ def score_cam(rounds):
                 low, high = up.amin((2, 3), True), up.amax((2, 3), True)
                 net(x * (up - low) / (high - low).clamp_min(1e-9))
 
-    runs = {"masked forwards": floor,
-            "scorecam": lambda: attnviz.explain(net, x, method="scorecam", layer="layer4")}  # fmt: skip
+    runs = {
+        "masked forwards": floor,
+        "scorecam": lambda: attnviz.explain(net, x, method="scorecam", layer="layer4"),
+    }
     memory = {"scorecam": runs["scorecam"]}
     try:
         from torchcam.methods import ScoreCAM
@@ -107,8 +109,14 @@ def score_cam(rounds):
         print("pytorch-grad-cam is not installed: not compared")
     times = compare(runs, rounds)
     print("Score-CAM, ResNet-18, 48 channels")
-    show(times, [("scorecam", "masked forwards"), ("scorecam", "torchcam"),
-                 ("scorecam", "pytorch-grad-cam")])  # fmt: skip
+    show(
+        times,
+        [
+            ("scorecam", "masked forwards"),
+            ("scorecam", "torchcam"),
+            ("scorecam", "pytorch-grad-cam"),
+        ],
+    )
     print("  peak MiB:", {name: round(peak(fn)) for name, fn in memory.items()})
 
 
@@ -119,8 +127,10 @@ def ablation(rounds):
         with torch.no_grad():
             net(x)
 
-    runs = {"forward": forward,
-            "last stage": lambda: attnviz.explain(net, x, method="ablationcam", layer="layer4")}  # fmt: skip
+    runs = {
+        "forward": forward,
+        "last stage": lambda: attnviz.explain(net, x, method="ablationcam", layer="layer4"),
+    }
     times = compare(runs, rounds)
     print("Ablation-CAM, ResNet-18")
     show(times, [("last stage", "forward")])
@@ -138,8 +148,10 @@ def ablation(rounds):
                 copies[range(4), range(start, start + 4)] = 0
                 curved.fc(curved.avgpool(copies).flatten(1))
 
-    runs = {"tail": tail,
-            "curved head": lambda: attnviz.explain(curved, x, method="ablationcam", layer="layer4")}  # fmt: skip
+    runs = {
+        "tail": tail,
+        "curved head": lambda: attnviz.explain(curved, x, method="ablationcam", layer="layer4"),
+    }
     try:
         import pytorch_grad_cam
 
@@ -160,8 +172,13 @@ def rise(rounds):
             for _ in range(12):
                 net(x * torch.rand(4, 1, 224, 224))
 
-    times = compare({"masked forwards": floor,
-                     "rise": lambda: attnviz.explain(net, x, method="rise", masks=48)}, rounds)  # fmt: skip
+    times = compare(
+        {
+            "masked forwards": floor,
+            "rise": lambda: attnviz.explain(net, x, method="rise", masks=48),
+        },
+        rounds,
+    )
     print("RISE, ResNet-18, 48 masks")
     show(times, [("rise", "masked forwards")])
 
@@ -173,17 +190,21 @@ def gradients(rounds):
     captum = IntegratedGradients(net)
     runs = {
         "captum, 50 at once": lambda: captum.attribute(x, target=3, n_steps=50),
-        "captum, 4 at once": lambda: captum.attribute(x, target=3, n_steps=50,
-                                                      internal_batch_size=4),
+        "captum, 4 at once": lambda: captum.attribute(
+            x, target=3, n_steps=50, internal_batch_size=4
+        ),
         "ig": lambda: attnviz.explain(net, x, target=3, method="integrated_gradients", steps=50),
         "gradcam": lambda: attnviz.explain(net, x, target=3, method="gradcam", layer="layer3"),
-        "shapleycam": lambda: attnviz.explain(net, x, target=3, method="shapleycam",
-                                              layer="layer3"),
-    }  # fmt: skip
+        "shapleycam": lambda: attnviz.explain(
+            net, x, target=3, method="shapleycam", layer="layer3"
+        ),
+    }
     times = compare(runs, rounds)
     print("Integrated gradients of 50 steps; ShapleyCAM at the third stage; ResNet-18")
-    show(times, [("ig", "captum, 50 at once"), ("ig", "captum, 4 at once"),
-                 ("shapleycam", "gradcam")])  # fmt: skip
+    show(
+        times,
+        [("ig", "captum, 50 at once"), ("ig", "captum, 4 at once"), ("shapleycam", "gradcam")],
+    )
 
 
 def main():
