@@ -7,6 +7,7 @@ something else than in the rest shows itself as a group of its own.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import AttnvizWarning, DataError
 from ..explaining import resolve_model
 from ..geometry import Geometry
 from ..methods import Request, forward_pass
@@ -233,7 +234,9 @@ def _look(
     request = Request(
         runner.module, inputs, len(inputs), target=aim, input_size=tuple(inputs.shape[-2:])
     )
-    with runner.running():
+    with runner.running(), warnings.catch_warnings():
+        # an image without any gradient has an empty map here, and belongs to no cluster
+        warnings.simplefilter("ignore", AttnvizWarning)
         done = forward_pass(request, layers=[layer])
         gradient = done.gradients()[layer]
     activation, logits = done.activations[layer], done.logits

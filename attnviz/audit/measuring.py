@@ -198,8 +198,8 @@ def attention_mass(instrument: Instrument, inputs: Tensor, masks: Tensor) -> Ten
     found = []
     size = instrument.batch_size
     for part, regions in zip(inputs.split(size), masks.split(size), strict=True):
+        given = part.to(instrument.device)  # the tap counts what runs inside it
         with torch.no_grad(), tap(instrument.module, keep="qk") as read:
-            given = part.to(instrument.device)
             output = instrument.module(given)
             sites = [s for s in read.attention if on_picture(s, len(part))]
             if not sites:

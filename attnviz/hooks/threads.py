@@ -24,7 +24,7 @@ class _OwnHook:
         return _make_nothing, ()
 
 
-def _nothing(*args: Any, **options: Any) -> None:
+def _nothing(*args: Any) -> None:
     """Do what a hook in a copied module does."""
 
 
