@@ -23,7 +23,8 @@ Preprocessing = Annotated[
     typer.Option(help="imagenet, imagenet-inception or clip; the model's own if left out."),
 ]
 Labels = Annotated[
-    str | None, typer.Option(help="Class names, a text file of one a line, JSON, or imagenet.")
+    str | None,
+    typer.Option(help="Class names: a file (text, JSON, CSV, YAML), a,b,c, or imagenet."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Device = Annotated[

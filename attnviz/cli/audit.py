@@ -77,9 +77,7 @@ def audit(
         str | None,
         typer.Option(help="imagenet, clip ... or unit (RGB in 0..1); the model's own if left out."),
     ] = None,
-    labels: Annotated[
-        str | None, typer.Option(help="Class names, with commas, or a text file of one a line.")
-    ] = None,
+    labels: Labels = None,
     method: Annotated[
         str, typer.Option(help="Maps of the CAM family, with commas.")
     ] = "gradcam,hirescam,layercam",
@@ -127,7 +125,7 @@ def audit(
         dataset = told_by_words(dataset, str(context), clip, str(prompts), batch_size)
     loaded = load_model(model, checkpoint, device)
     common: dict[str, Any] = {
-        "preprocess": _preprocess(preprocess), "labels": _labels(labels), "batch_size": batch_size,
+        "preprocess": _preprocess(preprocess), "labels": read_labels(labels) if labels else None, "batch_size": batch_size,
     }  # fmt: skip
     if all_classes:
         rank(loaded, dataset, as_json, common)
@@ -257,12 +255,3 @@ def _preprocess(name: str | None) -> Any:
     from ..models import Preprocess
 
     return Preprocess(resize=None, crop=None, mean=(0.0,) * 3, std=(1.0,) * 3, name="unit")
-
-
-def _labels(text: str | None) -> list[str] | None:
-    if text is None:
-        return None
-    path = Path(text)
-    if path.suffix == ".txt" and path.is_file():
-        return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
-    return [name.strip() for name in text.split(",")]

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ..errors import ModelError
-from .environment import import_torchvision
+from .label_files import imagenet_labels
 from .loaded import LoadedModel
 
 _IN1K = re.compile(r"(^|[_.\-])(in1k|imagenet1k)($|[_.\-])")
-
-
-def imagenet_labels() -> tuple[str, ...]:
-    """Return the 1000 ImageNet-1k class names in the usual order, each of them once."""
-    weights = import_torchvision().models.ResNet18_Weights.DEFAULT
-    return tuple(weights.meta["categories"])
 
 
 def labels_of(
@@ -46,6 +37,9 @@ def _from_hf(module: nn.Module) -> tuple[str, ...] | None:
     names: Any = getattr(getattr(module, "config", None), "id2label", None)
     if not isinstance(names, Mapping) or not names:
         return None
+    head = getattr(module, "classifier", None)
+    if isinstance(head, nn.Linear) and head.out_features not in (len(names), 1):
+        return None  # the head was replaced
     ordered = {int(k): str(v) for k, v in names.items()}
     if sorted(ordered) != list(range(len(ordered))):
         return None
@@ -70,29 +64,3 @@ def _from_timm(module: nn.Module) -> tuple[str, ...] | None:
     if count == 1000 and _IN1K.search(str(cfg.get("tag") or "")):
         return imagenet_labels()
     return None
-
-
-def read_labels(path: str | Path) -> tuple[str, ...]:
-    """Read class names from a text file (one a line) or a JSON list or {index: name} map.
-
-    The word "imagenet" stands for the 1000 ImageNet-1k names.
-
-    Raises:
-        ModelError: the file is missing, empty or of another form.
-    """
-    if str(path).lower() == "imagenet":
-        return imagenet_labels()
-    path = Path(path).expanduser()
-    try:
-        text = path.read_text(encoding="utf-8")
-        stored = json.loads(text) if path.suffix == ".json" else text.splitlines()
-        if isinstance(stored, Mapping):
-            stored = [stored[k] for k in sorted(stored, key=int)]
-        labels = tuple(str(v).strip() for v in stored)
-    except (OSError, ValueError, TypeError) as error:
-        raise ModelError(f"labels {path} cannot be read: {error}") from error
-    while labels and not labels[-1]:
-        labels = labels[:-1]
-    if not labels or not all(labels):
-        raise ModelError(f"labels {path} must name every class, one a line, without empty lines")
-    return labels

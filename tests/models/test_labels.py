@@ -73,7 +73,7 @@ def test_labels_from_a_file(tmp_path: Path) -> None:
     [
         ("none.txt", None, "cannot be read"),
         ("a.txt", "", "must name every class"),
-        ("a.txt", "boat\n\nwater\n", "without empty lines"),
+        ("a.txt", "boat\n\nwater\n", "without empty names or lines"),
         ("a.json", "[1, 2", "cannot be read"),
         ("a.json", "3", "cannot be read"),
         ("a.json", '{"a": "boat"}', "cannot be read"),

@@ -9,7 +9,7 @@ from torch import nn
 
 from ...errors import EnvironmentFault, ModelError
 from ..environment import import_timm
-from ..labels import imagenet_labels
+from ..label_files import imagenet_labels
 from ..loaded import LoadedModel
 from ..preprocess import Preprocess
 
