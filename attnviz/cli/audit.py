@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ._app import GATE_FAILED
+from ._options import Labels
 
 
 def audit(
@@ -97,6 +98,7 @@ def audit(
     Prints the verdict with its uncertainty and writes a report that opens offline.
     """
     from ..data import open_dataset
+    from ..models import read_labels
     from ..report.page import FILES
     from ._console import print_json, progress
     from ._discovering import find_contexts, mask_function, rank, told_by_words, write
@@ -125,7 +127,9 @@ def audit(
         dataset = told_by_words(dataset, str(context), clip, str(prompts), batch_size)
     loaded = load_model(model, checkpoint, device)
     common: dict[str, Any] = {
-        "preprocess": _preprocess(preprocess), "labels": read_labels(labels) if labels else None, "batch_size": batch_size,
+        "preprocess": _preprocess(preprocess),
+        "labels": read_labels(labels) if labels else None,
+        "batch_size": batch_size,
     }  # fmt: skip
     if all_classes:
         rank(loaded, dataset, as_json, common)

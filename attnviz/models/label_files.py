@@ -1,4 +1,4 @@
-"""Class names from a file or an object, in every form that is common; one reader for all commands."""
+"""Class names from a file or an object, in every common form: one reader for all commands."""
 
 from __future__ import annotations
 
