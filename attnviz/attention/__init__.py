@@ -17,12 +17,14 @@ _METHODS = "attnviz.methods.attention"
 _PUBLIC: dict[str, str] = {
     "Relevance": f"{_METHODS}.relevance",
     "attention_flow": f"{_METHODS}.flow",
+    "explain_text": f"{__name__}.text",
     "hf": "",
     "region_mass": f"{_METHODS}.mass",
     "region_mass_of": f"{_METHODS}.mass",
     "relevance": f"{_METHODS}.relevance",
     "rollout": f"{_METHODS}.rollout",
     "statistics": "",
+    "text": "",
     "views": "",
 }
 

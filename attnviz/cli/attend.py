@@ -39,7 +39,7 @@ def attend(
         typer.Option(
             "--map",
             help="rollout, cls, received, relevance ...: an attention method of `attnviz methods`. "
-            "For a text: graph or matrix.",
+            "For a text: generic_relevance, rollout, attnlrp (words coloured), graph or matrix.",
         ),
     ] = None,
     target: Annotated[
@@ -78,7 +78,9 @@ def attend(
         method = "rollout" if photo is not None else "graph"
     if method is not None and out is None:
         out = Path("attnviz-out") / (
-            f"{photo.stem}.{method}.jpg" if photo is not None else f"text.{method}.svg"
+            f"{photo.stem}.{method}.jpg"
+            if photo is not None
+            else f"text.{method}.{'svg' if method in ('graph', 'matrix') else 'html'}"
         )
     written = [path for path in (out if method else None, html) if path is not None]
     if not force:
@@ -144,13 +146,13 @@ def _text(
     method: str | None, target: str | None, preprocess: str | None, out: Path | None,
     html: Path | None, stats: str | None, device: str | None, force: bool,
 ) -> None:  # fmt: skip
-    photos_only = {
-        "--checkpoint": checkpoint, "--random": random, "--target": target,
-        "--preprocess": preprocess,
-    }  # fmt: skip
-    for name, value in photos_only.items():
-        if value:
-            raise typer.BadParameter(f"{name} is for photos, and --text was given; leave it out")
+    from ..attention.text import TEXT_METHODS
+
+    words = method in TEXT_METHODS
+    if preprocess:
+        raise typer.BadParameter("--preprocess is for photos, and --text was given; leave it out")
+    if target and method not in ("generic_relevance", "attnlrp"):
+        raise typer.BadParameter("--target of a text goes with --map generic_relevance or attnlrp")
 
     import io
 
@@ -158,16 +160,20 @@ def _text(
     from ..models.text import load_text
     from ._files import write_file
 
-    loaded = load_text(model, device=device)
+    if method not in (None, "graph", "matrix", *TEXT_METHODS):
+        raise MethodError(
+            f"--map {method!r} of a text: expected {', '.join(TEXT_METHODS)}, graph or matrix"
+        )
+    loaded = load_text(model, device=device, random=random, checkpoint=checkpoint)
     inputs, tokens = loaded.encode(text)
     place = next(loaded.module.parameters()).device
     inputs = {name: value.to(place) for name, value in inputs.items()}
-    if method is not None:
+    if words:
+        _words(loaded, text, method, layers, head, target, out, force)
+    elif method is not None:
         from ..attention.views import record, token_graph, token_heatmap
 
-        draw = {"graph": token_graph, "matrix": token_heatmap}.get(method)
-        if draw is None:
-            raise MethodError(f"--map {method!r} of a text: expected graph or matrix")
+        draw = {"graph": token_graph, "matrix": token_heatmap}[method]
         found = record(loaded.module, inputs, tokens=tokens, layers=layers, name=loaded.name)
         last = found.layers[-1]
         if last.codes.shape[0] != 1:
@@ -183,6 +189,25 @@ def _text(
         write_file(out, buffer.getvalue(), force=force)
         print(f"{out}: attention of {loaded.name} at {last.name}, head {head}")
     _page_and_table(loaded.module, inputs, loaded.name, layers, html, stats, force, tokens=tokens)
+
+
+def _words(
+    loaded: Any, text: str, method: str, layers: Any, head: Any, target: str | None,
+    out: Path, force: bool,
+) -> None:  # fmt: skip
+    """Print the text with its words coloured, and write it as a page."""
+    from ..attention.text import explain_text
+    from ._files import write_file
+
+    if layers or head != "mean":
+        raise typer.BadParameter(f"--map {method} takes all layers and heads of a text together")
+    if out.suffix.lower() != ".html":
+        raise typer.BadParameter(f"--out {str(out)!r}: words coloured are written as .html")
+    chosen: Any = int(target) if target is not None and target.isdecimal() else target
+    found = explain_text(loaded.module, loaded.tokenizer, text, target=chosen, method=method)
+    write_file(out, found.html().encode(), force=force)
+    print(found.ansi())
+    print(f"{out}: {method} of {loaded.name} for {found.label}")
 
 
 def _page_and_table(

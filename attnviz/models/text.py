@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import ModelError
+from .checkpoints import load_checkpoint
 from .environment import import_transformers
 
 
@@ -45,12 +46,20 @@ class LoadedText:
         return inputs, tuple(str(n).replace("Ġ", "·").replace("▁", "·") for n in names)
 
 
-def load_text(name: str, *, device: str | None = None) -> LoadedText:
+def load_text(
+    name: str,
+    *,
+    device: str | None = None,
+    random: bool = False,
+    checkpoint: str | Path | None = None,
+) -> LoadedText:
     """Load a text model and its tokenizer; no remote code is run.
 
     Args:
         name: `hf:NAME_OR_FOLDER`, or a folder.
         device: None leaves it on the CPU.
+        random: random weights, from the configuration alone (with torch's random state).
+        checkpoint: a file of weights for it.
 
     Raises:
         EnvironmentFault: transformers is not installed.
@@ -64,21 +73,34 @@ def load_text(name: str, *, device: str | None = None) -> LoadedText:
     place = str(folder) if folder.is_dir() else short
     with fetching(name):
         try:
-            module, tokenizer = _read(transformers, place, local=True)
+            module, tokenizer = _read(transformers, place, local=True, random=random)
         except OSError:
             if folder.is_dir():
                 raise
             check_hub()
-            module, tokenizer = _read(transformers, place, local=False)
+            module, tokenizer = _read(transformers, place, local=False, random=random)
     if tokenizer is None:
         raise ModelError(f"{name} comes without a tokenizer, so a text cannot become its input")
+    if checkpoint is not None:
+        module = load_checkpoint(checkpoint, lambda _: module, name=name)
     if device is not None:
         module.to(device)
     return LoadedText(module.eval(), tokenizer, name)
 
 
-def _read(transformers: Any, place: str, *, local: bool) -> tuple[nn.Module, Any]:
+def _read(
+    transformers: Any, place: str, *, local: bool, random: bool = False
+) -> tuple[nn.Module, Any]:
     options = {"trust_remote_code": False, "local_files_only": local}
-    module = transformers.AutoModel.from_pretrained(place, **options)
+    config = transformers.AutoConfig.from_pretrained(place, **options)
+    named = next(iter(getattr(config, "architectures", None) or ()), "")
+    # a classifier keeps its classifier; what writes words is read as an encoder
+    auto = transformers.AutoModel
+    if named.endswith("ForSequenceClassification"):
+        auto = transformers.AutoModelForSequenceClassification
+    if random:
+        module = auto.from_config(config, trust_remote_code=False)
+    else:
+        module = auto.from_pretrained(place, **options)
     tokenizer = transformers.AutoTokenizer.from_pretrained(place, **options)
     return module, tokenizer

@@ -76,7 +76,7 @@ def test_errors(photo, text_model, tmp_path, capsys):
         ([*base, "--map", "rolout"], 1, "did you mean 'rollout'"),
         ([*base, "--map", "rollout", "--head", "1"], 1, "takes all heads together"),
         ([*base, "--map", "cls", "--head", "7"], 1, "7"),
-        (["attend", "--text", "a", "--model", text_model, "--map", "rollout"], 1, "graph or matr"),
+        (["attend", "--text", "a", "--model", text_model, "--map", "flow"], 1, "graph or matr"),
         (["attend", "--text", "a", "--model", str(tmp_path / "none")], 1, "error"),
     ]:
         assert main(arguments) == code, arguments
