@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ..methods import METHODS
 from ..models import LoadedModel, labels_of, read_labels, resolve_preprocess
 from ..models.outputs import predicted as predicted_class
 from ..models.outputs import probabilities
+from ..report.viewer import Note, longest_side, reduced, write_viewer
 from ..targets import Contrast, Setting, parse
 from ..targets import ready as placed
 from ._files import picture_bytes, write_file
@@ -55,6 +56,7 @@ class Record:
     flat: bool
     geometry: Geometry
     predicted: dict[str, Any] | None
+    maps: Heatmaps | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -123,8 +125,12 @@ def explain_photos(
     panel: bool = False,
     batch_size: int = 32,
     force: bool = False,
+    keep: bool = False,
 ) -> Iterator[tuple[Record, ...] | Failed[Job]]:
-    """Yield the records of every photo in order, its pictures written; or why it failed."""
+    """Yield the records of every photo in order, its pictures written; or why it failed.
+
+    With `keep` the records hold the maps, with photos as small as a page shows them.
+    """
     prepare = resolve_preprocess(preprocess, loaded.module, loaded)
     names = read_labels(labels) if labels else labels_of(loaded.module, loaded)
 
@@ -138,9 +144,16 @@ def explain_photos(
         for path, (maps, _) in zip(job.pictures, made, strict=True):
             picture = maps.panel(0) if panel else maps.overlay(0)
             write_file(path, picture_bytes(picture, path.suffix), force=force)
-        return tuple(
+        records = [
             _record(job.photo, path, *seen) for path, seen in zip(job.pictures, made, strict=True)
-        )
+        ]
+        if keep:
+            small = (reduced(made[0][0].images[0], longest_side(len(jobs))),)
+            records = [
+                replace(record, maps=replace(maps, images=small))
+                for record, (maps, _) in zip(records, made, strict=True)
+            ]
+        return tuple(records)
 
     return stream(
         jobs, read=lambda job: Prepared.read(job.photo, prepare), compute=compute, write=write,
@@ -226,3 +239,12 @@ def _record(photo: Path, path: Path, maps: Heatmaps, predicted: Any) -> Record:
         geometry=maps.geometry[0],
         predicted=predicted,
     )
+
+
+def write_page(path: Path, outcomes: Sequence[Sequence[Record]], *, model: str, force: bool) -> str:
+    """Write the maps of all photos as one page; returns what it holds in words."""
+    seen = [records[0].predicted for records in outcomes]
+    notes = [Note(groups=[f"seen as {s['label']}"] if s is not None else []) for s in seen]
+    results = [{n: record.maps for n, record in enumerate(records)} for records in outcomes]
+    write_viewer(results, path, title=f"What {model} looks at", notes=notes, force=force)
+    return f"{path}: page of {len(results)} photo{'s' * (len(results) > 1)}"

@@ -46,6 +46,9 @@ def explain(
         bool, typer.Option("--panel", help="Original, overlay and contours in one figure.")
     ] = False,
     picture_format: Annotated[str, typer.Option("--format", help="jpg, png or webp.")] = "jpg",
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page of all photos and maps, to sort and enlarge.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON document on stdout instead of lines.")
     ] = False,
@@ -59,7 +62,7 @@ def explain(
     """
     from ..methods.progress import watched
     from ._console import counted, print_json, progress
-    from ._explaining import Job, explain_photos, methods_named, targets_named
+    from ._explaining import Job, explain_photos, methods_named, targets_named, write_page
     from ._files import PICTURE_FORMATS, refuse_existing
     from ._models import load_model
     from ._photos import gather, result_stems, slug
@@ -88,7 +91,7 @@ def explain(
         for photo, stem in zip(found, result_stems(found), strict=True)
     ]
     if not force:
-        refuse_existing([path for job in jobs for path in job.pictures])
+        refuse_existing([*([html] if html else []), *(p for job in jobs for p in job.pictures)])
     failures = [{"photo": name, "error": str(error)} for name, error in unreadable]
     for failure in failures:
         say(f"error: {failure['error']}")
@@ -98,24 +101,30 @@ def explain(
         raise typer.Exit(FAILURE)
     loaded = load_model(model, checkpoint, device)
 
-    results = []
+    results, shown = [], []
     # one bar at a time: of the photos, or of a single photo's passes
     passes = watched(counted) if len(jobs) == 1 else nullcontext()
     with passes, progress("explaining", len(jobs)) as bar:
         for outcome in explain_photos(
             loaded, jobs, methods=methods, targets=targets, layer=layer, preprocess=preprocess,
             labels=labels, panel=panel, batch_size=batch_size, force=force,
+            keep=html is not None,
         ):  # fmt: skip
             bar.step()
             if isinstance(outcome, Failed):
                 failures.append({"photo": str(outcome.item.photo), "error": str(outcome.error)})
                 bar.note(f"error: {outcome.error}")
                 continue
+            if html is not None:
+                shown.append(outcome)
             if as_json:
                 results += [record.as_dict() for record in outcome]
             else:
                 for record in outcome:
                     bar.result(record.line())
+    if html is not None and shown:
+        line = write_page(html, shown, model=loaded.name, force=force)
+        say(line) if as_json else print(line)
     if as_json:
         print_json("explain", EXPLAIN_SCHEMA, model=loaded.name, results=results, failed=failures)
     if failures:

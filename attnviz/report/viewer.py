@@ -46,8 +46,12 @@ class Note:
     wrong: bool = False
 
 
+#: `Heatmaps` with photos, or what `explain` returns for several methods or layers
+Results = Heatmaps | Mapping[Any, Any]
+
+
 def viewer(
-    results: Heatmaps | Mapping[str, Any],
+    results: Results | Sequence[Results],
     *,
     title: str = "What the model looks at",
     notes: Sequence[Note] | None = None,
@@ -58,7 +62,8 @@ def viewer(
     for several classes, by several methods or at several layers appear once.
 
     Args:
-        results: `Heatmaps` with photos, or what `explain` returns for several methods or layers.
+        results: `Heatmaps` with photos, or what `explain` returns for several methods or layers;
+            or a list of such, each of other photos.
         title: above everything.
         notes: of each photo, in their order.
 
@@ -72,51 +77,40 @@ def viewer(
         ... )
         >>> attnviz.report.write_viewer(maps, "maps.html")  # doctest: +SKIP
     """
-    flat = _flat(results)
-    if not flat or not len(flat[0]):
+    parts = [results] if isinstance(results, Heatmaps | Mapping) else results
+    photos = [
+        [(maps, row) for maps in flat for row in rows]
+        for flat in map(_flat, parts)
+        for rows in (_photos(flat[0]) if flat else [])
+    ]
+    if not photos:
         raise DataError("no maps to show")
-    photos = _photos(flat[0])
     if notes is not None and len(notes) != len(photos):
         raise DataError(f"{len(notes)} notes for {len(photos)} photos; give one a photo")
-    longest = int(min(LONGEST, 60 + (BUDGET / len(photos) / 0.25) ** 0.5))
-    items: list[dict[str, Any]] = []
-    for at, rows in enumerate(photos):
-        note = notes[at] if notes is not None else Note()
-        photo = flat[0].images[rows[0]] if flat[0].images is not None else None
-        if photo is None:
-            raise DataError(
-                f"map {rows[0]} has no photo attached (its input was a tensor, or it was loaded "
-                "from a file); attach photos with .with_images([...])"
-            )
-        source = flat[0].sources[rows[0]] if flat[0].sources is not None else None
-        items.append({
-            "name": Path(source).name if source else f"photo {at + 1}",
-            "photo": data_uri(photo, quality=82, longest=longest),
-            "size": list(photo.shape[:2]),
-            "groups": list(note.groups),
-            "wrong": note.wrong,
-            "maps": [
-                _map(maps, row, rank, note) for maps in flat for rank, row in enumerate(rows)
-            ],
-        })  # fmt: skip
+    longest = longest_side(len(photos))
+    notes = [Note()] * len(photos) if notes is None else notes
+    items = [
+        _item(rows, note, f"photo {at + 1}", longest)
+        for at, (rows, note) in enumerate(zip(photos, notes, strict=True))
+    ]
     sorts = list(dict.fromkeys(k for i in items for m in i["maps"] for k in m["figures"]))
     document = {
         "items": items,
         "sorts": sorts,
         "groups": list(dict.fromkeys(g for i in items for g in i["groups"])),
-        "classes": _classes(flat[0], photos),
+        "classes": _classes(photos),
         "colours": {name: _b64(np.rint(table(name)).astype(np.uint8)) for name in COLOURS},
     }
-    facts = {pictures.facts(maps, 0) for maps in flat}
-    subtitle = facts.pop() if len(facts) == 1 else f"{len(flat)} kinds of maps"
+    kinds = {(maps.method, maps.layer): pictures.facts(maps, 0) for maps, _ in photos[0]}
+    subtitle = next(iter(kinds.values())) if len(kinds) == 1 else f"{len(kinds)} kinds of maps"
     return template("viewer.html").render(
-        title=title, subtitle=f"{len(items)} photos · {subtitle}", data=_embedded(document),
-        version=__version__,
+        title=title, data=_embedded(document),
+        subtitle=f"{len(items)} photo{'s' * (len(items) > 1)} · {subtitle}", version=__version__,
     )  # fmt: skip
 
 
 def write_viewer(
-    results: Heatmaps | Mapping[str, Any],
+    results: Results | Sequence[Results],
     path: str | Path,
     *,
     title: str = "What the model looks at",
@@ -130,6 +124,22 @@ def write_viewer(
         DataError: as `viewer`.
     """
     return write_file(path, viewer(results, title=title, notes=notes), force=force)
+
+
+def longest_side(photos: int) -> int:
+    """Return how many pixels a page of so many photos gives the longer side of each."""
+    return int(min(LONGEST, 60 + (BUDGET / photos / 0.25) ** 0.5))
+
+
+def reduced(photo: np.ndarray, longest: int) -> np.ndarray:
+    """Return a photo (H, W, 3) uint8 whose longer side has at most so many pixels."""
+    import cv2
+
+    factor = longest / max(photo.shape[:2])
+    if factor >= 1:
+        return photo
+    size = tuple(max(1, round(n * factor)) for n in photo.shape[1::-1])
+    return cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
 
 
 def _flat(results: Any) -> list[Heatmaps]:
@@ -149,13 +159,41 @@ def _photos(maps: Heatmaps) -> list[list[int]]:
     return photos
 
 
-def _classes(maps: Heatmaps, photos: list[list[int]]) -> list[str]:
+def _ranks(rows: Sequence[tuple[Heatmaps, int]]) -> list[int]:
+    """Whether a map is the first, second ... of its method and layer: which class it is of."""
+    kinds = [(maps.method, maps.layer) for maps, _ in rows]
+    return [kinds[:at].count(kind) for at, kind in enumerate(kinds)]
+
+
+def _classes(photos: Sequence[Sequence[tuple[Heatmaps, int]]]) -> list[str]:
     """A name for the first, second ... class of the photos, where it is one for all."""
-    names = []
-    for rank in range(max(map(len, photos))):
-        labels = {maps.label[rows[rank]] for rows in photos if rank < len(rows)}
-        names.append(labels.pop() if len(labels) == 1 else f"no. {rank + 1}")
-    return names
+    names: dict[int, set[str]] = {}
+    for rows in photos:
+        for rank, (maps, row) in zip(_ranks(rows), rows, strict=True):
+            names.setdefault(rank, set()).add(maps.label[row])
+    return [min(n) if len(n) == 1 else f"no. {rank + 1}" for rank, n in sorted(names.items())]
+
+
+def _item(
+    rows: Sequence[tuple[Heatmaps, int]], note: Note, name: str, longest: int
+) -> dict[str, Any]:
+    """One photo and its maps, as the page's scripts read them."""
+    maps, row = rows[0]
+    photo = maps.images[row] if maps.images is not None else None
+    if photo is None:
+        raise DataError(
+            f"map {row} has no photo attached (its input was a tensor, or it was loaded "
+            "from a file); attach photos with .with_images([...])"
+        )
+    source = maps.sources[row] if maps.sources is not None else None
+    return {
+        "name": Path(source).name if source else name,
+        "photo": data_uri(photo, quality=82, longest=longest),
+        "size": list(photo.shape[:2]),
+        "groups": list(note.groups),
+        "wrong": note.wrong,
+        "maps": [_map(*at, rank, note) for at, rank in zip(rows, _ranks(rows), strict=True)],
+    }
 
 
 def _map(maps: Heatmaps, row: int, rank: int, note: Note) -> dict[str, Any]:
@@ -163,6 +201,8 @@ def _map(maps: Heatmaps, row: int, rank: int, note: Note) -> dict[str, Any]:
     shown = scale.apply(pictures.shown(maps, row)[0])
     flat = bool(np.isnan(shown).all())
     figures = {"score": float(f"{float(maps.score[row]):.4g}")}
+    if maps.probability is not None and not maps.probability[row].isnan():
+        figures["probability"] = float(f"{float(maps.probability[row]):.4g}")
     figures |= {k: float(f"{v:.4g}") for k, v in (note.figures or {}).items()}
     return {
         "method": maps.method,

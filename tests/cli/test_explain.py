@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import signal
@@ -122,6 +123,58 @@ def test_panel(run: Run, photos: Path) -> None:
     assert done.code == 0, done.err
     with Image.open("attnviz-out/red.gradcam.panel.jpg") as picture:
         assert picture.width > 3 * 40  # three pictures beside one another
+
+
+def test_the_page_holds_every_photo_method_and_class(run: Run, photos: Path) -> None:
+    (photos / "cut.png").write_bytes((photos / "red.png").read_bytes()[:60])
+    done = run("explain", photos, *TINY, "--html", "page.html", "--method", "gradcam,layercam",
+               "--target", "0", "--target", "2", "--batch-size", 2, "--json")  # fmt: skip
+    assert done.code == 1
+    assert "page.html: page of 3 photos" in done.err
+    embedded = Path("page.html").read_text().split('type="application/json">')[1]
+    items = json.loads(embedded.partition("</script>")[0])["items"]
+    assert [i["name"] for i in items] == ["blue.png", "green.png", "red.png"]
+    assert [i["groups"] for i in items] == [[f"seen as class {k}"] for k in (2, 1, 0)]
+    drawn = [(m["method"], m["rank"], m["title"], m["figures"]) for i in items for m in i["maps"]]
+    assert len(drawn) == len(done.json["results"]) == 12
+    for (method, rank, title, figures), row in zip(drawn, done.json["results"], strict=True):
+        assert (method, 2 * rank) == (row["method"], row["target"]["class"])
+        assert title.startswith(row["target"]["label"])
+        assert figures["score"] == pytest.approx(row["target"]["score"], rel=1e-3)
+        if row["predicted"]["index"] == 2 * rank:
+            assert figures["probability"] == pytest.approx(
+                row["predicted"]["probability"], rel=1e-3
+            )
+    taken = run("explain", photos / "red.png", *TINY, "--html", "page.html", "--out", "other")
+    assert (taken.code, Path("other").exists()) == (1, False)
+    assert "page.html" in taken.err
+
+
+@pytest.mark.peer("playwright.sync_api")
+def test_the_page_is_clicked_through_in_a_browser(run: Run, photos: Path) -> None:
+    from playwright import sync_api as playwright
+
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    if browser is None:
+        pytest.skip("no chromium here to open the page with")
+    done = run("explain", photos, *TINY, "--html", "page.html", "--method", "gradcam,layercam",
+               "--target", "0", "--target", "2")  # fmt: skip
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[-1] == "page.html: page of 3 photos"
+    with playwright.sync_playwright() as p:
+        running = p.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        tab, errors = running.new_page(), []
+        tab.on("pageerror", lambda e: errors.append(str(e)))
+        tab.goto(Path("page.html").resolve().as_uri())
+        tab.select_option("#filter", "seen as class 2")
+        assert tab.inner_text("#count") == "1 of 3 photos"
+        tab.select_option("#method", "layercam")
+        tab.select_option("#rank", "1")
+        tab.click("figure button")
+        assert tab.inner_text("#facts").startswith("blue.png · layercam")
+        assert tab.inner_text("#name").startswith("class 2")
+        assert errors == []
+        running.close()
 
 
 def test_one_bad_photo_costs_only_itself(run: Run, photos: Path) -> None:
