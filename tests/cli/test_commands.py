@@ -106,12 +106,12 @@ def test_doctor_finds_all_well(run: Run, no_network: None) -> None:
 
 def test_doctor_says_what_is_broken(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from attnviz.errors import EnvironmentFault
-    from attnviz.models import environment as _environment
+    from attnviz.models import installation
 
     def broken() -> None:
         raise EnvironmentFault("operator torchvision::nms does not exist. Reinstall both")
 
-    monkeypatch.setattr(_environment, "import_torchvision", broken)
+    monkeypatch.setattr(installation, "import_torchvision", broken)
     done = run("doctor")
     assert done.code == 1
     assert "broken: torchvision" in done.out

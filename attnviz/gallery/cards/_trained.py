@@ -1,4 +1,4 @@
-"""A small network around one mechanism, trained in seconds on generated scenes.
+"""A small network around one mechanism, trained for seconds on generated scenes.
 
 The mechanisms of timm and torchvision come without weights that can be shipped; a card shows them
 in this network instead, and says so.
@@ -12,9 +12,8 @@ from functools import cache
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 
-from ..stored import keep, restored
+from ..stored import restored
 from ..tasks import regions, scenes
 from ..tasks.base import Batch
 
@@ -79,63 +78,14 @@ def negative(images: Tensor, masks: Tensor) -> Tensor:
     return 1 - images + TINT * background * torch.eye(3)[0].view(3, 1, 1)
 
 
-def train(
-    name: str,
-    build: Callable[[], nn.Module],
-    *,
-    steps: int = 240,
-    batch: int = 16,
-    rate: float = 6e-3,
-    price: float = 0.0,
-    negatives: bool = False,
-    seed: int = 0,
-) -> SceneNetwork:
-    """Train a `SceneNetwork` to name the colour of each cell; the random state is left alone.
-
-    Weights that are stored for the card are taken instead, see `gallery.stored`.
+def scene_network(name: str, build: Callable[[], nn.Module]) -> SceneNetwork:
+    """Return the `SceneNetwork` of a card, trained to name the colour of each cell.
 
     Args:
         name: of the card.
         build: makes the mechanism for 32 channels.
-        steps: how many.
-        batch: scenes a step.
-        rate: peak of a one-cycle rate.
-        price: added to the loss for each fully open gate, on average over the gates. Without it
-            they all open: a larger activation is a surer answer.
-        negatives: see `drawn`.
-        seed: of weights, scenes and order.
-
-    Returns:
-        The network in eval mode.
     """
-    found = restored(name, lambda: SceneNetwork(build()))
-    if found is not None:
-        return found
-    scenes_ = drawn(480, seed, training=True, negatives=negatives)
-    images, label = scenes_.inputs[0], scenes_.truth["label"]
-    order = Generator().manual_seed(seed)
-    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = SceneNetwork(build()).train()
-        gates: list[Tensor] = []
-        for path, module in model.named_modules():
-            if price and path.endswith(".gate"):
-                module.register_forward_hook(lambda m, i, gate: gates.append(gate.mean()))
-        optimizer = torch.optim.AdamW(model.parameters(), rate)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
-        for _ in range(steps):
-            chosen = torch.randint(len(images), (batch,), generator=order)
-            loss = F.cross_entropy(model(images[chosen]), label[chosen])
-            if gates:
-                loss = loss + price * torch.stack(gates).mean()
-                gates.clear()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    for module in model.modules():
-        module._forward_hooks.clear()
-    return keep(name, model.eval())
+    return restored(name, lambda: SceneNetwork(build()))
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..card import Shown, register_card
 from ._self import example, show
-from ._vits import HEADS, PATCH, WIDTH, Masked, train
+from ._vits import HEADS, PATCH, WIDTH, encoder
 
 
 @cache
@@ -17,17 +17,12 @@ def subject() -> tuple[nn.Module, Tensor]:
     from timm.models.beit import Beit
 
     def build() -> nn.Module:
-        return Masked(
-            Beit(
-                img_size=40, patch_size=PATCH, embed_dim=WIDTH, depth=2, num_heads=HEADS,
-                num_classes=0, mlp_ratio=2.0, init_values=None,
-            )
+        return Beit(
+            img_size=40, patch_size=PATCH, embed_dim=WIDTH, depth=2, num_heads=HEADS,
+            num_classes=0, mlp_ratio=2.0, init_values=None,
         )  # fmt: skip
 
-    model = train(
-        "beit", build, lambda model, images, draw: model.loss(images, draw), steps=400, rate=4e-3
-    ).encoder
-    return model, example()
+    return encoder("beit", build), example()
 
 
 @register_card(

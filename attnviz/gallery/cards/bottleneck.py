@@ -10,7 +10,7 @@ from ...inspection import inspect
 from ..card import Shown, register_card
 from ..drawings.pairs import place_maps
 from ._pairs import MADE, example, on_own_kind, queries
-from ._trained import judge, train
+from ._trained import judge, scene_network
 
 
 @cache
@@ -18,12 +18,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     """The network and the example that the card shows."""
     from timm.layers.bottleneck_attn import BottleneckAttn
 
-    model = train(
-        "bottleneck",
-        lambda: BottleneckAttn(32, feat_size=(20, 20), num_heads=2),
-        steps=200,
-        batch=6,
-    )
+    model = scene_network("bottleneck", lambda: BottleneckAttn(32, feat_size=(20, 20), num_heads=2))
     return model, example()
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..card import Shown, register_card
 from ._channel import example, first, show
-from ._trained import train
+from ._trained import scene_network
 
 
 @cache
@@ -16,9 +16,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     """The network and the example that the card shows."""
     from timm.layers.cbam import CbamModule
 
-    return train(
-        "cbam_channel", lambda: CbamModule(32, rd_channels=8), steps=400, negatives=True
-    ), example()
+    return scene_network("cbam_channel", lambda: CbamModule(32, rd_channels=8)), example()
 
 
 @register_card(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ...inspection import inspect
 from ..card import Shown, register_card
 from ..drawings.coordinate import coordinate_gates
-from ._trained import held, judge, scene, train
+from ._trained import held, judge, scene, scene_network
 
 _NUMBER = 4
 
@@ -19,7 +19,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     """The network and the example that the card shows."""
     from timm.layers.coord_attn import CoordAttn
 
-    model = train("coordinate", lambda: CoordAttn(32, rd_channels=8), steps=320)
+    model = scene_network("coordinate", lambda: CoordAttn(32, rd_channels=8))
     return model, scene(_NUMBER)[0]
 
 

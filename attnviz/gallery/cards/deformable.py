@@ -12,7 +12,7 @@ from ... import inspection
 from ..card import Shown, register_card
 from ..drawings.deformable import offset_arrows, sampled_at
 from ..tasks import scenes
-from ._trained import SceneNetwork, drawn, train
+from ._trained import SceneNetwork, drawn, scene_network
 
 DILATION = 2
 
@@ -47,7 +47,7 @@ class Deformable(nn.Module):
 @cache
 def network() -> SceneNetwork:
     """Return the trained network."""
-    return train("deformable_convolution", lambda: Deformable(32), steps=110, batch=8)
+    return scene_network("deformable_convolution", lambda: Deformable(32))
 
 
 def example(number: int = 0) -> tuple[Tensor, Tensor, str]:

@@ -8,18 +8,13 @@ from torch import Tensor, nn
 
 from ..card import Shown, register_card
 from ._self import example, show
-from ._vits import Distillation, train, vit
+from ._vits import encoder, vit
 
 
 @cache
 def subject() -> tuple[nn.Module, Tensor]:
     """The encoder and the example that the card shows."""
-    model = train(
-        "dino",
-        lambda: Distillation(vit()),
-        lambda model, images, draw: model.loss(images, draw),
-        after=lambda model: model.follow(),
-    ).encoder
+    model = encoder("dino", vit)
     return model, example()
 
 

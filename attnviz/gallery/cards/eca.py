@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..card import Shown, register_card
 from ._channel import example, first, show
-from ._trained import train
+from ._trained import scene_network
 
 
 @cache
@@ -16,7 +16,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     """The network and the example that the card shows."""
     from timm.layers import EcaModule
 
-    return train("eca", lambda: EcaModule(32, kernel_size=5), steps=400, negatives=True), example()
+    return scene_network("eca", lambda: EcaModule(32, kernel_size=5)), example()
 
 
 @register_card(

@@ -12,7 +12,7 @@ from ...inspection import inspect
 from ..card import Shown, register_card
 from ..drawings.windows import blocks, on_grid
 from ._pairs import MADE, example, on_own_kind, queries
-from ._trained import judge, train
+from ._trained import judge, scene_network
 
 _BLOCK, _HALO, _SIDE = 5, 3, 20
 
@@ -22,11 +22,8 @@ def subject() -> tuple[nn.Module, Tensor]:
     """The network and the example that the card shows."""
     from timm.layers.halo_attn import HaloAttn
 
-    model = train(
-        "halo",
-        lambda: HaloAttn(32, block_size=_BLOCK, halo_size=_HALO, num_heads=2),
-        steps=200,
-        batch=6,
+    model = scene_network(
+        "halo", lambda: HaloAttn(32, block_size=_BLOCK, halo_size=_HALO, num_heads=2)
     )
     return model, example()
 

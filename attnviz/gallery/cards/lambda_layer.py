@@ -10,7 +10,7 @@ from ...inspection import inspect
 from ..card import Shown, register_card
 from ..drawings.parts import parts
 from ._pairs import MADE, NUMBER, example
-from ._trained import GRID, judge, scene, train
+from ._trained import GRID, judge, scene, scene_network
 
 
 @cache
@@ -18,9 +18,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     """The network and the example that the card shows."""
     from timm.layers.lambda_layer import LambdaLayer
 
-    model = train(
-        "lambda_layer", lambda: LambdaLayer(32, num_heads=4, dim_head=8, r=7), steps=200, batch=6
-    )
+    model = scene_network("lambda_layer", lambda: LambdaLayer(32, num_heads=4, dim_head=8, r=7))
     return model, example()
 
 

@@ -8,19 +8,13 @@ from torch import Tensor, nn
 
 from ..card import Shown, register_card
 from ._self import example, show
-from ._vits import Autoencoder, train, vit
+from ._vits import encoder, vit
 
 
 @cache
 def subject() -> tuple[nn.Module, Tensor]:
     """The encoder and the example that the card shows."""
-    model = train(
-        "mae",
-        lambda: Autoencoder(vit()),
-        lambda model, images, draw: model.loss(images, draw),
-        steps=400,
-        rate=4e-3,
-    ).encoder
+    model = encoder("mae", vit)
     return model, example()
 
 

@@ -8,18 +8,13 @@ from torch import Tensor, nn
 
 from ..card import Shown, register_card
 from ._self import example, show
-from ._vits import Contrast, train, vit
+from ._vits import encoder, vit
 
 
 @cache
 def subject() -> tuple[nn.Module, Tensor]:
     """The encoder and the example that the card shows."""
-    model = train(
-        "moco_v3",
-        lambda: Contrast(vit()),
-        lambda model, images, draw: model.loss(images, draw),
-        after=lambda model: model.follow(),
-    ).encoder
+    model = encoder("moco_v3", vit)
     return model, example()
 
 

@@ -10,7 +10,7 @@ from ...inspection import inspect
 from ..card import Shown, register_card
 from ..drawings.pairs import place_maps
 from ._pairs import MADE, example, on_own_kind, queries
-from ._trained import judge, train
+from ._trained import judge, scene_network
 
 
 @cache
@@ -19,9 +19,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     from timm.layers import NonLocalAttn
 
     # timm's own starts with its output multiplied by 0 and its logits by 1 / sqrt(channels)
-    model = train(
-        "non_local", lambda: NonLocalAttn(32, rd_channels=16, use_scale=False), steps=250, batch=6
-    )
+    model = scene_network("non_local", lambda: NonLocalAttn(32, rd_channels=16, use_scale=False))
     return model, example()
 
 

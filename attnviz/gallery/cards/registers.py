@@ -10,18 +10,13 @@ from torch import Tensor, nn
 from ..card import Shown, register_card
 from ..drawings.class_token import head_maps, token_map
 from ._self import MADE, example, weights_of
-from ._vits import GRID, Contrast, pictures, train, vit
+from ._vits import GRID, encoder, pictures, vit
 
 
 @cache
 def subject() -> tuple[nn.Module, Tensor]:
     """The encoder and the example that the card shows."""
-    model = train(
-        "registers",
-        lambda: Contrast(vit(reg_tokens=4)),
-        lambda model, images, draw: model.loss(images, draw),
-        after=lambda model: model.follow(),
-    ).encoder
+    model = encoder("registers", lambda: vit(reg_tokens=4))
     return model, example()
 
 

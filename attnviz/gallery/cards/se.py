@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..card import Shown, register_card
 from ._channel import example, first, show
-from ._trained import train
+from ._trained import scene_network
 
 
 @cache
@@ -16,7 +16,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     """The network and the example that the card shows."""
     from timm.layers import SEModule
 
-    return train("se", lambda: SEModule(32, rd_channels=16), steps=400, negatives=True), example()
+    return scene_network("se", lambda: SEModule(32, rd_channels=16)), example()
 
 
 @register_card(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..card import Shown, register_card
 from ._branch import show
 from ._channel import example
-from ._trained import train
+from ._trained import scene_network
 
 
 @cache
@@ -17,9 +17,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     """The network and the example that the card shows."""
     from timm.layers import SelectiveKernel
 
-    return train(
-        "selective_kernel", lambda: SelectiveKernel(32, 32), steps=250, negatives=True
-    ), example()
+    return scene_network("selective_kernel", lambda: SelectiveKernel(32, 32)), example()
 
 
 @register_card(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..card import Shown, register_card
 from ._branch import show
 from ._channel import example
-from ._trained import train
+from ._trained import scene_network
 
 
 @cache
@@ -17,12 +17,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     """The network and the example that the card shows."""
     from timm.layers import SplitAttn
 
-    model = train(
-        "split_attention",
-        lambda: SplitAttn(32, 32, norm_layer=nn.BatchNorm2d),
-        steps=250,
-        negatives=True,
-    )
+    model = scene_network("split_attention", lambda: SplitAttn(32, 32, norm_layer=nn.BatchNorm2d))
     return model, example()
 
 

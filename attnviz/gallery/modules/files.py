@@ -27,7 +27,7 @@ def folder() -> Path:
     raise EnvironmentFault(
         "the reference weights are missing; looked in "
         + " and ".join(str(p) for p in places)
-        + "; reinstall attnviz, or train them: python -m attnviz.gallery.modules.train all"
+        + "; reinstall attnviz, or train them: python notebooks/studies/train_modules.py all"
     )
 
 
@@ -37,7 +37,7 @@ def find(name: str) -> Path:
     if not path.is_file():
         raise EnvironmentFault(
             f"{path} is missing; reinstall attnviz, or train it: "
-            f"python -m attnviz.gallery.modules.train {path.stem}"
+            f"python notebooks/studies/train_modules.py {path.stem}"
         )
     return path
 

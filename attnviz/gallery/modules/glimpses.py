@@ -160,27 +160,3 @@ def reinforce(log_prob: Tensor, reward: Tensor, baseline: Tensor) -> Tensor:
     """
     advantage = (reward - baseline).detach()
     return -(log_prob * advantage).sum(1).mean()
-
-
-def ram_loss(path: GlimpsePath, label: Tensor, *, policy: float = 0.3) -> Tensor:
-    """Cross-entropy for the class, REINFORCE for the places.
-
-    Differs from the paper in three ways that make it learn in minutes. The class is asked for after
-    every glimpse but the first. Each place is paid by the mean log probability of the true class in
-    all later answers (the paper pays all places alike, by whether the last answer is right). The
-    baseline is the batch's mean at that step, and advantages are scaled by their spread (the paper
-    learns a baseline).
-
-    Args:
-        path: of a run with `explore=True`.
-        label: (B,) true classes.
-        policy: weight of the REINFORCE term beside the cross-entropy.
-    """
-    log = F.log_softmax(path.steps[:, 1:], 2)
-    told = log.gather(2, label[:, None, None].expand(-1, log.shape[1], 1)).squeeze(2)
-    gain = told.detach().clamp_min(-3.0)  # one hopeless image must not outweigh the batch
-    later = gain.flip(1).cumsum(1).flip(1)
-    reward = later / torch.arange(later.shape[1], 0, -1, device=later.device)
-    spread = reward.std(0, keepdim=True) + 0.1
-    baseline = reward.mean(0, keepdim=True)
-    return policy * reinforce(path.log_prob, reward / spread, baseline / spread) - told.mean()

@@ -1,4 +1,4 @@
-"""What a training task is: a model, data made afresh from a seed, a loss, and numbers to hold."""
+"""What a task is: a model, data made afresh from a seed, and numbers to hold."""
 
 from __future__ import annotations
 
@@ -34,36 +34,20 @@ class Batch:
 
 @dataclass(frozen=True)
 class Task:
-    """How one reference module is trained and judged.
+    """What one reference module does, and how it is judged.
 
     Attributes:
         name: what `load` calls it.
         says: one sentence: the data, and where attention should land.
         build: makes the untrained model.
         sample: (count, generator, training) -> Batch; training data and test data never overlap.
-        loss: (model, batch, generator) -> scalar.
         measure: (model, batch) -> numbers, in [0, 1] unless the name says otherwise.
         holds: lower bounds that `measure` must reach on fresh test data.
-        steps: training steps.
-        batch: batch size.
-        rate: peak learning rate.
-        slow: parameter-name prefix -> factor on the rate.
-        decay: weight decay.
-        bank: training examples drawn once and used again and again; 0 draws every batch anew.
-        seed: of weights, data and sampling.
     """
 
     name: str
     says: str
     build: Callable[[], nn.Module]
     sample: Callable[[int, Generator, bool], Batch]
-    loss: Callable[[nn.Module, Batch, Generator], Tensor]
     measure: Callable[[nn.Module, Batch], dict[str, float]]
     holds: Mapping[str, float]
-    steps: int = 3000
-    batch: int = 64
-    rate: float = 2e-3
-    slow: Mapping[str, float] = field(default_factory=dict)
-    decay: float = 1e-4
-    bank: int = 0
-    seed: int = 0

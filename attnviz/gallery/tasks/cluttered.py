@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from ..modules.dynamic_capacity import DynamicCapacityNetwork
-from ..modules.glimpses import RecurrentAttention, ram_loss
+from ..modules.glimpses import RecurrentAttention
 from ..modules.self_attention import ImageTransformer
 from .base import Batch, Task
 from .canvas import box_mask, cluttered, inside
@@ -46,16 +45,6 @@ def ram_measure(model: nn.Module, batch: Batch) -> dict[str, float]:
     }
 
 
-def dcn_loss(model: nn.Module, batch: Batch, generator: Generator) -> Tensor:
-    """Class from refined and from coarse vectors, and the hint between the two."""
-    out, label = model(*batch.inputs), batch.truth["label"]
-    return (
-        F.cross_entropy(out.logits, label)
-        + 0.5 * F.cross_entropy(out.coarse_logits, label)
-        + (0.1 * out.hint)
-    )
-
-
 def dcn_measure(model: nn.Module, batch: Batch) -> dict[str, float]:
     """Accuracy with and without the fine model; share of chosen cells centred on the digit."""
     out = model(*batch.inputs)
@@ -85,40 +74,22 @@ def transformer_measure(model: nn.Module, batch: Batch) -> dict[str, float]:
     }
 
 
-def class_loss(model: nn.Module, batch: Batch, generator: Generator) -> Tensor:
-    """Cross-entropy of the class."""
-    return F.cross_entropy(model(*batch.inputs).logits, batch.truth["label"])
-
-
-def ram_step(model: nn.Module, batch: Batch, generator: Generator) -> Tensor:
-    """RAM's hybrid loss on sampled places."""
-    path = model(*batch.inputs, explore=True, generator=generator)
-    return ram_loss(path, batch.truth["label"])
-
-
 TASKS = [
     Task(
         "ram",
         "A digit among clutter; after one look from the centre the glimpses go to the digit.",
         lambda: RecurrentAttention(size=8, scales=3, glimpses=5, hidden=128, std=0.2),
         sample,
-        ram_step,
         ram_measure,
         {"accuracy": 0.8, "on_digit": 0.7},
-        steps=4000,
-        batch=128,
-        bank=20_000,
     ),
     Task(
         "dcn",
         "A digit among clutter; the entropy's gradient sends the fine model to the digit.",
         DynamicCapacityNetwork,
         sample,
-        dcn_loss,
         dcn_measure,
         {"accuracy": 0.8, "on_digit": 0.6},
-        steps=3000,
-        bank=20_000,
     ),
     *(
         Task(
@@ -126,13 +97,8 @@ TASKS = [
             f"A digit among clutter; the class token's {scores} attention lands on the digit.",
             lambda scores=scores: ImageTransformer(side=SIDE, patch=5, dim=40, scores=scores),
             sample,
-            class_loss,
             transformer_measure,
             {"accuracy": 0.8, "cls_on_digit": on_digit},
-            steps=9000,
-            batch=32,
-            rate=3e-3,
-            bank=20_000,
         )
         # a head's ReLU row need not attend at all, so that less of the sum is the digit's;
         # the digit is 0.16 of the canvas

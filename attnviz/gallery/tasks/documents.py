@@ -8,8 +8,7 @@ said the weather was awful") and does not count; the rest is filler.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from ..modules.hierarchical import HierarchicalAttention
 from .base import Batch, Task
@@ -95,11 +94,6 @@ def sample(count: int, generator: Generator, training: bool) -> Batch:
     return Batch((source,), truth, {"source": [d[0] for d in documents]})
 
 
-def loss(model: nn.Module, batch: Batch, generator: Generator) -> Tensor:
-    """Cross-entropy of the document's class; where it is decided is not shown."""
-    return F.cross_entropy(model(*batch.inputs).logits, batch.truth["label"])
-
-
 def measure(model: nn.Module, batch: Batch) -> dict[str, float]:
     """Accuracy; attention on the deciding sentence, and in it on the deciding words."""
     out = model(*batch.inputs)
@@ -124,9 +118,7 @@ TASKS = [
         "Reviews with one verdict; attention is on its sentence and on the words that judge.",
         lambda: HierarchicalAttention(len(VOCABULARY) + 1),
         sample,
-        loss,
         measure,
         {"accuracy": 0.95, "on_sentence": 0.6, "on_words": 0.5},
-        steps=800,
     )
 ]

@@ -14,7 +14,7 @@ from torch import Generator
 
 from ..modules.seq2seq import END, Seq2Seq
 from .base import Batch, Task
-from .dates import loss, share_right
+from .dates import share_right
 
 # noun: its translation and gender (0 masculine, 1 feminine)
 NOUNS = {
@@ -151,9 +151,7 @@ def build(score: str, order: str = "luong", local: str | None = None) -> Seq2Seq
 
 def task(name: str, says: str, holds: dict[str, float], **options) -> Task:
     """A translation task with its own alignment."""
-    return Task(
-        name, says, lambda: build(**options), sample, loss, measure, holds, steps=700, batch=64
-    )
+    return Task(name, says, lambda: build(**options), sample, measure, holds)
 
 
 GLOBAL = {"accuracy": 0.9, "aligned_straight": 0.9, "aligned_crossing": 0.9}

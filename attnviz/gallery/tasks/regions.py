@@ -71,20 +71,6 @@ def sample(count: int, generator: Generator, training: bool) -> Batch:
     return Batch((image,), {"label": label, "disc": target, "masks": masks}, batch.text)
 
 
-def loss(model: nn.Module, batch: Batch, generator: Generator) -> Tensor:
-    """Cross-entropy per cell."""
-    return F.cross_entropy(model(*batch.inputs).logits, batch.truth["label"])
-
-
-def gate_loss(model: nn.Module, batch: Batch, generator: Generator) -> Tensor:
-    """Cross-entropy per pixel, and a price on what the gate lets through.
-
-    Without the price a gate may as well stand open where there is nothing to pass.
-    """
-    out = model(*batch.inputs)
-    return F.cross_entropy(out.logits, batch.truth["disc"]) + 0.03 * out.gate.mean()
-
-
 def mean_iou(prediction: Tensor, truth: Tensor, classes: int) -> float:
     """Intersection over union, averaged over the classes that occur."""
     values = []
@@ -191,12 +177,8 @@ def region_task(name: str, says: str, context, measure, holds: dict[str, float])
         says,
         lambda: RegionNetwork(context()),
         sample,
-        loss,
         measure,
         holds,
-        steps=700,
-        batch=16,
-        rate=4e-3,
     )
 
 
@@ -234,11 +216,7 @@ TASKS = [
         "Find the discs among other shapes; the skip connection is let through at their rims.",
         AttentionUNet,
         sample,
-        gate_loss,
         gate_measure,
         {"accuracy": 0.8, "disc_rims_before_other_rims": 0.8, "disc_rims_before_elsewhere": 0.8},
-        steps=700,
-        batch=16,
-        rate=4e-3,
     ),
 ]

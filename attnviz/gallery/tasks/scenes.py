@@ -84,21 +84,6 @@ def cells(masks: Tensor, grid: tuple[int, int]) -> Tensor:
     return (F.adaptive_avg_pool2d(masks, grid) > 0).float()
 
 
-def loss(model: nn.Module, batch: Batch, generator: Generator, *, hard: bool) -> Tensor:
-    """Cross-entropy of each word; hard attention adds REINFORCE; objects' places are not shown."""
-    caption = batch.truth["caption"]
-    out = model(*batch.inputs, caption, sample=hard, generator=generator)
-    losses = F.cross_entropy(out.logits.transpose(1, 2), caption, reduction="none")
-    alpha = out.attention.flatten(2)
-    entropy = -(alpha * alpha.clamp_min(1e-9).log()).sum(2).mean()
-    if not hard:  # a small price on looking everywhere
-        return losses.mean() + 0.003 * entropy
-    # a place is paid by the word written from it, against the batch's mean for that word
-    reward = -losses.detach()
-    gain = (reward - reward.mean(0)) / (reward.std(0) + 0.1)
-    return losses.mean() - 0.3 * (out.log_prob * gain).mean() - 0.01 * entropy
-
-
 def measure(model: nn.Module, batch: Batch) -> dict[str, float]:
     """Captions and words right; attention of colour and shape words on the object that they name.
 
@@ -132,13 +117,8 @@ TASKS = [
         "Scenes of two shapes described in words; each word's map is on the object it names.",
         partial(HardCaptioner if hard else Captioner, len(WORDS) + 3, longest=10),
         sample,
-        partial(loss, hard=hard),
         measure,
         {"accuracy": 0.8, "on_object": 0.6},
-        steps=2000 if hard else 1500,
-        batch=48,
-        rate=3e-3,
-        bank=8000,
     )
     for hard in (False, True)
 ]

@@ -1,12 +1,12 @@
 import pytest
 import torch
+from study.module_recipes import ram_loss
 from torch import nn
 
 from attnviz.gallery.modules.glimpses import (
     RecurrentAttention,
     glimpse,
     normal_log_prob,
-    ram_loss,
     reinforce,
 )
 

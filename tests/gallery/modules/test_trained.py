@@ -1,14 +1,11 @@
 """The trained references: small, documented, and attending to what they should, on fresh data."""
 
-import json
-
 import pytest
 import torch
 
 from attnviz.errors import EnvironmentFault, ModelError
 from attnviz.gallery import modules as reference
 from attnviz.gallery.modules import files
-from attnviz.gallery.modules.training import fit
 from attnviz.gallery.tasks import phrases
 from attnviz.gallery.tasks.canvas import all_digits, box_mask, inside, invert, place
 
@@ -18,7 +15,7 @@ try:
     reference.manifest()
 except EnvironmentFault:
     pytest.skip(
-        "no trained weights are stored: python -m attnviz.gallery.modules.train all",
+        "no trained weights are stored: python notebooks/studies/train_modules.py all",
         allow_module_level=True,
     )
 # the number that says "attention means something", and the one that chance would give
@@ -132,7 +129,7 @@ def test_manifest_describes_what_is_there():
         assert entry["parameters"] == sum(p.numel() for p in model.parameters())
         assert entry["class"] == type(model).__name__
         assert entry["task"] == reference.task(name).says
-        assert entry["command"].endswith(f"train {name} --seed {entry['seed']}")
+        assert entry["command"].endswith(f"train_modules.py {name} --seed {entry['seed']}")
         assert entry["cpu_seconds"] < 600
         for key, least in reference.task(name).holds.items():
             assert entry["measured"][key] >= least
@@ -211,25 +208,3 @@ def test_boxes_and_hits_by_hand():
     assert box_mask(boxes, 40, 40).sum() == 16 * 16
     points = torch.tensor([[[10, 5], [24.1, 10], [8.1, 4.1], [7.9, 4.1]]]) / 40 * 2 - 1
     assert inside(points, boxes, 40).tolist() == [[True, False, True, False]]
-
-
-def test_training_repeats_from_its_seed_and_leaves_the_random_state_alone():
-    task = reference.task("stn")
-    torch.manual_seed(11)
-    before = torch.get_rng_state()
-    first, second = fit(task, seed=3, steps=3), fit(task, seed=3, steps=3)
-    assert torch.equal(before, torch.get_rng_state())
-    for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
-        assert torch.equal(a, b)
-    third = fit(task, seed=4, steps=3)
-    assert not torch.equal(first.head.weight, third.head.weight)
-
-
-def test_a_trial_run_writes_weights_and_manifest(tmp_path):
-    from attnviz.gallery.modules.train import main
-
-    assert main(["stn", "--steps", "2", "--out", str(tmp_path)]) == 0
-    entry = json.loads((tmp_path / "manifest.json").read_text())["models"]["stn"]
-    assert entry["steps"] == 2
-    assert (tmp_path / "stn.safetensors").stat().st_size == entry["bytes"]
-    assert not list(tmp_path.glob("*.part"))
