@@ -21,9 +21,9 @@ MODULES = {
 #: top-level part of attnviz -> parts that it must not import, at any depth of its own modules
 FORBIDDEN = {
     **dict.fromkeys(
-        ("render", "metrics", "cams", "attention"), ("cli", "report", "audit", "gallery")
+        ("render", "metrics", "methods", "attention"), ("cli", "report", "audit", "gallery")
     ),
-    "capturing": ("cams", "attention", "attribution", "explaining", "heatmaps", "methods", "cli"),
+    "hooks": ("methods", "attention", "explaining", "heatmaps", "cli"),
     "errors": ("",),
     "geometry": ("",),
 }
@@ -34,37 +34,31 @@ def _part(module: str) -> str:
     return module.partition(".")[2].partition(".")[0]
 
 
-def _imports(name: str, path: Path, *, at_import_only: bool) -> set[str]:
-    """The modules of attnviz that a module imports; only those run at its import, if asked."""
-    found = set()
+def _imported(name: str, path: Path) -> set[str]:
+    """The full names that a module imports, within functions too, but for those of types alone."""
+    found: set[str] = set()
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
 
     def visit(node: ast.AST) -> None:
         for child in ast.iter_child_nodes(node):
-            if at_import_only and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
-                continue
-            if (
-                at_import_only
-                and isinstance(child, ast.If)
-                and "TYPE_CHECKING" in ast.unparse(child.test)
-            ):
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
                 continue
             if isinstance(child, ast.Import):
                 found.update(a.name for a in child.names)
             elif isinstance(child, ast.ImportFrom):
-                base = child.module or ""
-                if child.level:
-                    parts = name.split(".")
-                    here = parts if path.name == "__init__.py" else parts[:-1]
-                    here = here[: len(here) - child.level + 1]
-                    base = ".".join([*here, base] if base else here)
-                for alias in child.names:
-                    # `from . import x` and `from .x import y` both name modules
-                    full = f"{base}.{alias.name}"
-                    found.add(full if full in MODULES else base)
+                base = package[: len(package) - child.level + 1] if child.level else []
+                base = [*base, *(child.module.split(".") if child.module else [])]
+                found.update(".".join([*base, alias.name]) for alias in child.names)
             visit(child)
 
     visit(ast.parse(path.read_text(encoding="utf-8")))
-    return {m for m in found if m in MODULES and m != name}
+    return found
+
+
+def _modules(name: str, path: Path) -> set[str]:
+    """The modules of attnviz that a module imports; `from .x import y` may name either."""
+    full = {m if m in MODULES else m.rpartition(".")[0] for m in _imported(name, path)}
+    return {m for m in full if m in MODULES and m != name}
 
 
 def test_all_names_the_public_surface() -> None:
@@ -120,13 +114,14 @@ def test_modules_hold_one_concept_each() -> None:
 
 
 def test_no_circle_of_imports() -> None:
-    arrows = {n: _imports(n, p, at_import_only=True) for n, p in MODULES.items()}
-    # a package and its own modules load each other; the circle that hurts is between two parts
+    """Imports inside functions count too."""
+    arrows = {n: _modules(n, p) for n, p in MODULES.items()}
     state: dict[str, int] = {}
 
     def walk(name: str, trail: tuple[str, ...]) -> None:
         state[name] = 1
         for other in sorted(arrows[name]):
+            # a package and its own modules load each other
             package_of = name.startswith(other + ".") or other.startswith(name + ".")
             if state.get(other) == 1 and not package_of:
                 raise AssertionError(" -> ".join([*trail[trail.index(other) :], other]))
@@ -139,11 +134,29 @@ def test_no_circle_of_imports() -> None:
             walk(name, (name,))
 
 
+def test_no_package_imports_the_private_names_of_another() -> None:
+    """A package may use those of its own subpackages, and a module those of its package."""
+    wrong = []
+    for name, path in MODULES.items():
+        for full in _imported(name, path):
+            parts = full.split(".")
+            private = [i for i, w in enumerate(parts) if w.startswith("_") and w[:2] != "__"]
+            if parts[0] != "attnviz" or not private:
+                continue
+            owner = ".".join(parts[: private[0]])
+            if owner in MODULES and MODULES[owner].name != "__init__.py":
+                owner = owner.rpartition(".")[0]
+            importer = name if path.name == "__init__.py" else name.rpartition(".")[0]
+            if not f"{importer}.".startswith(f"{owner}.") and not owner.startswith(f"{importer}."):
+                wrong.append(f"{name} imports {full}")
+    assert wrong == []
+
+
 def test_arrows_point_down_only() -> None:
     wrong = []
     for name, path in MODULES.items():
         part = _part(name)
-        for other in _imports(name, path, at_import_only=False):
+        for other in _modules(name, path):
             there = _part(other)
             if there != part and any(f in ("", there) for f in FORBIDDEN.get(part, ())):
                 wrong.append(f"{name} imports {other}")

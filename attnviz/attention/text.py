@@ -195,10 +195,10 @@ def _attended(
     module: nn.Module, inputs: Mapping[str, Tensor], target: Any, labels: Any, method: str
 ) -> tuple[Tensor, Any, Tensor]:
     from ..methods import Request
-    from ..methods.attention._steps import attend, gradient_rows
-    from ..methods.attention._tail import row_of_head
     from ..methods.attention.reading import Reading
     from ..methods.attention.rollout import rollout
+    from ..methods.attention.steps import attend, gradient_rows
+    from ..methods.attention.tail import row_of_head
     from ..methods.forward import forward_pass
 
     weighted = method == "generic_relevance"
@@ -235,7 +235,7 @@ def _propagated(
     module: nn.Module, inputs: Mapping[str, Tensor], target: Any, labels: Any
 ) -> tuple[Tensor, Any, Tensor]:
     """Return Gradient x Input of the word vectors under the rules of AttnLRP."""
-    from ..methods.attention._lrp_rules import LrpMode
+    from ..methods.attention.lrp_rules import LrpMode
 
     table = module.get_input_embeddings()
     kept: list[Tensor] = []

@@ -35,10 +35,10 @@ def mask_function(name: str) -> Any:
         ModelError: it cannot be imported, or is no function.
     """
     from ..errors import ModelError, did_you_mean
-    from ..models.sources.from_python import _import
+    from ..models.sources.from_python import import_module
 
     path, colon, attribute = name.partition(":")
-    module = _import(path)
+    module = import_module(path)
     found = getattr(module, attribute, None) if colon else None
     if not callable(found):
         near = did_you_mean(attribute, [n for n in dir(module) if not n.startswith("_")])

@@ -40,7 +40,7 @@ def _checks() -> list[tuple[str, bool, str]]:
 
     rows = [("attnviz", True, __version__)]
     try:
-        from ..models.environment import check
+        from ..models.installation import check
     except Exception as error:  # torch itself missing or broken
         message = f"cannot be imported: {' '.join(str(error).split())}; `pip install torch`"
         return [*rows, ("torch", False, message)]

@@ -10,6 +10,7 @@ import pytest
 
 from attnviz.errors import EnvironmentFault
 from attnviz.models import environment as _environment
+from attnviz.models.installation import check
 
 
 def _fail(monkeypatch: pytest.MonkeyPatch, error: BaseException, only: str = "torchvision") -> None:
@@ -41,7 +42,7 @@ def test_torchvision_of_another_build(error: Exception, monkeypatch: pytest.Monk
         assert str(error) in message
         assert "\n" not in message
         assert "uv pip install --reinstall torch torchvision --torch-backend" in message
-    rows = {name: (ok, text) for name, ok, text in _environment.check()}
+    rows = {name: (ok, text) for name, ok, text in check()}
     assert rows["torchvision"][0] is False
     assert "--torch-backend" in rows["torchvision"][1]
     assert rows["torch"][0] is True
@@ -62,7 +63,7 @@ def test_torchvision_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_this_installation_is_fine() -> None:
-    rows = _environment.check()
+    rows = check()
     assert [name for name, ok, _ in rows if not ok] == []
     names = [name for name, _, _ in rows]
     assert names[:3] == ["python", "torch", "torchvision"]
@@ -77,7 +78,7 @@ def test_optional_parts_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         "find_spec",
         lambda n, *a: None if n in ("transformers", "cv2") else find(n, *a),
     )
-    rows = {name: (ok, text) for name, ok, text in _environment.check()}
+    rows = {name: (ok, text) for name, ok, text in check()}
     ok, text = rows["transformers"]
     assert ok
     assert "attnviz[hf]" in text

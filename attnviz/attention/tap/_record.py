@@ -24,7 +24,7 @@ from ._layout import (
 )
 from ._modules import Running, running
 from .gate import Gate, Missed, axes_of
-from .site import Layout, Site
+from .site import Layout, Site, same_block
 from .tags import Moved, Stream
 
 
@@ -325,7 +325,7 @@ class Recorder:
             return False
         return not any(
             isinstance(s, Site) and s.step == self._step and s.kind == "self"
-            and s.queries == queries and _same_block(s.name, name)
+            and s.queries == queries and same_block(s.name, name)
             for s in self.sites
         )  # fmt: skip
 
@@ -340,7 +340,7 @@ class Recorder:
                 and site.kind == "self"
                 and site.step == self._step
                 and site.keys == queries
-                and _same_block(site.name, name)
+                and same_block(site.name, name)
             ):
                 self.sites[i] = replace(site, picture=None)
 
@@ -363,16 +363,6 @@ def _picture(modules: list[Running], kind: str, pairs: tuple[int, int]) -> tuple
             ):
                 picture = (int(tensor.shape[2]), int(tensor.shape[3]))
     return picture
-
-
-def _same_block(first: str, second: str) -> bool:
-    """Say whether two modules are parts of one numbered block, at most three levels down."""
-    a, b = first.split("."), second.split(".")
-    shared = 0
-    while shared < min(len(a), len(b)) and a[shared] == b[shared]:
-        shared += 1
-    block = shared > 0 and any(p.isdigit() for p in a[:shared])
-    return block and max(len(a), len(b)) - shared <= 3
 
 
 def _autocast_dtype(q: Tensor) -> torch.dtype | None:

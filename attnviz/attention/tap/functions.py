@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 
 
-def _named(*names: str) -> list[Any]:
+def torch_functions(*names: str) -> list[Any]:
     """Return the functions of these names in torch, torch.nn.functional and Tensor."""
     found = []
     for name in names:
@@ -29,7 +29,7 @@ def _getters(*names: str) -> list[Any]:
 
 
 MOVE = [
-    *_named(
+    *torch_functions(
         "view", "reshape", "permute", "transpose", "t", "swapaxes", "swapdims", "movedim",
         "moveaxis", "flatten", "unflatten", "unsqueeze", "squeeze", "roll", "pad", "__getitem__",
         "unbind", "chunk", "split", "tensor_split", "hsplit", "select", "narrow", "expand",
@@ -41,27 +41,27 @@ MOVE = [
     *_getters("T", "mT"),
 ]  # fmt: skip
 #: functions that repeat values without making new ones
-EXPAND = set(_named("expand", "expand_as", "broadcast_to", "repeat"))
-SAME = _named(
+EXPAND = set(torch_functions("expand", "expand_as", "broadcast_to", "repeat"))
+SAME = torch_functions(
     "to", "float", "half", "bfloat16", "double", "type", "type_as", "contiguous", "clone",
     "detach", "nan_to_num", "neg", "cpu", "cuda", "masked_fill",
 )  # fmt: skip
-ADD = _named("add", "sub", "subtract", "rsub", "__radd__", "__rsub__", "add_", "sub_")
-DIVIDE = set(_named("div", "divide", "true_divide", "__truediv__", "div_"))
-MULTIPLY = _named("mul", "multiply", "__mul__", "__rmul__", "mul_", "multiply_")
-SWAPPED = set(_named("__rmatmul__"))
-MATMUL = [*_named("matmul", "bmm", "mm", "__matmul__"), *SWAPPED]
-SUM = _named("sum")
-JOIN = _named("cat", "concat", "concatenate")
+ADD = torch_functions("add", "sub", "subtract", "rsub", "__radd__", "__rsub__", "add_", "sub_")
+DIVIDE = set(torch_functions("div", "divide", "true_divide", "__truediv__", "div_"))
+MULTIPLY = torch_functions("mul", "multiply", "__mul__", "__rmul__", "mul_", "multiply_")
+SWAPPED = set(torch_functions("__rmatmul__"))
+MATMUL = [*torch_functions("matmul", "bmm", "mm", "__matmul__"), *SWAPPED]
+SUM = torch_functions("sum")
+JOIN = torch_functions("cat", "concat", "concatenate")
 DROPOUT = [
     F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.feature_alpha_dropout, F.alpha_dropout,
     torch.dropout, torch.dropout_, torch.feature_dropout,
 ]  # fmt: skip
-PROJECT = _named("linear", "conv1d", "conv2d", "conv3d")
-CONV2D = set(_named("conv2d"))
-NORMALISE = _named("layer_norm", "rms_norm", "normalize", "batch_norm", "group_norm")
+PROJECT = torch_functions("linear", "conv1d", "conv2d", "conv3d")
+CONV2D = set(torch_functions("conv2d"))
+NORMALISE = torch_functions("layer_norm", "rms_norm", "normalize", "batch_norm", "group_norm")
 #: functions of each element by itself, or of elements in the same place
-POINTWISE = _named(
+POINTWISE = torch_functions(
     "tanh", "tanh_", "relu", "relu_", "gelu", "silu", "elu", "selu", "celu", "mish", "leaky_relu",
     "hardswish", "hardtanh", "softplus", "softsign", "logsigmoid", "prelu", "exp", "log", "log1p",
     "expm1", "sqrt", "rsqrt", "square", "pow", "__pow__", "abs", "erf", "sin", "cos", "sign",
@@ -69,26 +69,28 @@ POINTWISE = _named(
     "minimum", "lerp", "addcmul", "addcdiv", "masked_fill_", "fmod", "round", "floor", "ceil",
     "__neg__", "threshold", "rrelu", "hardshrink", "softshrink", "tanhshrink", "atan", "asinh",
 )  # fmt: skip
-STACK = _named("stack")
-REDUCE = _named("mean", "amax", "amin", "prod", "logsumexp")
+STACK = torch_functions("stack")
+REDUCE = torch_functions("mean", "amax", "amin", "prod", "logsumexp")
 #: functions that make another picture of a picture
 SCENE = [
     F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.lp_pool2d,
     torch.max_pool2d, F.pixel_shuffle, F.pixel_unshuffle,
 ]  # fmt: skip
-LOOKUP = _named("embedding")
+LOOKUP = torch_functions("embedding")
 FUNCTIONS: dict[Any, str] = {
-    **dict.fromkeys(_named("softmax", "gumbel_softmax", "softmax_"), "softmax"),
-    **dict.fromkeys(_named("sigmoid", "sigmoid_", "expit"), "sigmoid"),
-    **dict.fromkeys(_named("hardsigmoid", "hardsigmoid_"), "hardsigmoid"),
-    **dict.fromkeys(_named("relu6", "relu6_"), "relu6"),
+    **dict.fromkeys(torch_functions("softmax", "gumbel_softmax", "softmax_"), "softmax"),
+    **dict.fromkeys(torch_functions("sigmoid", "sigmoid_", "expit"), "sigmoid"),
+    **dict.fromkeys(torch_functions("hardsigmoid", "hardsigmoid_"), "hardsigmoid"),
+    **dict.fromkeys(torch_functions("relu6", "relu6_"), "relu6"),
 }
-RECTIFY = _named("relu", "relu_")
+RECTIFY = torch_functions("relu", "relu_")
 #: functions that write into their first argument
-IN_PLACE = set(_named("add_", "sub_", "div_", "mul_", "multiply_"))
+IN_PLACE = set(torch_functions("add_", "sub_", "div_", "mul_", "multiply_"))
 #: functions that change the order of dimensions
 REORDER = set(
-    _named("permute", "transpose", "t", "swapaxes", "swapdims", "movedim", "moveaxis", "adjoint")
+    torch_functions(
+        "permute", "transpose", "t", "swapaxes", "swapdims", "movedim", "moveaxis", "adjoint"
+    )
 ) | set(_getters("T", "mT"))
 
 FLEX: Any = getattr(torch._higher_order_ops, "flex_attention", None)

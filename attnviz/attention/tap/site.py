@@ -368,3 +368,13 @@ class Site:
                     "in-place operation or a static key-value cache); use "
                     "attnviz.attention.tap(model, copy=True)"
                 )
+
+
+def same_block(first: str, second: str) -> bool:
+    """Say whether two modules are parts of one numbered block, at most three levels down."""
+    a, b = first.split("."), second.split(".")
+    shared = 0
+    while shared < min(len(a), len(b)) and a[shared] == b[shared]:
+        shared += 1
+    block = shared > 0 and any(p.isdigit() for p in a[:shared])
+    return block and max(len(a), len(b)) - shared <= 3

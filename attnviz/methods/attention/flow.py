@@ -13,8 +13,8 @@ from torch import Tensor
 from ...attention.tap import Site
 from ...errors import MethodError
 from ._register import register_attention
-from ._steps import tokens_of
 from .reading import Reading, token_number
+from .steps import tokens_of
 
 #: more edges than this take minutes
 MOST_EDGES = 400_000

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ._register import register_attention
-from ._steps import adapt, attend, gradient_rows, tokens_of
 from .reading import Reading, Row
+from .steps import adapt, attend, gradient_rows, tokens_of
 
 
 def _weighted(reading: Reading, site: int, column: int, row: Tensor) -> Tensor:

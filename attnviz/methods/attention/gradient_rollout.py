@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ...errors import MethodError
 from ._register import register_attention
-from ._steps import adapt, gradient_rows, in_places, tokens_of
 from .reading import Reading, Row
+from .steps import adapt, gradient_rows, in_places, tokens_of
 
 
 @register_attention("gradient_rollout", paper="arXiv:2005.00928", units="share of attention",

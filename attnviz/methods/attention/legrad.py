@@ -13,8 +13,8 @@ from ...attention.tap.fold import wide
 from ...errors import MethodError
 from ...hooks.threads import own_thread
 from ._register import register_attention
-from ._tail import skipping
 from .reading import Reading
+from .tail import skipping
 
 
 def sensitivity(site: Site, gradient: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from ...attention.tap.fold import wide
 from ...errors import MethodError
 from .. import Request, all_kept
 from ..forward import ForwardPass, forward_pass
-from ._lrp_rules import LrpMode
 from ._register import register_attention
+from .lrp_rules import LrpMode
 
 Passed = tuple[ForwardPass, list[Tensor]]
 

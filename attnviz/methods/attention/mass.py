@@ -16,8 +16,8 @@ from ...hooks import preserved
 from ...targets import resolve
 from .. import Request
 from ..forward import ForwardPass
-from ._steps import in_places, tokens_of
 from .reading import Reading, of_layers, on_picture, token_number
+from .steps import in_places, tokens_of
 
 
 def region_mass(

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from ...errors import MethodError
 from ._register import register_attention
-from ._steps import attend, tokens_of
 from .reading import Reading, Row
+from .steps import attend, tokens_of
 
 
 @register_attention("raw_attention", paper="arXiv:1706.03762", units="share of attention",

@@ -17,8 +17,8 @@ from ...hooks import own_thread
 from ...targets import Column
 from .. import Request
 from ..forward import ForwardPass, forward_pass
-from ._steps import Tokens, adapt, attend, in_places, tokens_of
-from ._tail import row_of_head
+from .steps import Tokens, adapt, attend, in_places, tokens_of
+from .tail import row_of_head
 
 #: class, distillation and register tokens that may stand before a grid that the user states
 MOST_PREFIX = 16

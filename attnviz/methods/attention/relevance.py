@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ...attention.tap import Site, Tap
-from ...attention.tap._record import _same_block
+from ...attention.tap.site import same_block
 from ...errors import AttentionUnavailable, MethodError
 from ...hooks import eager, preserved, unwrap
 from ...targets import resolve
-from ._steps import gradient_rows
+from .steps import gradient_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +144,7 @@ def _normalised(relevance: Tensor) -> Tensor:
 
 def _is_source(site: Site, crosses: Sequence[Site], queries: int, sources: int) -> bool:
     """Say whether self-attention is among source tokens rather than among queries."""
-    if any(_same_block(site.name, c.name) for c in crosses):
+    if any(same_block(site.name, c.name) for c in crosses):
         return False
     if site.keys not in (queries, sources) or site.queries != site.keys:
         raise MethodError(

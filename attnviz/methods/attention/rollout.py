@@ -10,8 +10,8 @@ from torch import Tensor
 from ...attention.tap import Site
 from ...errors import MethodError
 from ._register import register_attention
-from ._steps import Fuse, Tokens, adapt, attend, in_places, tokens_of
 from .reading import Reading, Row
+from .steps import Fuse, Tokens, adapt, attend, in_places, tokens_of
 
 FUSIONS = ("mean", "max", "min")
 

@@ -24,7 +24,7 @@ def build(name: str, *, pretrained: bool, num_classes: int | None) -> LoadedMode
         ModelError: it cannot be imported, fails, or makes no `nn.Module`.
     """
     path, _, attribute = name.partition(":")
-    module = _import(path)
+    module = import_module(path)
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -46,7 +46,8 @@ def build(name: str, *, pretrained: bool, num_classes: int | None) -> LoadedMode
     return LoadedModel(found.eval(), name)
 
 
-def _import(path: str) -> Any:
+def import_module(path: str) -> Any:
+    """Import a module that is installed or lies in the working directory."""
     here = str(Path.cwd())
     added = here not in sys.path and "" not in sys.path
     if added:

@@ -11,7 +11,7 @@ from torch import nn
 
 import attnviz
 from attnviz.errors import MethodError
-from attnviz.methods.attention._lrp_rules import LrpMode
+from attnviz.methods.attention.lrp_rules import LrpMode
 from tests.support.attention_models import plain, timm_model
 
 # lxt patches torchvision's modules for the whole process, so it gets one of its own

@@ -21,17 +21,17 @@ from ...attention.tap.functions import (
     FUNCTIONS,
     MATMUL,
     MULTIPLY,
-    _named,
+    torch_functions,
     twice_differentiable,
     unguarded_mha,
 )
 from ...attention.tap.tags import Notes
 
-_ACTIVATIONS = _named(
+_ACTIVATIONS = torch_functions(
     "gelu", "silu", "relu", "relu_", "relu6", "leaky_relu", "elu", "selu", "celu", "mish",
     "hardswish", "tanh", "softplus", "hardtanh",
 )  # fmt: skip
-_ROOTS = _named("rsqrt")
+_ROOTS = torch_functions("rsqrt")
 
 
 class _Scale(torch.autograd.Function):
@@ -229,9 +229,9 @@ _RULES: dict[Any, _Rule] = {
     **dict.fromkeys([*MATMUL, torch.einsum, torch.baddbmm], LrpMode.product),
     **dict.fromkeys(MULTIPLY, LrpMode.multiply),
     **dict.fromkeys(DIVIDE, LrpMode.divide),
-    **dict.fromkeys(_named("layer_norm"), LrpMode.layer_norm),
-    **dict.fromkeys(_named("rms_norm"), LrpMode.rms_norm),
-    **dict.fromkeys(_named("group_norm"), LrpMode.group_norm),
+    **dict.fromkeys(torch_functions("layer_norm"), LrpMode.layer_norm),
+    **dict.fromkeys(torch_functions("rms_norm"), LrpMode.rms_norm),
+    **dict.fromkeys(torch_functions("group_norm"), LrpMode.group_norm),
     **dict.fromkeys([F.normalize], LrpMode.normalize),
     F.scaled_dot_product_attention: LrpMode.fused,
     F.multi_head_attention_forward: LrpMode.multihead,

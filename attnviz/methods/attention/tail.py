@@ -20,7 +20,7 @@ from ...attention.tap import Site, Stream
 from ...attention.tap.fold import wide
 from ...attention.tap.functions import unguarded_mha
 from ...errors import MethodError
-from ._steps import in_places
+from .steps import in_places
 
 if TYPE_CHECKING:
     from .reading import Reading
