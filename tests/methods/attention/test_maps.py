@@ -11,7 +11,7 @@ import attnviz
 from attnviz import attention
 from attnviz.attention.tap import fold as _fold
 from attnviz.errors import AttentionUnavailable, AttnvizWarning, LayerNotFound, MethodError
-from attnviz.methods.attention import _steps
+from attnviz.methods.attention import steps
 from attnviz.methods.attention.flow import attention_flow
 from tests.support.attention_models import plain, timm_model
 
@@ -299,7 +299,7 @@ class _Largest(TorchDispatchMode):
 )  # fmt: skip
 def test_no_matrix_of_tokens_by_tokens_is_formed(method, monkeypatch):
     # rows are made in chunks of a few; the kernel's own buffers are not the map's
-    monkeypatch.setattr(_steps, "_CHUNK", 2**15)
+    monkeypatch.setattr(steps, "_CHUNK", 2**15)
     monkeypatch.setattr(_fold, "BUDGET", 2**15)
     model = timm_model("vit_tiny_patch16_224", depth=2, embed_dim=24, num_heads=2, size=512)
     x = torch.randn(1, 3, 512, 512)
