@@ -7,7 +7,49 @@ or image library.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import attention, audit, data, erasing, gallery, guidance, metrics, models, render
+    from .errors import AttnvizError, AttnvizWarning
+    from .explaining import explain
+    from .geometry import Geometry
+    from .heatmaps import Heatmaps, grid
+    from .hooks import capture
+    from .images import find_images, read_image
+    from .inspection import inspect
+    from .methods import METHODS
+    from .models import load
+    from .targets import ClassTarget, Contrast, Probability, RegionTarget
+
+__all__ = [
+    "METHODS",
+    "AttnvizError",
+    "AttnvizWarning",
+    "ClassTarget",
+    "Contrast",
+    "Geometry",
+    "Heatmaps",
+    "Probability",
+    "RegionTarget",
+    "__version__",
+    "attention",
+    "audit",
+    "capture",
+    "data",
+    "erasing",
+    "explain",
+    "find_images",
+    "gallery",
+    "grid",
+    "guidance",
+    "inspect",
+    "load",
+    "metrics",
+    "models",
+    "read_image",
+    "render",
+]
 
 __version__ = "0.1.0"
 
@@ -40,16 +82,15 @@ _PUBLIC: dict[str, str] = {
     "render": "",
 }
 
-__all__ = ["__version__", *sorted(_PUBLIC)]
+if not TYPE_CHECKING:  # to a checker this would make every misspelt name right
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'attnviz' has no attribute {name!r}")
-    module = importlib.import_module(_PUBLIC[name] or f"attnviz.{name}")
-    value = getattr(module, name) if _PUBLIC[name] else module
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        if name not in _PUBLIC:
+            raise AttributeError(f"module 'attnviz' has no attribute {name!r}")
+        module = importlib.import_module(_PUBLIC[name] or f"attnviz.{name}")
+        value = getattr(module, name) if _PUBLIC[name] else module
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

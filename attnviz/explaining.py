@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -17,11 +16,12 @@ from torch import Tensor, nn
 from .errors import AttnvizError, ImageError, TargetError
 from .geometry import Geometry
 from .heatmaps import Heatmaps
-from .hooks import eager, find_layers, preserved, unwrap
+from .hooks import eager, find_layers, preserved
 from .images import read_image
 from .inputs import Given, Inputs, gather, size_of
 from .methods import METHODS, RawMaps, Request, check_options, runner
-from .models import Layout, LoadedModel, labels_of, load, reading, resolve_preprocess
+from .models import Layout, LoadedModel, labels_of, reading, resolve_model, resolve_preprocess
+from .models.argument import device_of, dtype_of
 from .models.outputs import Choice, stated_activation
 from .registry import Entry
 from .targets import Setting, parsed, ready
@@ -43,18 +43,6 @@ def _source(image: Any) -> str | None:
     return getattr(image, "filename", None) or None
 
 
-def _device_of(module: nn.Module) -> torch.device:
-    first = next(itertools.chain(module.parameters(), module.buffers()), None)
-    return torch.device("cpu") if first is None else first.device
-
-
-def _dtype_of(module: nn.Module) -> torch.dtype:
-    for tensor in module.parameters():
-        if tensor.is_floating_point():
-            return tensor.dtype
-    return torch.float32
-
-
 def _prepare(module: nn.Module, loaded: LoadedModel | None, preprocess: Any) -> Callable[..., Any]:
     pipeline = resolve_preprocess(preprocess, module, loaded)
 
@@ -68,44 +56,13 @@ def _prepare(module: nn.Module, loaded: LoadedModel | None, preprocess: Any) -> 
                 "no batch; resize or crop to one size, or use batch_size=1"
             )
         return _Inputs(
-            torch.stack([tensor for tensor, _ in pairs]).to(_device_of(module), _dtype_of(module)),
+            torch.stack([tensor for tensor, _ in pairs]).to(device_of(module), dtype_of(module)),
             tuple(geometry for _, geometry in pairs),
             tuple(arrays),
             tuple(_source(image) for image in images),
         )
 
     return prepare
-
-
-def resolve_model(model: Any, device: Any = None) -> tuple[nn.Module, LoadedModel | None]:
-    """Return the network that a `model` argument stands for, and what was loaded, if anything.
-
-    Args:
-        model: an `nn.Module`, a name, a `LoadedModel`, or None for the embedded model.
-        device: for a model loaded by name; a module stays where it is.
-
-    Raises:
-        AttnvizError: it is none of these, or a module that is on another device.
-    """
-    loaded = None
-    if model is None or isinstance(model, str):
-        loaded = load(model, device=device)
-    elif isinstance(model, LoadedModel):
-        loaded = model
-    elif not isinstance(model, nn.Module):
-        raise AttnvizError(
-            f"model is an nn.Module, a name such as 'torchvision:resnet50', or what "
-            f"attnviz.load returns; got {type(model).__name__}"
-        )
-    module = unwrap(loaded.module if loaded is not None else model)
-    if device is not None and loaded is None:
-        there, wanted = _device_of(module), torch.device(device)
-        if there.type != wanted.type or wanted.index not in (None, there.index):
-            raise AttnvizError(
-                f"the model is on {there}, device={device!r} was asked for; move it first: "
-                f"model.to({str(device)!r}) (explain leaves your model where it is)"
-            )
-    return module, loaded
 
 
 def output_for(module: nn.Module, loaded: LoadedModel | None, preprocess: Any, photo: Any) -> Any:
@@ -146,8 +103,45 @@ def _slice(target: Any, batch: slice, total: int) -> Any:
     return target[batch]
 
 
+Model = nn.Module | LoadedModel | str | None
+
+
+@overload
 def explain(
-    model: nn.Module | LoadedModel | str | None,
+    model: Model, images: Any, *, method: str = ..., layer: str | nn.Module | None = ...,
+    target: Any = ..., classes: Sequence[Any] | None = ..., preprocess: Any = ...,
+    labels: Sequence[str] | None = ..., device: Any = ..., batch_size: int = ...,
+    create_graph: bool = ..., signed: bool | None = ..., layout: Layout | str | None = ...,
+    output: Choice | None = ..., activation: str | None = ..., call: int | None = ...,
+    **options: Any,
+) -> Heatmaps: ...  # fmt: skip
+
+
+@overload
+def explain(
+    model: Model, images: Any, *, method: Sequence[str], layer: str | nn.Module | None = ...,
+    target: Any = ..., classes: Sequence[Any] | None = ..., preprocess: Any = ...,
+    labels: Sequence[str] | None = ..., device: Any = ..., batch_size: int = ...,
+    create_graph: bool = ..., signed: bool | None = ..., layout: Layout | str | None = ...,
+    output: Choice | None = ..., activation: str | None = ..., call: int | None = ...,
+    **options: Any,
+) -> dict[str, Heatmaps]: ...  # fmt: skip
+
+
+@overload
+def explain(
+    model: Model, images: Any, *, method: str | Sequence[str] = ...,
+    layer: list[Any] | tuple[Any, ...],
+    target: Any = ..., classes: Sequence[Any] | None = ..., preprocess: Any = ...,
+    labels: Sequence[str] | None = ..., device: Any = ..., batch_size: int = ...,
+    create_graph: bool = ..., signed: bool | None = ..., layout: Layout | str | None = ...,
+    output: Choice | None = ..., activation: str | None = ..., call: int | None = ...,
+    **options: Any,
+) -> dict[str, Any]: ...  # fmt: skip
+
+
+def explain(
+    model: Model,
     images: Any,
     *,
     target: Any = None,
@@ -240,7 +234,7 @@ def explain(
     for start in range(0, total, batch_size):
         part = slice(start, min(start + batch_size, total))
         if isinstance(given, Given):
-            inputs = _Inputs(given.part(part.start, part.stop, _device_of(module)))
+            inputs = _Inputs(given.part(part.start, part.stop, device_of(module)))
         else:
             inputs = prepare(given[part])
         setting = Setting(

@@ -19,10 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import AttnvizWarning, DataError
-from ..explaining import resolve_model
 from ..geometry import Geometry
 from ..methods import Request, forward_pass
-from ..models import default_layer, labels_of
+from ..models import default_layer, labels_of, resolve_model
 from ..statistics.clustering import spectral
 from ..targets import logits_of
 from .log_odds import LogOdds, called, find_target, score_of

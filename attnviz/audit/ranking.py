@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from ..errors import DataError, TargetError
-from ..explaining import resolve_model
-from ..models import labels_of
+from ..models import labels_of, resolve_model
 from ..statistics.clustered import ClusterBootstrap, crossed
 from ..statistics.intervals import Interval
 from ..statistics.resampling import holm

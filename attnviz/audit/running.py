@@ -16,10 +16,9 @@ from .. import __version__
 from ..data import Sample, refuse_leaks
 from ..data.identity import data_stamp, weights_stamp
 from ..errors import DataError, PreprocessError
-from ..explaining import resolve_model
 from ..geometry import Geometry
 from ..methods import METHODS
-from ..models import default_layer, labels_of, resolve_preprocess
+from ..models import default_layer, labels_of, resolve_model, resolve_preprocess
 from ..targets import logits_of
 from .examples import choose_examples
 from .interventions import DEFAULT_FILLS, Donors, check_fills

@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .argument import resolve_model
+    from .label_files import as_labels, imagenet_labels, read_labels
+    from .labels import labels_of
+    from .layers import default_layer, list_layers
+    from .layout import Layout, infer_layout
+    from .loaded import LoadedModel
+    from .loading import load
+    from .outputs import reading
+    from .preprocess import Preprocess
+    from .resolving import resolve_preprocess
+    from .transforms import ImageTransform
 
 _PUBLIC = {
     "ImageTransform": "transforms",
@@ -19,18 +32,37 @@ _PUBLIC = {
     "as_labels": "label_files",
     "read_labels": "label_files",
     "reading": "outputs",
+    "resolve_model": "argument",
     "resolve_preprocess": "resolving",
 }
 
-__all__ = [*_PUBLIC]
+__all__ = [
+    "ImageTransform",
+    "Layout",
+    "LoadedModel",
+    "Preprocess",
+    "as_labels",
+    "default_layer",
+    "imagenet_labels",
+    "infer_layout",
+    "labels_of",
+    "list_layers",
+    "load",
+    "read_labels",
+    "reading",
+    "resolve_model",
+    "resolve_preprocess",
+]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'attnviz.models' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name not in _PUBLIC:
+            raise AttributeError(f"module 'attnviz.models' has no attribute {name!r}")
+        value = getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -1,0 +1,59 @@
+"""What a `model` argument stands for: a module, a name, or what was loaded."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import AttnvizError
+from ..hooks.modules import unwrap
+from .loaded import LoadedModel
+from .loading import load
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return where a model's first weights lie."""
+    first = next(itertools.chain(module.parameters(), module.buffers()), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """Return the type of a model's first floating weights."""
+    for tensor in module.parameters():
+        if tensor.is_floating_point():
+            return tensor.dtype
+    return torch.float32
+
+
+def resolve_model(model: Any, device: Any = None) -> tuple[nn.Module, LoadedModel | None]:
+    """Return the network that a `model` argument stands for, and what was loaded, if anything.
+
+    Args:
+        model: an `nn.Module`, a name, a `LoadedModel`, or None for the embedded model.
+        device: for a model loaded by name; a module stays where it is.
+
+    Raises:
+        AttnvizError: it is none of these, or a module that is on another device.
+    """
+    loaded = None
+    if model is None or isinstance(model, str):
+        loaded = load(model, device=device)
+    elif isinstance(model, LoadedModel):
+        loaded = model
+    elif not isinstance(model, nn.Module):
+        raise AttnvizError(
+            f"model is an nn.Module, a name such as 'torchvision:resnet50', or what "
+            f"attnviz.load returns; got {type(model).__name__}"
+        )
+    module = unwrap(loaded.module if loaded is not None else model)
+    if device is not None and loaded is None:
+        there, wanted = device_of(module), torch.device(device)
+        if there.type != wanted.type or wanted.index not in (None, there.index):
+            raise AttnvizError(
+                f"the model is on {there}, device={device!r} was asked for; move it first: "
+                f"model.to({str(device)!r}) (explain leaves your model where it is)"
+            )
+    return module, loaded
