@@ -62,7 +62,7 @@ def _modules(name: str, path: Path) -> set[str]:
 
 
 def test_all_names_the_public_surface() -> None:
-    assert attnviz.__all__ == ["__version__", *sorted(attnviz._PUBLIC)]
+    assert sorted(attnviz.__all__) == sorted(["__version__", *attnviz._PUBLIC])
     assert dir(attnviz) == sorted(attnviz.__all__)
     for name in attnviz.__all__:
         assert getattr(attnviz, name) is not None, name

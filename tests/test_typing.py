@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
@@ -53,11 +54,9 @@ def test_a_checker_knows_the_public_names(repo: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("module", [attnviz, models], ids=lambda m: m.__name__)
 def test_a_checker_sees_every_name_and_where_it_comes_from(module: object) -> None:
-    seen = re.search(r"if TYPE_CHECKING:\n((?:    .*\n)+)", inspect.getsource(module))
-    assert seen is not None
-    there: dict[str, str] = {}
-    for place, names in re.findall(r"from \.([\w.]*) import (?:\(\s*)?([\w, \n]+)", seen[1]):
-        there |= dict.fromkeys(re.findall(r"\w+", names), place)
+    guarded = next(n for n in ast.parse(inspect.getsource(module)).body if isinstance(n, ast.If))
+    assert ast.unparse(guarded.test) == "TYPE_CHECKING"
+    there = {name.name: line.module or "" for line in guarded.body for name in line.names}
     stated = {name: place.removeprefix("attnviz.") for name, place in module._PUBLIC.items()}
     assert there == stated
 
