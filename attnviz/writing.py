@@ -9,6 +9,7 @@ with locked(folder): ...                          # one process at a time
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -168,12 +169,18 @@ def locked(folder: str | Path) -> Iterator[Path]:
                 path.rmdir()
 
 
+#: what a file system without locks says (some network disks): then two runs are not told apart
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+
+
 def _hold(path: Path) -> int:
     while True:
         held = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             _lock(held)
-        except OSError:
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return held
             with contextlib.suppress(OSError):
                 owner = os.pread(held, 32, 0).decode("ascii", "replace").strip()
             os.close(held)

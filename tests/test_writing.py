@@ -133,3 +133,47 @@ def test_the_longest_name_that_fits(tmp_path: Path) -> None:
     name = "x" * 251 + ".png"
     write_file(tmp_path / name, b"1")
     assert names(tmp_path) == [name]
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    """A second process is refused, names the first, and gets the folder once that is killed."""
+    import subprocess
+    import sys
+
+    from attnviz.errors import DataError
+    from attnviz.writing import locked
+
+    folder = tmp_path / "made" / "out"
+    hold = (
+        "import sys, time\nfrom attnviz.writing import locked\n"
+        "with locked(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold, str(folder)], stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    try:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(DataError, match=rf"in use by another run.*process {other.pid}"):
+            with locked(folder):
+                pass
+    finally:
+        other.kill()
+        other.wait()
+    with locked(folder):
+        (folder / "result").write_text("x")
+    assert names(folder) == ["result"]
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    from attnviz import writing
+
+    def no_locks(_: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(writing, "_lock", no_locks)
+    with writing.locked(tmp_path / "out") as folder:
+        assert folder.is_dir()
+    assert not folder.exists()

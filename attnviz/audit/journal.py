@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..data.identity import unlike
 from ..errors import DataError, OutputExists
 
 Row = dict[str, Any]
@@ -63,11 +64,10 @@ class Journal:
             file.truncate(good)
         if first is None:
             self._append(json.dumps({"audit": header}) + "\n", mode="w")
-        elif first != header:
-            unlike = sorted(k for k in {*first, *header} if first.get(k) != header.get(k))
+        elif names := unlike(first, header):
             raise DataError(
-                f"{self.path} belongs to another audit ({', '.join(unlike)} differ); choose "
-                "another folder, or remove it to start over"
+                f"{self.path} belongs to another audit ({', '.join(names)} differ); give what it "
+                "was begun with, start over (--force; or remove it), or choose another folder"
             )
 
     def append(self, rows: list[Row]) -> None:

@@ -15,7 +15,7 @@ import torch
 from .. import __version__
 from ..data import Sample, refuse_leaks
 from ..data.identity import data_stamp, weights_stamp
-from ..errors import DataError, PreprocessError
+from ..errors import AttnvizError, DataError, PreprocessError
 from ..geometry import Geometry
 from ..methods import METHODS
 from ..models import default_layer, labels_of, resolve_model, resolve_preprocess
@@ -131,7 +131,8 @@ def confusion(
     }  # fmt: skip
     with _kept(journal) as path:
         rows = Journal(path, settings, resume=resume)
-        _run(instrument, reader, rows, batch_size, progress)
+        with _left_only_to_go_on(path):
+            _run(instrument, reader, rows, batch_size, progress)
         table = Table.read(rows.rows(), rows.done)
     scores = None
     if instrument.donors is not None:
@@ -176,6 +177,21 @@ def by_shape(batch: Sequence[Picture]) -> Iterator[list[Picture]]:
         run.append(picture)
     if run:
         yield run
+
+
+@contextmanager
+def _left_only_to_go_on(journal: Path) -> Iterator[None]:
+    """Remove the journal of an audit whose data is refused: mended, it is other data.
+
+    What a full disk or a vanished file stops can go on, and so can what is interrupted.
+    """
+    try:
+        yield
+    except AttnvizError as error:
+        fault = error.__cause__ or error.__context__
+        if getattr(fault, "errno", None) is None:  # the system gives its faults a number
+            journal.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import typer
 from torch import nn
 
 from ..data import Dataset, open_dataset, splits
+from ..data.identity import examples_stamp, refuse_other, weights_stamp
 from ..errors import DataError, OutputExists
 from ..guidance import (
     Answers,
@@ -96,7 +97,8 @@ class GuideRun:
             raise OutputExists(
                 f"{str(out)!r} holds a run already; resume it (--resume), or start over (--force)"
             )
-        before, compared = self._before(config, out, baseline=baseline, resume=resume)
+        identity = self.identity()
+        before, compared = self._before(config, out, identity, baseline=baseline, resume=resume)
         trained, done, notes = module, None, self.notes
         if settings["epochs"] != 0:
             # photos with the object first: their maps are what training is to change
@@ -109,6 +111,7 @@ class GuideRun:
                     photos=[self.validation.samples[i].read() for i in chosen] or None,
                     photo_targets=[self.validation.labels[i] for i in chosen] or None,
                     preprocess=self.prepare, labels=self.train.classes, progress=progress,
+                    identity=identity,
                 )  # fmt: skip
             trained, notes, config = done.model, notes + done.notes, done.config
         retrained = None
@@ -126,13 +129,30 @@ class GuideRun:
         write_file(out / "answers.json", text, force=True)
         return result
 
+    def identity(self) -> dict[str, str]:
+        """What the run depends on beside its settings; the model is not trained yet."""
+        known = {
+            "weights": weights_stamp(self.loaded.module),
+            "data": examples_stamp(self.train), "validation": examples_stamp(self.validation),
+        }  # fmt: skip
+        if isinstance(self.prepare, Preprocess):
+            known["preprocess"] = repr(self.prepare)
+        return known
+
     def _before(
-        self, config: GuideConfig, out: Path, *, baseline: bool, resume: bool
+        self,
+        config: GuideConfig,
+        out: Path,
+        identity: dict[str, str],
+        *,
+        baseline: bool,
+        resume: bool,
     ) -> tuple[Answers, str]:
         """The answers to compare with: of the model as given, or trained on labels alone."""
         stored = out / "before.json"
         if resume and stored.exists():
             kept = json.loads(stored.read_text(encoding="utf-8"))
+            refuse_other(kept.get("identity", identity), identity, out)
             return Answers.from_dict(kept["answers"]), kept["compared"]
         model, compared = self.loaded.module, "the model as it was given"
         plain = config
@@ -151,8 +171,8 @@ class GuideRun:
             model, self.validation, config=replace(config, layer=plain.layer), classes=None
         )
         out.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"compared": compared, "answers": found.as_dict()}, indent=2) + "\n"
-        write_file(stored, text, force=True)
+        kept = {"compared": compared, "answers": found.as_dict(), "identity": identity}
+        write_file(stored, json.dumps(kept, indent=2) + "\n", force=True)
         return found, compared
 
     def _head(

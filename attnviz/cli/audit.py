@@ -100,7 +100,8 @@ def audit(
     from ..data import open_dataset
     from ..models import read_labels
     from ..report.page import FILES
-    from ._console import print_json, progress
+    from ..writing import locked
+    from ._console import print_json
     from ._discovering import find_contexts, mask_function, rank, told_by_words, write
     from ._files import refuse_existing
     from ._models import load_model
@@ -144,42 +145,19 @@ def audit(
         "fills": fill.split(","), "layer": layer, "examples": examples, "seed": seed,
         "resume": resume,
     }  # fmt: skip
-    if context is None:
-        write(find_contexts(loaded, dataset, options), out, as_json=as_json, force=force)
-        return
-    from ..audit import compare, confusion
-
-    journal = out / "journal.jsonl"
-    if not resume:
-        _fresh(journal)
-    models = [(loaded, journal)]
+    models: list[tuple[Any, str]] = [(loaded, "journal.jsonl")]
     if against is not None:
         second = Path(against)
         after = (
             load_model(model, second, device) if second.exists()
             else load_model(against, None, device)
         )  # fmt: skip
-        models.append((after, out / "journal-after.jsonl"))
-        if not resume:
-            _fresh(out / "journal-after.jsonl")
-    results = []
-    for each, path in models:
-        with progress("auditing", len(dataset)) as bar:
-            seen = [0]
-
-            def step(done: int, total: int, seen: list[int] = seen, bar: Any = bar) -> None:
-                for _ in range(done - seen[0]):
-                    bar.step()
-                seen[0] = done
-
-            results.append(confusion(each, dataset, journal=path, progress=step, **options))
-    if discover:
-        contexts = find_contexts(models[-1][0], dataset, options)
-        results[-1] = replace(results[-1], discovery=contexts)
-    found: Any = results[0] if against is None else compare(*results)
-    paths = found.save(out, force=force)
-    for _, path in models:
-        path.unlink(missing_ok=True)
+        models.append((after, "journal-after.jsonl"))
+    with locked(out):
+        if context is None:
+            write(find_contexts(loaded, dataset, options), out, as_json=as_json, force=force)
+            return
+        found, results, paths = _judge(models, dataset, options, out, discover, force)
     final = results[-1]
     failed = fail_above is not None and final.fails(fail_above)
     if as_json:
@@ -244,13 +222,48 @@ def _print_places(result: Any) -> None:
     print_table(["map", *names.values()], rows)
 
 
-def _fresh(journal: Path) -> None:
-    if journal.exists():
+def _judge(
+    models: list[tuple[Any, str]], dataset: Any, options: dict[str, Any], out: Path,
+    discover: bool, force: bool,
+) -> tuple[Any, list[Any], dict[str, Path]]:  # fmt: skip
+    """Audit each model with a journal of its own in `out`, compare two, and write the report."""
+    from ..audit import compare, confusion
+    from ._console import progress
+    from ._discovering import find_contexts
+
+    if not options["resume"]:
+        for _, name in models:
+            _fresh(out / name, force)
+    results = []
+    for each, name in models:
+        with progress("auditing", len(dataset)) as bar:
+            seen = [0]
+
+            def step(done: int, total: int, seen: list[int] = seen, bar: Any = bar) -> None:
+                for _ in range(done - seen[0]):
+                    bar.step()
+                seen[0] = done
+
+            results.append(confusion(each, dataset, journal=out / name, progress=step, **options))
+    if discover:
+        contexts = find_contexts(models[-1][0], dataset, options)
+        results[-1] = replace(results[-1], discovery=contexts)
+    found: Any = results[0] if len(models) == 1 else compare(*results)
+    paths = found.save(out, force=force)
+    for _, name in models:
+        (out / name).unlink(missing_ok=True)
+    return found, results, paths
+
+
+def _fresh(journal: Path, force: bool) -> None:
+    if journal.exists() and not force:
         from ..errors import OutputExists
 
         raise OutputExists(
-            f"{str(journal)!r} holds an audit that was stopped; go on with --resume, or remove it"
+            f"{str(journal)!r} holds an audit that was stopped; go on with --resume, or start "
+            "over with --force"
         )
+    journal.unlink(missing_ok=True)
 
 
 def _preprocess(name: str | None) -> Any:

@@ -86,6 +86,7 @@ def benchmark(
     from ..benchmark.export import as_dict, write_all
     from ..data.identity import sample_stamp
     from ..models import read_labels
+    from ..writing import locked
     from ._console import print_json, progress
     from ._models import load_model
 
@@ -112,20 +113,21 @@ def benchmark(
         else:
             print(f"{len(subjects)} images: {cost.describe(len(subjects))}")
         return
-    store = Store(out / "results.jsonl", runner.plan(), force=force)
-    ahead = [s for s in subjects if not store.has(s.id, sample_stamp(s))]
-    if len(ahead) < len(subjects):
-        say(f"{len(subjects) - len(ahead)} of {len(subjects)} images are done already")
-    say(f"{len(ahead)} images to judge: {cost.describe(len(ahead))}")
-    failed: dict[str, str] = {}
-    with progress("comparing", len(subjects)) as bar:
-        for done in runner.run(store, out / "pictures"):
-            bar.step()
-            if done.error is not None:
-                failed[done.id] = done.error
-                bar.note(f"error: {done.id}: {done.error}")
-    summary = summarise(runner, store, failed)
-    write_all(summary, store, out)
+    with locked(out):
+        store = Store(out / "results.jsonl", runner.plan(), force=force)
+        ahead = [s for s in subjects if not store.has(s.id, sample_stamp(s))]
+        if len(ahead) < len(subjects):
+            say(f"{len(subjects) - len(ahead)} of {len(subjects)} images are done already")
+        say(f"{len(ahead)} images to judge: {cost.describe(len(ahead))}")
+        failed: dict[str, str] = {}
+        with progress("comparing", len(subjects)) as bar:
+            for done in runner.run(store, out / "pictures"):
+                bar.step()
+                if done.error is not None:
+                    failed[done.id] = done.error
+                    bar.note(f"error: {done.id}: {done.error}")
+        summary = summarise(runner, store, failed)
+        write_all(summary, store, out)
     if as_json:
         document = {k: v for k, v in as_dict(summary).items() if k not in _JSON_HEAD}
         print_json("benchmark", BENCHMARK_SCHEMA, out=str(out.absolute()), **document)

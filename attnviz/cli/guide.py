@@ -167,6 +167,7 @@ def guide(
     epoch, the best weights (model.safetensors), answers.json, and maps of fixed photos before
     training and after each epoch. Images of a split named test are never read.
     """
+    from ..writing import locked
     from ._answers import report
     from ._console import print_json
     from ._guiding import layer_names, prepare, split_options
@@ -181,17 +182,18 @@ def guide(
         fraction=fraction, boxes=boxes, mixed=mixed, loss=loss, validation=validation, flip=flip,
         preprocess=preprocess, seed=seed, device=device,
     )  # fmt: skip
-    result = run.fit(
-        out=out, resume=resume, force=force, photos=photos, baseline=baseline,
-        head=None if balanced is None else (balanced, context),
-        loss=run.loss, weight=weight, warmup=warmup, exchange=exchange, exchanged=exchanged,
-        erasing=erasing, pooling=pooling, train=train, balanced=even,
-        layer=layer_names(layer), against=None if against == "none" else against,
-        epochs=epochs, steps=steps, batch_size=batch_size,
-        accumulate=accumulate, lr=lr, optimizer=optimizer,
-        freeze=tuple(freeze or ()), batchnorm=batchnorm, monitor=monitor, patience=patience,
-        amp=amp, degenerate="skip" if skip_bad_masks else "error", seed=seed, **given,
-    )  # fmt: skip
+    with locked(out):
+        result = run.fit(
+            out=out, resume=resume, force=force, photos=photos, baseline=baseline,
+            head=None if balanced is None else (balanced, context),
+            loss=run.loss, weight=weight, warmup=warmup, exchange=exchange, exchanged=exchanged,
+            erasing=erasing, pooling=pooling, train=train, balanced=even,
+            layer=layer_names(layer), against=None if against == "none" else against,
+            epochs=epochs, steps=steps, batch_size=batch_size,
+            accumulate=accumulate, lr=lr, optimizer=optimizer,
+            freeze=tuple(freeze or ()), batchnorm=batchnorm, monitor=monitor, patience=patience,
+            amp=amp, degenerate="skip" if skip_bad_masks else "error", seed=seed, **given,
+        )  # fmt: skip
     if as_json:
         print_json(
             "guide", GUIDE_SCHEMA, folder=str(out), classes=list(run.train.classes),

@@ -72,6 +72,19 @@ def data_stamp(samples: Iterable[Sample]) -> str:
     return digest.hexdigest()
 
 
+def examples_stamp(examples: Any) -> str:
+    """Return what training examples are: images, classes, and what is shown of each.
+
+    "" for a dataset of another kind, of which nothing is known.
+    """
+    samples = getattr(examples, "samples", None)
+    if not isinstance(samples, list | tuple) or not all(isinstance(s, Sample) for s in samples):
+        return ""
+    digest = hashlib.blake2b(data_stamp(samples).encode(), digest_size=12)
+    digest.update(repr([getattr(examples, n, None) for n in ("classes", "kinds")]).encode())
+    return digest.hexdigest()
+
+
 def weights_stamp(module: Any) -> str:
     """Return a hash of a network's parameters and buffers, by name, type, shape and value."""
     import torch

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..data.identity import refuse_other
 from ..errors import AttnvizError, DataError, GuidanceError
 from ..hooks import find_layers, preserved
 from . import checkpoints
@@ -46,6 +47,7 @@ class Run:
         look: (dataset) -> the dataset as `module` takes it.
         notes: what was settled, in words.
         start: the weights at the start, which those in training are pulled to.
+        identity: what the run depends on beside its settings.
     """
 
     config: GuideConfig
@@ -72,6 +74,7 @@ class Run:
     alive: bool = False
     labels: set[int] = field(default_factory=set)
     annotated: int = 0
+    identity: Mapping[str, str] = field(default_factory=dict)
 
     def progress(self, step: int) -> float:
         """Share of all training that is done, in [0, 1)."""
@@ -96,6 +99,7 @@ class Run:
         """What `run.json` holds."""
         return {
             "config": self.config.as_dict(),
+            "identity": dict(self.identity),
             "epoch": self.epoch,
             "steps": self.steps,
             "best": None if math.isinf(self.best) else self.best,
@@ -246,4 +250,6 @@ def resume_run(run: Run, folder: Path) -> None:
             + ", ".join(f"{n} {stored['config'].get(n)!r}" for n in changed)
             + "; resume with the same ones, or start over with force=True"
         )
+    if "identity" in stored:
+        refuse_other(stored["identity"], run.identity, folder)
     run.take_over(*checkpoints.load_state(folder, run.modules, run.optimiser))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..data.identity import examples_stamp
 from ..errors import AttnvizError, DataError, GuidanceError, OutputExists
 from ..hooks import unwrap
 from . import checkpoints
@@ -76,6 +77,7 @@ def fit(
     labels: Sequence[str] | None = None,
     writer: Any = None,
     progress: Progress | None = None,
+    identity: Mapping[str, str] | None = None,
     **settings: Any,
 ) -> FitResult:
     """Fine-tune a classifier on its labels and on where it looks.
@@ -107,6 +109,9 @@ def fit(
         photo_targets, preprocess, labels: for these, as in `explain`.
         writer: a TensorBoard `SummaryWriter` or anything with `add_scalar(name, value, step)`.
         progress: called with ("start", {notes, epochs}), ("step", record) and ("epoch", record).
+        identity: what else the result depends on, as texts (a stamp of the weights at the start);
+            kept in `run.json` beside stamps of `data` and `validation` where these are
+            `Examples`, and compared by `resume`.
         **settings: fields of `GuideConfig`; others are refused.
 
     Returns:
@@ -116,7 +121,7 @@ def fit(
         GuidanceError: a loss that cannot train the model, a dying map, a loss or weights that are
             not finite, a full disk; the last good checkpoint is kept, and named.
         DataError: examples of one class only, no annotation for a loss that needs it, masks or
-            boxes that do not fit their images.
+            boxes that do not fit their images; a run to resume that was begun with other data.
         OutputExists: `out` holds a run, and neither resume nor force is set.
     """
     config = _configured(config, settings)
@@ -129,6 +134,9 @@ def fit(
             "over (force=True, --force)"
         )
     target = unwrap(model)
+    known = {**(identity or {})}
+    if folder is not None:
+        known |= {"data": examples_stamp(data), "validation": examples_stamp(validation)}
     if config.erasing == "cascade":
         data, config = cascaded(target, data, config, fit)
     before = {m: m.training for m in target.modules()}
@@ -136,11 +144,15 @@ def fit(
     try:
         with own_random_state(config.seed):
             run = prepare(target, config, data)
+            run.identity = known
             if progress is not None:
                 progress("start", {"notes": run.notes, "epochs": run.config.epochs})
             snapshots = Snapshots(folder, photos, photo_targets, preprocess, run.config, labels)
             if resume and (folder / "run.json").exists():
                 resume_run(run, folder)
+                if not snapshots.there(run.epoch):
+                    with run.start.kept():
+                        snapshots.take(run.model, run.epoch)
             else:
                 snapshots.take(run.model, 0)
             return _train(

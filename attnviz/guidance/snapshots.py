@@ -66,6 +66,10 @@ class Snapshots:
             picture = maps.grid()
             write_whole(folder / f"epoch-{epoch:04d}.png", lambda p: picture.save(p, "PNG"))
 
+    def there(self, epoch: int) -> bool:
+        """Return whether nothing of an epoch is missing: its maps, or photos to take them of."""
+        return self.photos is None or (self.folder / f"maps/epoch-{epoch:04d}.npz").exists()
+
     def _first_targets(self, folder: Path) -> list[Any] | None:
         first = folder / "epoch-0000.npz"
         if not first.exists():

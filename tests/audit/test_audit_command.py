@@ -6,6 +6,8 @@ import pytest
 
 from attnviz.cli import main
 from attnviz.data import boatwater as bw
+from attnviz.data import open_dataset
+from attnviz.data.masks import files_of
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +117,82 @@ def test_usage(folder, tmp_path, capsys):
                  "--object", "water", "--context", "water", "--preprocess", "unit",
                  "--out", str(tmp_path / "f")]) == 1  # fmt: skip
     assert "both 'water'" in capsys.readouterr().err
+
+
+def pictured(folder):
+    return sorted((folder / "images").rglob("*.png"))
+
+
+def stopped(folder, out, monkeypatch):
+    """Leave an audit that was stopped after its first batch."""
+    from attnviz.audit import running
+
+    real = running.Journal.append
+
+    def append(self, rows):
+        real(self, rows)
+        raise RuntimeError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running.Journal, "append", append)
+        assert run(folder, out, "--batch-size", "8") == 1
+    assert (out / "journal.jsonl").is_file()
+
+
+def test_a_stopped_audit_goes_on_or_starts_over(folder, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "a"
+    stopped(folder, out, monkeypatch)
+    assert run(folder, out) == 1
+    assert "go on with --resume, or start over with --force" in capsys.readouterr().err
+    assert run(folder, out, "--resume") == 0
+    whole = json.loads(capsys.readouterr().out)
+    stopped(folder, tmp_path / "b", monkeypatch)
+    assert run(folder, tmp_path / "b", "--force", "--seed", "0") == 0
+    assert json.loads(capsys.readouterr().out)["verdict"]["text"] == whole["verdict"]["text"]
+    assert sorted(p.name for p in out.iterdir()) == ["audit.json", "images.csv", "report.html"]
+
+
+def test_going_on_with_other_pixels_is_refused(folder, tmp_path, monkeypatch, capsys):
+    import shutil
+
+    from PIL import Image
+
+    data, out = tmp_path / "data", tmp_path / "a"
+    shutil.copytree(folder, data)
+    stopped(data, out, monkeypatch)
+    photo = pictured(data)[0]
+    Image.open(photo).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(photo)
+    assert run(data, out, "--resume") == 1
+    said = capsys.readouterr().err
+    assert "belongs to another audit (data differ)" in said
+    assert (out / "journal.jsonl").is_file()  # of the old data, whose owner may come back
+
+
+def test_a_refused_audit_leaves_nothing(folder, tmp_path, capsys):
+    import shutil
+
+    from PIL import Image
+
+    data, out = tmp_path / "data", tmp_path / "a"
+    shutil.copytree(folder, data)
+    # a boat in the middle, which neither the choice of the layer nor a donor reads beforehand
+    found = open_dataset(data)
+    sample = next(found[i] for i in range(19, 28) if "boat" in found[i].labels)
+    (mask,) = files_of(sample.masks["boat"])
+    kept = mask.read_bytes()
+    Image.new("L", (7, 9), 1).save(mask)
+    assert run(data, out, "--batch-size", "4") == 1
+    assert "9 x 7" in capsys.readouterr().err
+    assert not out.exists()
+    mask.write_bytes(kept)
+    assert run(data, out) == 0
+
+
+def test_two_audits_in_one_folder(folder, tmp_path, capsys):
+    from attnviz.writing import locked
+
+    out = tmp_path / "a"
+    with locked(out):
+        assert run(folder, out) == 1
+        assert "is in use by another run" in capsys.readouterr().err
+    assert not out.exists()

@@ -57,6 +57,16 @@ def test_dry_run_costs_nothing_but_its_timing(run, photos):
     )
 
 
+def test_two_comparisons_in_one_folder(run, photos):
+    from attnviz.writing import locked
+
+    with locked("attnviz-benchmark"):
+        done = run("benchmark", photos, *QUICK)
+    assert done.code == 1
+    assert "is in use by another run" in done.err
+    assert not Path("attnviz-benchmark").exists()
+
+
 def test_the_results_folder_is_no_photo_folder(run, photos):
     assert run("benchmark", photos, *QUICK, "--out", photos / "out").code == 0
     done = run("benchmark", photos, *QUICK, "--out", photos / "out", "--json")

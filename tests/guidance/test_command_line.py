@@ -2,16 +2,21 @@
 
 import io
 import json
+import os
 import re
 import shlex
 import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from attnviz import Heatmaps
 from attnviz.cli import _progress, main
+from attnviz.data.boatwater.recipe import SmallNet
+from attnviz.writing import locked
 
 
 @pytest.fixture
@@ -227,3 +232,44 @@ def test_a_crop_that_cuts_objects_is_left_out(tmp_path, capsys):
     assert _uncut(kept, dataset, None) == (kept, ())
     middle = Preprocess(resize=(48, 96), crop=(48, 92))
     assert _uncut(middle, dataset, None)[1] == ()
+
+
+def test_a_run_goes_on_only_as_it_was_begun(folder, capsys):
+    """Other pixels, another mask, other weights: nothing of the run is taken for theirs."""
+    assert guide(folder, "--epochs", "1") == 0
+    kept = (folder / "run" / "run.json").read_bytes()
+    photo, mask = folder / "images/ring/01.png", folder / "masks/ring/03.png"
+    for path, what in ((photo, "data"), (mask, "data")):
+        before, stat = path.read_bytes(), path.stat()
+        Image.open(path).transpose(Image.Transpose.ROTATE_180).save(path)
+        assert guide(folder, "--epochs", "1", "--resume") == 1
+        said = capsys.readouterr().err
+        assert "belongs to another run" in said
+        assert what in said
+        path.write_bytes(before)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    weights = folder / "other.safetensors"
+    with torch.random.fork_rng(), torch.no_grad():  # the factory draws its weights
+        net = SmallNet()
+        net.fc.weight.mul_(2)
+    save_file(net.state_dict(), weights)
+    assert guide(folder, "--epochs", "1", "--resume", "--checkpoint", str(weights)) == 1
+    assert "weights" in capsys.readouterr().err
+    assert (folder / "run" / "run.json").read_bytes() == kept
+    assert guide(folder, "--epochs", "1", "--resume") == 0
+
+
+def test_maps_that_a_run_lost_are_made_up(folder):
+    assert guide(folder, "--epochs", "2") == 0
+    path = folder / "run" / "maps" / "epoch-0002.npz"
+    before = Heatmaps.load(path).values
+    path.unlink()
+    assert guide(folder, "--epochs", "2", "--resume") == 0
+    assert np.allclose(Heatmaps.load(path).values, before, atol=1e-5)
+
+
+def test_two_runs_in_one_folder(folder, capsys):
+    with locked(folder / "run"):
+        assert guide(folder, "--epochs", "1") == 1
+        assert "is in use by another run" in capsys.readouterr().err
+    assert not (folder / "run").exists()
