@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from .inspection import inspect
     from .methods import METHODS
     from .models import load
-    from .targets import ClassTarget, Contrast, Probability, RegionTarget
+    from .targets import BoxTarget, ClassTarget, Contrast, Probability, RegionTarget
 
 __all__ = [
     "METHODS",
     "AttnvizError",
     "AttnvizWarning",
+    "BoxTarget",
     "ClassTarget",
     "Contrast",
     "Geometry",
@@ -57,6 +58,7 @@ __version__ = "0.1.0"
 _PUBLIC: dict[str, str] = {
     "AttnvizError": "attnviz.errors",
     "AttnvizWarning": "attnviz.errors",
+    "BoxTarget": "attnviz.targets",
     "ClassTarget": "attnviz.targets",
     "Contrast": "attnviz.targets",
     "Geometry": "attnviz.geometry",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
@@ -20,8 +20,10 @@ from .hooks import eager, find_layers, preserved
 from .images import read_image
 from .inputs import Given, Inputs, gather, size_of
 from .methods import METHODS, RawMaps, Request, check_options, runner
+from .methods.frame import check_frame, of_layer
 from .models import Layout, LoadedModel, labels_of, reading, resolve_model, resolve_preprocess
 from .models.argument import device_of, dtype_of
+from .models.inner import inner_geometry
 from .models.outputs import Choice, stated_activation
 from .registry import Entry
 from .targets import Setting, parsed, ready
@@ -35,6 +37,7 @@ class _Inputs:
     geometry: tuple[Geometry, ...] | None = None
     images: tuple[np.ndarray, ...] | None = None
     sources: tuple[str | None, ...] | None = None
+    inner: tuple[Geometry, ...] | None = None  # where what the layers see lies on the photo
 
 
 def _source(image: Any) -> str | None:
@@ -243,6 +246,11 @@ def explain(
             inputs.geometry,
             partial(output_for, module, loaded, preprocess),
         )
+        inner = inner_geometry(module, setting.input_size)
+        if inner is not None:
+            check_frame(inner, families)
+            seen = tuple(place.inside(inner) for place in setting.places())
+            inputs = replace(inputs, inner=seen)
         request = Request(
             module,
             inputs.tensor,
@@ -292,6 +300,7 @@ def _run(request: Request, families: dict[str, list[Entry]]) -> list[RawMaps]:
 def _join(parts: list[tuple[_Inputs, RawMaps]], repeat: int, facts: dict[str, str]) -> Heatmaps:
     """Put the batches of one method and layer together; rows of one image stand together."""
     first = parts[0][1]
+    inner = parts[0][0].inner is not None and of_layer(first)
 
     def spread(field: str) -> tuple[Any, ...] | None:
         if getattr(parts[0][0], field) is None:
@@ -309,7 +318,7 @@ def _join(parts: list[tuple[_Inputs, RawMaps]], repeat: int, facts: dict[str, st
         score=torch.cat([maps.score for _, maps in parts]),
         logits=_together([maps.logits for _, maps in parts]),
         probability=_together([maps.probability for _, maps in parts]),
-        geometry=spread("geometry"),
+        geometry=spread("inner" if inner else "geometry"),
         images=spread("images"),
         sources=spread("sources"),
         units=first.units,

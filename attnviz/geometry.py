@@ -41,6 +41,16 @@ class Geometry:
         height, width = self.input_size
         return (x - left) * width / (right - left), (y - top) * height / (bottom - top)
 
+    def inside(self, inner: Geometry) -> Geometry:
+        """Return the place on the photo of what a model makes of this input.
+
+        Args:
+            inner: the place of that on this input, which is its photo.
+        """
+        left, top, right, bottom = inner.crop
+        corners = (*self.to_image(left, top), *self.to_image(right, bottom))
+        return Geometry(self.image_size, inner.input_size, corners)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready lists."""
         return {k: list(v) for k, v in asdict(self).items()}

@@ -61,7 +61,10 @@ class Prepared:
     def attach(self, maps: Heatmaps) -> Heatmaps:
         """Return a single map with its photo, and its place on it."""
         file = None if self.file is None else str(self.file)
-        return replace(maps, geometry=(self.geometry,), images=(self.photo,), sources=(file,))
+        # of a batch made here, a map's own place is that of what the model makes of its input
+        inner = maps.geometry[0] if maps.geometry is not None else None
+        place = self.geometry if inner is None else self.geometry.inside(inner)
+        return replace(maps, geometry=(place,), images=(self.photo,), sources=(file,))
 
     def mask(self, mask: np.ndarray) -> Tensor:
         """Return where a mask on the photo lies on the input, (H, W) bool; see `mask_on_input`."""

@@ -69,7 +69,10 @@ def static_layer(module: nn.Module) -> str | None:
     """Return the default layer of a model of a known family, or None. Costs no forward."""
     home = type(module).__module__
     name = None
-    if home.startswith("torchvision.models"):
+    kinds = [kind.__module__ for kind in type(module).__mro__]
+    if any(kind.startswith("torchvision.models.detection.") for kind in kinds):
+        name = _shared_by_levels(getattr(module, "backbone", None))
+    elif home.startswith("torchvision.models"):
         name = _torchvision(module)
     elif home.startswith("timm.models"):
         name = _timm(module)
@@ -99,6 +102,17 @@ def _torchvision(module: Any) -> str | None:
     if name == "backbone":  # a dict of feature maps: its last stage
         return f"backbone.{list(module.backbone.named_children())[-1][0]}"
     return name
+
+
+def _shared_by_levels(backbone: Any) -> str | None:
+    """Return the last stage of a detector's backbone that boxes of every size depend on."""
+    if isinstance(getattr(backbone, "body", None), nn.Module):  # below a feature pyramid
+        return f"backbone.body.{list(backbone.body._modules)[-1]}"
+    features = getattr(backbone, "features", None)
+    if not isinstance(features, nn.Sequential):
+        return "backbone"
+    staged = all(isinstance(part, nn.Sequential) for part in features)  # SSDLite
+    return "backbone.features.0" if staged else "backbone.features"
 
 
 def _before_last_pool(module: Any) -> str | None:
@@ -146,6 +160,8 @@ def _class_token_layer(blocks: Any, path: str) -> str | None:
 
 def _hf(module: Any) -> str | None:
     kind = module.config.model_type
+    if type(module).__name__.endswith("ForObjectDetection"):
+        return _hf_detector(module)
     if not type(module).__name__.endswith(("ForImageClassification", "WithTeacher")):
         return None
     body = getattr(module, getattr(module, "base_model_prefix", "") or "", None)
@@ -160,6 +176,18 @@ def _hf(module: Any) -> str | None:
         path = _blocks(body)
         return path and _class_token_layer(body.get_submodule(path), f"{prefix}.{path}")
     return None
+
+
+def _hf_detector(module: nn.Module) -> str | None:
+    """Return the last stage of a DETR's convolutional backbone; of YOLOS, which reads tokens."""
+    for name, part in reversed(list(module.named_modules())):
+        if isinstance(part, nn.ModuleList) and len(part) and "backbone" in name:
+            if name.endswith(".stages"):
+                return f"{name}.{len(part) - 1}"
+        elif name.endswith(".layer4") and "backbone" in name:
+            return name
+    path = _blocks(module) if module.config.model_type == "yolos" else None
+    return path and _class_token_layer(module.get_submodule(path), path)
 
 
 def _last_stage(body: Any, prefix: str) -> str | None:

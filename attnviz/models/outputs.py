@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TargetError, did_you_mean
+from .detections import is_detections
 
 ACTIVATIONS = ("softmax", "sigmoid", "none")
 
@@ -309,13 +310,11 @@ def _fits(tensor: Tensor, width: int) -> bool:
 
 
 def _refuse_detections(output: Any) -> None:
-    if not isinstance(output, list | tuple) or not output:
-        return
-    if all(isinstance(one, Mapping) and "boxes" in one for one in output):
+    if is_detections(output):
         raise TargetError(
             "the model returns detections (boxes, labels, scores), which have no logits of an "
-            "image; pass a function of the output as target, such as "
-            "target=lambda out: torch.stack([one['scores'][0] for one in out])"
+            "image; explain one of them: target='box:0', 'box:120,80,300,260' or BoxTarget, or a "
+            "function such as target=lambda out: torch.stack([one['scores'][0] for one in out])"
         )
 
 

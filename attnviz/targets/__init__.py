@@ -7,12 +7,14 @@ about that score. Each can be written as text too: see `parse`.
 from ..models.classes import class_index
 from ..models.outputs import logits_of
 from .columns import Column, resolve
+from .detected import BoxTarget
 from .finer import FinerTarget
 from .grammar import parse, parsed
 from .kinds import ClassTarget, Contrast, Probability, RegionTarget, Target
 from .placed import EmbeddingTarget, PhotoRegion, Setting, ready
 
 __all__ = [
+    "BoxTarget",
     "ClassTarget",
     "Column",
     "Contrast",

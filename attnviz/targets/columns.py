@@ -145,15 +145,18 @@ def resolve(
         check_labels(labels, total)
         return total
 
+    def made(one: Any) -> Sequence[Target]:
+        plain = callable(one) if not isinstance(one, Target) else not one.needs_logits
+        return _as_target(one, 0 if plain else count(), labels, batch).matched(
+            output, batch, labels
+        )
+
     if classes is not None:
         if target is not None:
             raise TargetError("pass target= (one per image) or classes= (several each), not both")
         if not _is_list(classes) or len(classes) == 0:
             raise TargetError(f"classes is a list of at least one class, got {classes!r}")
-        return tuple(
-            Column((_as_target(c, 0 if callable(c) else count(), labels, batch),) * batch)
-            for c in classes
-        )
+        return tuple(Column(tuple(made(c))) for c in classes)
     if target is None:
         logits, total = flat_logits(output), count()
         found = predicted(logits).tolist()
@@ -165,8 +168,5 @@ def resolve(
                 f"{len(target)} targets for {batch} image{'s' * (batch != 1)}; give one per image, "
                 "or a single one for all (several classes for every image: classes=[...])"
             )
-        needs = any(not callable(t) for t in target)
-        total = count() if needs else 0
-        return (Column(tuple(_as_target(t, total, labels, batch) for t in target)),)
-    plain = callable(target) and not isinstance(target, Target)
-    return (Column((_as_target(target, 0 if plain else count(), labels, batch),) * batch),)
+        return (Column(tuple(made(t)[i] for i, t in enumerate(target))),)
+    return (Column(tuple(made(target))),)

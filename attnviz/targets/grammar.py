@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import TargetError, did_you_mean
+from .detected import BoxTarget
 from .finer import FinerTarget
 from .kinds import ClassTarget, Contrast, Probability, Target
 from .placed import EmbeddingTarget, PhotoRegion
@@ -18,10 +19,11 @@ FORMS = {
     "finer": "finer:boat",
     "region": "region:mask.png or region:mask.png@boat",
     "pixel": "pixel:120,80 or pixel:120,80@boat",
+    "box": "box:3 or box:120,80,300,260 or box:120,80,300,260@boat",
     "embedding": "embedding:other.jpg",
 }
 #: kinds that other libraries' models need, and what to pass in their place
-_ELSEWHERE = {"box": "a detection", "text": "a prompt", "token": "a word that is written"}
+_ELSEWHERE = {"text": "a prompt", "token": "a word that is written"}
 
 
 def parse(text: str) -> Target:
@@ -81,6 +83,17 @@ def _pixel(text: str) -> Target:
     return PhotoRegion((x, y), cls.strip() or None)
 
 
+def _box(text: str) -> Target:
+    place, at, cls = text.partition("@")
+    try:
+        if not at and place.strip().isdecimal():
+            return BoxTarget(int(place))
+        x0, y0, x1, y1 = (float(number) for number in place.split(","))
+    except ValueError:
+        raise TargetError(f"box:{text} needs a number, or x0,y0,x1,y1: {FORMS['box']}") from None
+    return BoxTarget((x0, y0, x1, y1), cls.strip() or None)
+
+
 _MADE: dict[str, Callable[[str], Target]] = {
     "class": ClassTarget,
     "probability": Probability,
@@ -88,5 +101,6 @@ _MADE: dict[str, Callable[[str], Target]] = {
     "finer": FinerTarget,
     "region": _region,
     "pixel": _pixel,
+    "box": _box,
     "embedding": EmbeddingTarget,
 }

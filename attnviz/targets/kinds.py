@@ -44,10 +44,16 @@ class Target:
     label: str = ""
     #: True where the score of one image cannot be told from its own row of the output
     whole_batch: bool = False
+    #: False where the model's output need hold no logits of an image
+    needs_logits: bool = True
 
     def bind(self, classes: int, labels: Sequence[str] | None) -> Target:
         """Return this target with its labels turned into indices of a model's classes."""
         return self
+
+    def matched(self, output: Any, batch: int, labels: Sequence[str] | None) -> Sequence[Target]:
+        """Return one target for each image; another one each where it is found in the output."""
+        return (self,) * batch
 
     def copies(self, images: Sequence[int]) -> Target:
         """Return the target for altered copies: row r of the output is a copy of images[r]."""

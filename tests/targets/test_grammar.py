@@ -76,7 +76,8 @@ def test_finer_is_the_class_minus_those_nearest_to_it(model):
         ("contrast:boat", "needs two classes"),
         ("pixel:12", "needs x and y"),
         ("region:", "names nothing"),
-        ("box:3", "pass a function"),
+        ("box:3@boat", "needs a number"),
+        ("text:boat", "pass a function"),
         ("zzz:boat", r"Forms: class:boat"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Classifiers and segmenters of torchvision.models."""
+"""Classifiers, segmenters and detectors of torchvision.models."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from .offline import fetching
 
 
 def names() -> list[str]:
-    """Return the names of torchvision's image models (no detection, video or optical flow)."""
+    """Return the names of torchvision's image models (no video or optical flow)."""
     models = import_torchvision().models
-    return [*models.list_models(module=models), *models.list_models(module=models.segmentation)]
+    homes = (models, models.segmentation, models.detection)
+    return [name for home in homes for name in models.list_models(module=home)]
 
 
 def build(name: str, *, pretrained: bool, num_classes: int | None) -> LoadedModel:

@@ -1,0 +1,213 @@
+"""One detection as target: torchvision's detectors and DETR-type ones, against hooks by hand."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import attnviz
+from attnviz.errors import MethodError, TargetError
+from attnviz.models import default_layer
+from attnviz.targets import BoxTarget
+
+detection = pytest.importorskip("torchvision.models.detection")
+
+NONE = {"weights": None, "weights_backbone": None}
+LABELS = ["background", "boat", "seashore", "car", "dock"]
+
+
+def build(name):
+    """A detector with random weights, on pictures of about 100 pixels, that finds boxes."""
+    torch.manual_seed(0)
+    sizes = {"min_size": 96, "max_size": 320, "num_classes": 5}
+    if name == "fasterrcnn":
+        model = detection.fasterrcnn_mobilenet_v3_large_fpn(
+            **NONE, **sizes, box_score_thresh=0.0, box_detections_per_img=8
+        )
+    elif name == "retinanet":
+        model = detection.retinanet_resnet50_fpn(
+            **NONE, **sizes, score_thresh=0.0, detections_per_img=8
+        )
+    elif name == "fcos":
+        model = detection.fcos_resnet50_fpn(**NONE, **sizes, score_thresh=0.0, detections_per_img=8)
+    else:
+        model = detection.ssdlite320_mobilenet_v3_large(**NONE, num_classes=5, score_thresh=0.0)
+    # random heads start near zero, or overflow in a deep backbone: where all maps are flat
+    factor = {"fasterrcnn": 2.0, "ssdlite": 3.0}.get(name, 1.0)
+    with torch.no_grad():
+        for part in model.modules():
+            if isinstance(part, nn.Conv2d | nn.Linear):
+                part.weight.mul_(factor)
+    return model.double().eval()
+
+
+def by_hand(model, layer, x, number):
+    """Grad-CAM of one detection's score with two hooks; torchvision's detectors take a list."""
+    kept = {}
+
+    def read(module, inputs, output):
+        kept["a"] = output
+        output.retain_grad()
+
+    handle = model.get_submodule(layer).register_forward_hook(read)
+    score = model([x])[0]["scores"][number]
+    score.backward()
+    handle.remove()
+    model.zero_grad()
+    weights = kept["a"].grad.mean((2, 3), keepdim=True)
+    return (weights * kept["a"]).sum(1).detach(), score.detach()
+
+
+@pytest.mark.parametrize("name", ["fasterrcnn", "retinanet", "fcos", "ssdlite"])
+def test_a_detection_equals_grad_cam_by_hand(name):
+    model = build(name)
+    layer = default_layer(model)
+    assert layer.startswith("backbone.")
+    x = torch.rand(3, 90, 130, dtype=torch.float64)
+    maps = attnviz.explain(model, x, classes=["box:0", "box:3"], labels=LABELS, signed=True)
+    assert maps.layer == layer
+    for row, number in enumerate((0, 3)):
+        values, score = by_hand(model, layer, x, number)
+        torch.testing.assert_close(maps.score[row], score, rtol=1e-6, atol=1e-6)
+        scale = values.abs().max()
+        assert scale > 0
+        torch.testing.assert_close(maps.values[row] / scale, values[0] / scale, rtol=0, atol=1e-6)
+
+
+def test_default_layers_are_stages_that_boxes_of_every_size_depend_on():
+    with torch.device("meta"):
+        assert default_layer(detection.ssd300_vgg16(**NONE)) == "backbone.features"
+        assert default_layer(detection.ssdlite320_mobilenet_v3_large(**NONE)) == (
+            "backbone.features.0"
+        )
+        assert default_layer(detection.maskrcnn_resnet50_fpn(**NONE)) == "backbone.body.layer4"
+
+        class Own(detection.FasterRCNN):
+            pass
+
+        plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+        plain.out_channels = 8
+        assert default_layer(Own(plain, 3)) == "backbone"
+
+
+@pytest.fixture(scope="module")
+def faster():
+    return build("fasterrcnn")
+
+
+def test_several_boxes_take_one_forward(faster):
+    x = torch.rand(2, 3, 90, 130, dtype=torch.float64)
+    runs = []
+    handle = faster.backbone.register_forward_hook(lambda *_: runs.append(1))
+    maps = attnviz.explain(faster, x, classes=[f"box:{k}" for k in range(2)])
+    handle.remove()
+    assert len(runs) == 1
+    assert len(maps) == 4
+    with torch.no_grad():
+        out = faster(x)
+    scores = torch.stack([one["scores"][:2] for one in out]).flatten()
+    torch.testing.assert_close(maps.score, scores)
+    for i in range(2):  # a batch is as its images by themselves
+        alone = attnviz.explain(faster, x[i], classes=[f"box:{k}" for k in range(2)])
+        torch.testing.assert_close(maps.values[2 * i : 2 * i + 2], alone.values, rtol=1e-6, atol=0)
+        for k in range(2):
+            found = maps.target[2 * i + k]
+            assert found["number"] == k
+            assert found["class"] == int(out[i]["labels"][k])
+            np.testing.assert_allclose(found["box"], out[i]["boxes"][k].tolist(), atol=1e-3)
+
+
+def half(photo):
+    """Preprocessing to half the size, as a function whose geometry is found out."""
+    tensor = torch.tensor(np.asarray(photo) / 255).permute(2, 0, 1)
+    return F.avg_pool2d(tensor, 2)
+
+
+def test_a_box_is_one_of_the_photo(faster):
+    photo = np.random.default_rng(0).integers(0, 255, (180, 260, 3), np.uint8)
+    with torch.no_grad():
+        out = faster([half(photo)])[0]
+    boxes = out["boxes"] * 2
+    for k in (0, 5):
+        x0, y0, x1, y1 = boxes[k].tolist()
+        name = LABELS[out["labels"][k]]
+        same = (out["labels"] == out["labels"][k]) & (out["boxes"] == out["boxes"][k]).all(1)
+        number = int(same.nonzero()[0])
+        for target in (f"box:{x0},{y0},{x1},{y1}@{name}", BoxTarget((x0, y0, x1, y1), name)):
+            maps = attnviz.explain(faster, photo, target=target, preprocess=half, labels=LABELS)
+            assert maps.target[0]["number"] == number
+            np.testing.assert_allclose(maps.target[0]["box"], boxes[k].tolist(), atol=0.2)
+            assert maps.label[0].startswith(f"{name} at {x0:.0f}, {y0:.0f}")
+    # a little beside it, it is still the one; far off there is none
+    near = (x0 + 1, y0, x1 + 1, y1)
+    maps = attnviz.explain(faster, photo, target=BoxTarget(near), preprocess=half, labels=LABELS)
+    assert maps.target[0]["number"] is not None
+    with pytest.raises(TargetError, match=r"no detection of 8 .* nearest: \d: "):
+        attnviz.explain(faster, photo, target="box:0,0,1,1", preprocess=half, labels=LABELS)
+    with pytest.raises(TargetError, match="found 8 boxes in image 0, counted from 0"):
+        attnviz.explain(faster, photo, target="box:8", preprocess=half)
+    with pytest.raises(TargetError, match="explain one of them: target='box:0'"):
+        attnviz.explain(faster, photo, preprocess=half)
+    with pytest.raises(TargetError, match="labels are not known"):
+        attnviz.explain(faster, photo, target=f"box:{x0},{y0},{x1},{y1}@boat", preprocess=half)
+
+
+class Framed(nn.Module):
+    """Resizes and pads inside, as a detector does, and answers with the brightness of its maps."""
+
+    def __init__(self, *size):
+        super().__init__()
+        self.transform = detection.transform.GeneralizedRCNNTransform(*size, [0.0] * 3, [1.0] * 3)
+        self.backbone = nn.AvgPool2d(8)
+
+    def forward(self, images):
+        seen, _ = self.transform(images)
+        return self.backbone(seen.tensors).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("size", "shape", "object_"),
+    [
+        ((40, 640), (40, 320), (32, 40, 160, 168)),  # padded below only, to 64 x 320
+        ((80, 640), (40, 300), (32, 40, 160, 168)),  # twice the size, padded to 96 x 608
+        ((40, 640), (330, 40), (304, 312, 8, 16)),  # a tall one, padded to 352 x 64
+        ((40, 160), (100, 600), (80, 100, 0, 20)),  # shrunk
+    ],
+)
+def test_the_models_own_resize_and_padding_are_undone(size, shape, object_):
+    y0, y1, x0, x1 = object_
+    photo = np.zeros((*shape, 3), np.uint8)
+    photo[y0:y1, x0:x1] = 255
+    model = Framed(*size).eval()
+    tensor = torch.tensor(photo / 255).permute(2, 0, 1).float()
+    as_photo = attnviz.explain(
+        model,
+        photo,
+        target=0,
+        layer="backbone",
+        preprocess=lambda p: torch.tensor(np.asarray(p) / 255).permute(2, 0, 1).float(),
+    )
+    for maps in (as_photo, attnviz.explain(model, tensor, target=0, layer="backbone")):
+        on = maps.resize("photo").values[0].numpy()
+        assert on.shape == shape
+        rows, columns = np.nonzero(on >= 0.5 * np.nanmax(on))
+        cell = 8 * max(1.0, shape[0] / 40, shape[1] / 640) if size[1] == 160 else 8
+        for got, wanted in (
+            (rows.min(), y0),
+            (rows.max() + 1, y1),
+            (columns.min(), x0),
+            (columns.max() + 1, x1),
+        ):
+            assert abs(got - wanted) <= cell
+        # the centre of mass of the evidence is in the object
+        weight = np.nan_to_num(on)
+        middle = (np.arange(shape[0]) + 0.5) @ weight.sum(1) / weight.sum()
+        assert y0 - 2 <= middle <= y1 + 2
+    # a method that lays a layer's map over the input would be off by the padding
+    if shape[0] == 40:
+        with pytest.raises(MethodError, match="pads its input of 40 x"):
+            attnviz.explain(model, tensor, target=0, layer="backbone", method="scorecam")
+        pixels = attnviz.explain(model, tensor, target=0, method="saliency")
+        assert pixels.values.shape[1:] == shape
+        assert pixels.geometry is None
