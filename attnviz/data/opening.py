@@ -10,8 +10,9 @@ from ..errors import DataError
 from ._mask_folders import add_masks
 from .dataset import READERS, Dataset, split_name
 
-#: detection asks in this order: the marked layouts before the plain folder of folders
-_ORDER = ("coco", "masks", "voc", "csv", "imagefolder")
+#: detection asks these first, in this order, then further layouts, and last the folder of folders
+_ORDER = ("coco", "masks", "voc", "csv")
+_PLAIN = "imagefolder"
 
 
 def open_dataset(
@@ -74,9 +75,8 @@ def open_dataset(
 
 
 def _detect(root: Path) -> str:
-    names = [n for n in _ORDER if n in READERS]
-    names += [n for n in READERS.names() if n not in names]
-    for name in names:
+    further = [n for n in READERS.names() if n not in (*_ORDER, _PLAIN)]
+    for name in (*_ORDER, *further, _PLAIN):
         if READERS.get(name).meta["detect"](root):
             return name
     raise DataError(

@@ -190,3 +190,7 @@ __all__ = [
     "stability",
     "superpixels",
 ]
+
+# every metric under its own name, those of further files and plug-ins too; a module of that name
+# would hide its function
+globals().update({e.name: e.fn for e in METRICS if not callable(globals().get(e.name))})

@@ -417,7 +417,7 @@ def test_exif_turned_photo_has_the_size_that_is_shown(tmp_path) -> None:
 
 
 def test_every_reader_is_registered_with_a_summary_and_detection() -> None:
-    assert READERS.names() == ["coco", "csv", "imagefolder", "masks", "voc"]
+    assert {"coco", "csv", "imagefolder", "masks", "voc"} <= set(READERS.names())
     for entry in READERS:
         assert len(entry.summary) > 20
         assert callable(entry.meta["detect"])

@@ -74,7 +74,7 @@ def same(ours, theirs, rtol=1e-6):
 
 
 def test_the_family_is_registered():
-    assert set(METHODS.names("attribution")) == set(NAMES)
+    assert set(NAMES) <= set(METHODS.names("attribution"))
 
 
 # -- captum's values ----------------------------------------------------------------------------

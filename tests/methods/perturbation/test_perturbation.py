@@ -375,7 +375,7 @@ def test_smooth_mask_is_the_maximum_over_the_kernel():
 
 
 def test_the_family_is_registered():
-    assert set(METHODS.names("perturbation")) == set(NAMES)
+    assert set(NAMES) <= set(METHODS.names("perturbation"))
 
 
 @pytest.mark.parametrize("name", NAMES)
