@@ -232,7 +232,10 @@ def explain(
         batch_size = total
 
     how = activation or stated_activation(module)
-    facts: dict[str, str] = {}
+    facts = {"model": loaded.name if loaded is not None else type(module).__name__}
+    plain = [f"{k}={v}" for k, v in options.items() if isinstance(v, int | float | str)]
+    if plain:
+        facts["options"] = ", ".join(plain)
     batches: list[tuple[_Inputs, list[RawMaps]]] = []
     for start in range(0, total, batch_size):
         part = slice(start, min(start + batch_size, total))

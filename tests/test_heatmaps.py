@@ -430,3 +430,22 @@ def test_unlike_results_are_not_compared():
         grid({"a": make(), "b": make()[:2]})
     with pytest.raises(DataError, match="same, not zero"):
         grid({})
+
+
+def test_pictures_say_which_model_and_options_made_them():
+    """Random weights, the head asked for and a map that has no class are said."""
+    import attnviz
+    from attnviz.heatmaps import pictures
+
+    vit = attnviz.load("timm:vit_tiny_patch16_224", pretrained=False)
+    x = torch.rand(1, 3, 224, 224)
+    raw = attnviz.explain(vit, x, method="raw_attention", head=2)
+    facts = pictures.facts(raw, 0).split(" · ")
+    assert facts[0] == "timm:vit_tiny_patch16_224 (random weights)"
+    assert facts[1:3] == ["raw_attention", "head=2"]
+    assert pictures.headline(raw, 0).endswith("map of no class")
+    assert "no class" in pictures.headline(attnviz.explain(vit, x, method="eigencam"), 0)
+    own = attnviz.explain(vit.module, x, method="gradcam")
+    assert pictures.facts(own, 0).startswith("VisionTransformer · gradcam")
+    chance = torch.softmax(vit.module(x)[0], 0).max()
+    assert pictures.headline(own, 0).endswith(f"({float(chance):.1%})")

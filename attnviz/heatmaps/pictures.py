@@ -47,16 +47,19 @@ def shown(maps: Heatmaps, index: int) -> tuple[np.ndarray, float]:
 
 
 def facts(maps: Heatmaps, index: int) -> str:
-    """Return the method, layer and native map size in one line."""
+    """Return the model and its weights, method, options, layer and native map size in one line."""
     h, w = maps.meta.get("map_size") or maps.values.shape[1:]
     size = f"map\u00a0{h}\u00a0×\u00a0{w}"  # not to be torn apart at a line's end
-    return " · ".join(part for part in (maps.method, maps.layer, size) if part)
+    said = (maps.meta.get("model"), maps.method, maps.meta.get("options"), maps.layer, size)
+    return " · ".join(part for part in said if part)
 
 
 def headline(maps: Heatmaps, index: int) -> str:
-    """Return the class and its score."""
-    label = maps.label[index] or str(maps.target[index])
-    return f"{label}   score {float(maps.score[index]):.3g}"
+    """Return the class, its score and its probability; and whether the map is of that class."""
+    words = f"{maps.label[index] or maps.target[index]}   score {float(maps.score[index]):.3g}"
+    if maps.probability is not None and np.isfinite(p := float(maps.probability[index])):
+        words += f" ({p:.1%})" if 0.0005 <= p <= 0.9995 or p in (0, 1) else f" ({p:.2g})"
+    return words if maps.meta.get("class_specific", True) else f"{words} · map of no class"
 
 
 def photo_of(maps: Heatmaps, index: int, image: Any = None) -> np.ndarray | None:
@@ -200,6 +203,8 @@ def grid(
         shared = len({(m.method, m.units) for m in named.values()}) == 1
     units = {m.units for m in named.values()}
     same = {facts(m, 0) for m in named.values()}
+    if len(same) > 1:
+        same = {m.meta.get("model", "") for m in named.values()} - {""}
     about = f" · {same.pop()}" if len(same) == 1 else ""
     heading = title or MEANING.capitalize() + about
     options["units"] = units.pop() if len(units) == 1 else ""

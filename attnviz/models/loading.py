@@ -59,6 +59,8 @@ def load(
     with torch.random.fork_rng(devices=[]):
         if checkpoint is None:
             loaded = source.build(short, pretrained=pretrained, num_classes=num_classes)
+            if not pretrained:
+                loaded = replace(loaded, name=f"{loaded.name} (random weights)")
         else:
             loaded = _from_checkpoint(source, short, Path(checkpoint), num_classes)
     if place is not None:

@@ -171,7 +171,7 @@ def test_the_page_is_clicked_through_in_a_browser(run: Run, photos: Path) -> Non
         tab.select_option("#method", "layercam")
         tab.select_option("#rank", "1")
         tab.click("figure button")
-        assert tab.inner_text("#facts").startswith("blue.png · layercam")
+        assert tab.inner_text("#facts").startswith("blue.png · tests.cli.tiny:colours · layercam")
         assert tab.inner_text("#name").startswith("class 2")
         assert errors == []
         running.close()

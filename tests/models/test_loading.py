@@ -106,14 +106,18 @@ def test_embedded_model_has_a_thousand_classes() -> None:
 def test_names_of_each_source() -> None:
     resnet = load("torchvision:resnet18", pretrained=False)
     assert type(resnet.module).__module__ == "torchvision.models.resnet"
-    assert (resnet.name, resnet.preprocess, resnet.labels) == ("torchvision:resnet18", None, None)
+    assert resnet.name == "torchvision:resnet18 (random weights)"
+    assert (resnet.preprocess, resnet.labels) == (None, None)
     tiny = load("timm:resnet10t", pretrained=False, num_classes=5)
     assert tiny.module(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
     assert tiny.preprocess.crop == (176, 176)
     assert tiny.labels is None, "random weights know no ImageNet class"
-    assert load("mnasnet0_5", pretrained=False).name == "torchvision:mnasnet0_5"
-    assert load("resnet10t", pretrained=False).name == "timm:resnet10t"
-    assert load("timm:resnet10t.c3_in1k", pretrained=False).name == "timm:resnet10t.c3_in1k"
+    assert load("mnasnet0_5", pretrained=False).name == "torchvision:mnasnet0_5 (random weights)"
+    assert load("resnet10t", pretrained=False).name == "timm:resnet10t (random weights)"
+    assert (
+        load("timm:resnet10t.c3_in1k", pretrained=False).name
+        == "timm:resnet10t.c3_in1k (random weights)"
+    )
     assert load("torchvision:fcn_resnet50", pretrained=False, num_classes=3).module.eval()
 
 

@@ -134,12 +134,17 @@ def _shared(request: Request, entries: Sequence[Entry]) -> dict[str, list[RawMap
                         options=request.options,
                     )
                 maps.setdefault((entry.name, name), []).append(values)
-    return {
-        entry.name: [
+    found = {}
+    for entry in entries:
+        read = entry.meta["needs_gradient"] or entry.meta["needs_linear_head"]
+        facts = {} if read else {"class_specific": False}
+        found[entry.name] = [
             done.raw_maps(
-                entry, name, maps[entry.name, name], {"layout": done.layouts[name].describe()}
+                entry,
+                name,
+                maps[entry.name, name],
+                {"layout": done.layouts[name].describe(), **facts},
             )
             for name in done.activations
         ]
-        for entry in entries
-    }
+    return found
