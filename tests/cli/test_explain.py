@@ -451,3 +451,23 @@ def test_checkpoint_weights_are_used(run: Run, photos: Path) -> None:
     done = run("explain", photos, *TINY, "--checkpoint", photos / "w.safetensors", "--json")
     assert done.code == 0, done.err
     assert [r["predicted"]["index"] for r in done.json["results"]] == [1, 1, 1]
+
+
+def test_a_box_of_a_detector_lies_on_the_photo(run: Run, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (300, 500, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    options = ["--model", "tests.cli.tiny:detector", "--preprocess", "imagenet", "--json"]
+    done = run("explain", tmp_path / "photo.png", *options, "--target", "box:0", "--force")
+    assert done.code == 0, done.err
+    (row,) = done.json["results"]
+    box = row["target"]["class"]["box"]
+    text = "box:" + ",".join(map(str, box)) + f"@{row['target']['class']['class']}"
+    # the input is the photo's middle; resized to 200 and padded to 224 inside the detector
+    (left, top, right, bottom) = row["crop"]
+    assert (right - left) == pytest.approx(262.5 * 224 / 200, rel=5e-3)
+    assert left == pytest.approx((500 - 262.5) / 2, abs=1)
+    assert top == pytest.approx((300 - 262.5) / 2, abs=1)
+    assert left <= box[0] < box[2] <= left + 263
+    again = run("explain", tmp_path / "photo.png", *options, "--target", text, "--force")
+    assert again.code == 0, again.err
+    assert again.json["results"][0]["target"] == row["target"]

@@ -54,3 +54,22 @@ def slow() -> Colours:
 
 def broken() -> nn.Module:
     raise RuntimeError("a bug in the factory")
+
+
+def detector() -> nn.Module:
+    """torchvision's Faster R-CNN on one convolution, with random weights that find boxes."""
+    from torchvision.models.detection import FasterRCNN
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+    torch.manual_seed(0)  # `load` puts the random state back
+    backbone = nn.Sequential(nn.AvgPool2d(8), nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
+    backbone.out_channels = 8
+    return FasterRCNN(
+        backbone,
+        3,
+        min_size=200,
+        max_size=400,
+        rpn_anchor_generator=AnchorGenerator(((32, 64),), ((1.0,),)),
+        box_score_thresh=0.0,
+        box_detections_per_img=5,
+    )
