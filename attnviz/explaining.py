@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .errors import AttnvizError, ImageError, TargetError
+from .errors import AttnvizError, ImageError, MethodError, TargetError
 from .geometry import Geometry
 from .heatmaps import Heatmaps
 from .hooks import eager, find_layers, preserved
 from .images import read_image
-from .inputs import Given, Inputs, gather, size_of
+from .inputs import Given, Inputs, frames_first, gather, size_of
 from .methods import METHODS, RawMaps, Request, check_options, runner
 from .methods.frame import check_frame, of_layer
 from .models import Layout, LoadedModel, labels_of, reading, resolve_model, resolve_preprocess
@@ -44,6 +44,15 @@ def _source(image: Any) -> str | None:
     if isinstance(image, str | Path):
         return str(image)
     return getattr(image, "filename", None) or None
+
+
+def _given(inputs: Inputs, module: nn.Module) -> _Inputs:
+    """Inputs as given; signals and volumes are kept to draw on, channels first."""
+    size = size_of(inputs, module)
+    if not isinstance(inputs, Tensor) or size is None or len(size) == 2:
+        return _Inputs(inputs)
+    seen = inputs.detach().transpose(1, 2) if frames_first(inputs, module) else inputs.detach()
+    return _Inputs(inputs, images=tuple(seen.float().cpu().numpy()))
 
 
 def _prepare(module: nn.Module, loaded: LoadedModel | None, preprocess: Any) -> Callable[..., Any]:
@@ -208,7 +217,8 @@ def explain(
         **options: further options of the methods chosen; each is taken by at least one of them.
 
     Returns:
-        `Heatmaps` with raw values (B, h, w). With several methods a dict {method: Heatmaps}, with
+        `Heatmaps` with raw values (B, h, w), of signals (B, t), of volumes and video (B, d, h, w)
+        (there by the CAM family). With several methods a dict {method: Heatmaps}, with
         several layers {layer: Heatmaps}, with both {method: {layer: Heatmaps}}.
 
     Raises:
@@ -232,7 +242,7 @@ def explain(
         batch_size = total
 
     how = activation or stated_activation(module)
-    facts = {"model": loaded.name if loaded is not None else type(module).__name__}
+    facts: dict[str, Any] = {"model": loaded.name if loaded is not None else type(module).__name__}
     plain = [f"{k}={v}" for k, v in options.items() if isinstance(v, int | float | str)]
     if plain:
         facts["options"] = ", ".join(plain)
@@ -240,12 +250,17 @@ def explain(
     for start in range(0, total, batch_size):
         part = slice(start, min(start + batch_size, total))
         if isinstance(given, Given):
-            inputs = _Inputs(given.part(part.start, part.stop, device_of(module)))
+            inputs = _given(given.part(part.start, part.stop, device_of(module)), module)
         else:
             inputs = prepare(given[part])
+        size = size_of(inputs.tensor, module)
+        rank = 2 if size is None else len(size)
+        if rank != 2:
+            facts["input_size"] = list(size)
+        _check_rank(rank, families)
         setting = Setting(
             part.stop - part.start,
-            size_of(inputs.tensor),
+            size if rank == 2 else None,
             inputs.geometry,
             partial(output_for, module, loaded, preprocess),
         )
@@ -262,10 +277,10 @@ def explain(
             classes=ready(classes, setting),
             labels=labels,
             layers=layers,
-            input_size=setting.input_size,
+            input_size=size,
             create_graph=create_graph,
             signed=signed,
-            layout=Layout(layout) if isinstance(layout, str) else layout,
+            layout=Layout(layout, rank=rank) if isinstance(layout, str) else layout,
             call=call,
             options=options,
         )
@@ -284,6 +299,16 @@ def explain(
 _ARGUMENTS = tuple(name for name in inspect.signature(explain).parameters if name != "options")
 
 
+def _check_rank(rank: int, families: dict[str, list[Entry]]) -> None:
+    other = [e.name for family, entries in families.items() for e in entries if family != "cam"]
+    if rank != 2 and other:
+        raise MethodError(
+            f"{', '.join(other)} explain{'s' * (len(other) == 1)} pictures (B, C, H, W); for "
+            f"{'signals' if rank == 1 else 'volumes and video'} use a class activation map, such "
+            "as gradcam, hirescam, layercam or eigencam"
+        )
+
+
 def _run(request: Request, families: dict[str, list[Entry]]) -> list[RawMaps]:
     maps: list[RawMaps] = []
     if request.create_graph:
@@ -300,7 +325,7 @@ def _run(request: Request, families: dict[str, list[Entry]]) -> list[RawMaps]:
     return maps
 
 
-def _join(parts: list[tuple[_Inputs, RawMaps]], repeat: int, facts: dict[str, str]) -> Heatmaps:
+def _join(parts: list[tuple[_Inputs, RawMaps]], repeat: int, facts: dict[str, Any]) -> Heatmaps:
     """Put the batches of one method and layer together; rows of one image stand together."""
     first = parts[0][1]
     inner = parts[0][0].inner is not None and of_layer(first)

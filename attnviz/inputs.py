@@ -71,21 +71,46 @@ def gather(images: Any, module: nn.Module) -> Given | list[Any]:
     return items
 
 
-def size_of(inputs: Inputs) -> tuple[int, int] | None:
-    """Return (H, W) of the picture among the inputs, None where there is none."""
+def size_of(inputs: Inputs, module: nn.Module) -> tuple[int, ...] | None:
+    """Return (H, W) of the picture among a model's inputs, None where there is none.
+
+    Of a signal it is (T,), of a volume (D, H, W), of a video (T, H, W), whether its channels
+    stand before its frames or behind them.
+    """
+    rank = spatial_rank(module)
     values = inputs.values() if isinstance(inputs, Mapping) else inputs
     for value in [inputs] if isinstance(inputs, Tensor) else values:
-        if _is_float(value) and value.ndim >= 4:
+        if not _is_float(value) or value.ndim not in (3, 4, 5) or (value.ndim == 3 and rank != 1):
+            continue
+        if value.ndim == 5 and rank == 2:
             return tuple(value.shape[-2:])
+        if frames_first(value, module):
+            return (value.shape[1], *value.shape[3:])
+        return tuple(value.shape[2:])
     return None
+
+
+def frames_first(inputs: Tensor, module: nn.Module) -> bool:
+    """Say whether inputs of five axes are (B, T, C, H, W), for a model of volumes or video.
+
+    Told by the channels that the first convolution takes. Where there are as many frames as
+    channels either reading has the same size.
+    """
+    first = _first_convolution(module)
+    if inputs.ndim != 5 or first is None or len(first.kernel_size) != 3:
+        return False
+    return inputs.shape[1] != first.in_channels == inputs.shape[2]
 
 
 def spatial_rank(module: nn.Module) -> int:
     """Return over how many axes the model's first convolution runs: 1, 2 or 3; 2 if it has none."""
-    for part in module.modules():
-        if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            return len(part.kernel_size)
-    return 2
+    first = _first_convolution(module)
+    return 2 if first is None else len(first.kernel_size)
+
+
+def _first_convolution(module: nn.Module) -> nn.Conv1d | nn.Conv2d | nn.Conv3d | None:
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return next((part for part in module.modules() if isinstance(part, kinds)), None)
 
 
 def _is_float(value: Any) -> bool:

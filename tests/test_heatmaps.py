@@ -56,7 +56,7 @@ def test_frozen():
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ({"values": torch.rand(3, 5)}, r"\(B, h, w\)"),
+        ({"values": torch.rand(3)}, r"\(B, h, w\)"),
         ({"values": torch.zeros(3, 5, 5, dtype=torch.int)}, "floats"),
         ({"label": ("a", "b")}, "one label for each of 3 maps, got 2"),
         ({"score": torch.rand(2)}, "one score"),

@@ -2,5 +2,6 @@
 
 from .core import Heatmaps
 from .pictures import grid
+from .volumes import animate
 
-__all__ = ["Heatmaps", "grid"]
+__all__ = ["Heatmaps", "animate", "grid"]

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import DataError
 from ..geometry import Geometry
 from ..render.scaling import ABSOLUTE, extremes, is_flat, normalise
-from . import pictures, regions, saving
+from . import pictures, ranks, regions, saving, volumes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,8 +33,9 @@ class Heatmaps:
     resizing happen when asked for and give a new object; nothing is changed in place.
 
     Attributes:
-        values: (B, h, w) raw float maps, on the device they were computed on. NaN only where
-            `resize("photo")` found no evidence either way, outside the model's crop.
+        values: (B, h, w) raw float maps, on the device they were computed on; of signals (B, t),
+            of volumes (B, d, h, w), of video (B, t, h, w). NaN only where `resize("photo")` found
+            no evidence either way, outside the model's crop.
         method: name of the method, as in `attnviz methods`.
         layer: name of the layer read ("" for methods that read none).
         target: what was explained, one JSON-able description a map (a class index, for instance).
@@ -44,7 +45,8 @@ class Heatmaps:
         probability: (B,) the model's probability of the class explained; None where what is
             explained has none, NaN for single maps without.
         geometry: where each model input lies on its photo; None: unknown.
-        images: the photos (H, W, 3) uint8 RGB, upright; not saved. None where there is none.
+        images: the photos (H, W, 3) uint8 RGB, upright; not saved. None where there is none. Of
+            signals and volumes the input itself, (C, T) or (C, D, H, W) float.
         sources: where each photo came from (a path), or None.
         units: what the values are measured in ("logit", "probability", ...).
         meta: further JSON-able facts about the run.
@@ -69,9 +71,10 @@ class Heatmaps:
 
     def __post_init__(self) -> None:
         values = torch.as_tensor(self.values)
-        if values.ndim != 3 or not values.is_floating_point() or 0 in values.shape[1:]:
+        if values.ndim not in (2, 3, 4) or not values.is_floating_point() or 0 in values.shape[1:]:
             raise DataError(
-                f"expected values (B, h, w) of floats, got {tuple(values.shape)} {values.dtype}"
+                "expected values (B, h, w) of floats, (B, t) of signals or (B, d, h, w) of "
+                f"volumes, got {tuple(values.shape)} {values.dtype}"
             )
         if values.dtype in (torch.float16, torch.bfloat16):
             values = values.float()
@@ -131,12 +134,17 @@ class Heatmaps:
             f"{n} {s:.4g}" for n, s in zip(self.label[:3], self.score[:3].tolist(), strict=True)
         )
         more = f", ... {len(self) - 3} more" if len(self) > 3 else ""
-        h, w = self.values.shape[1:]
+        size = " x ".join(map(str, self.values.shape[1:]))
         at = f" at {self.layer}" if self.layer else ""
-        return f"<Heatmaps: {len(self)} of {h} x {w}, {self.method}{at}: {shown}{more}>"
+        return f"<Heatmaps: {len(self)} of {size}, {self.method}{at}: {shown}{more}>"
 
     def _repr_html_(self) -> str:
-        return pictures.html(self)
+        return pictures.html(ranks.as_pictures(self))
+
+    @property
+    def rank(self) -> int:
+        """Number of axes of a map: 2 of a picture, 1 of a signal, 3 of a volume or video."""
+        return self.values.ndim - 1
 
     @property
     def flat(self) -> tuple[bool, ...]:
@@ -185,12 +193,16 @@ class Heatmaps:
     def with_images(self, images: Sequence[Any]) -> Heatmaps:
         """Return these heatmaps with photos attached: anything `read_image` reads, one a map.
 
+        To maps of signals and volumes, arrays (C, T) and (C, D, H, W).
+
         Raises:
             DataError: a count or size differs from that of the maps' own photos.
             ImageError: one of them is not readable.
         """
         from ..images import read_image
 
+        if self.rank != 2:
+            return replace(self, images=tuple(ranks.checked(i, self.rank) for i in images))
         photos = tuple(read_image(i) if i is not None else None for i in images)
         for index, photo in enumerate(photos):
             if photo is None or self.geometry is None or index >= len(self.geometry):
@@ -224,14 +236,17 @@ class Heatmaps:
         meta = {**self.meta, "normalised": mode + (" shared" if shared else "")}
         return replace(self, values=values, units="" if mode != "none" else self.units, meta=meta)
 
-    def resize(self, size: int | tuple[int, int] | str) -> Heatmaps:
+    def resize(self, size: int | tuple[int, ...] | str) -> Heatmaps:
         """Return these heatmaps at another resolution, by bilinear interpolation.
+
+        Maps of signals by linear, of volumes and video by trilinear interpolation.
 
         Cell centres are aligned as in torch's `align_corners=False`; when shrinking, the cells
         that fall on one pixel are averaged (`antialias=True`). On the same device, with a graph.
 
         Args:
-            size: (height, width), or one number for both; "input": the model's input size;
+            size: (height, width), or one number for both ((length,) of a signal, (depth, height,
+                width) of a volume); "input": the model's input size;
                 "photo": the pixels of the photo, each map at the place of the model's crop and
                 NaN outside it (all photos must have one size: index first if they differ).
 
@@ -239,6 +254,17 @@ class Heatmaps:
             DataError: the size is no size, or the geometry is unknown or differs.
         """
         return regions.resize(self, size)
+
+    def volume(self, index: int = 0) -> np.ndarray:
+        """Return one map at the size of the model's input, (D, H, W) or (T,) float32, on the CPU.
+
+        Args:
+            index: which map.
+
+        Raises:
+            DataError: the size of the input is unknown.
+        """
+        return pictures.raw(self[index].resize("input"), 0)
 
     # -- regions ---------------------------------------------------------------------------------
 
@@ -294,12 +320,15 @@ class Heatmaps:
         Raises:
             DataError: there is no photo, or NaN or infinite values.
         """
-        return pictures.overlay(self, index, image=image, **options)
+        return pictures.overlay(ranks.as_pictures(self), index, image=image, **options)
 
     def panel(
         self, index: int = 0, *, image: Any = None, truth: Any = None, **options: Any
     ) -> Image:
         """Return photo, overlay and contours side by side, with caption and colour bar.
+
+        A signal's map lies over its curve. A volume is shown by its maximum along each axis and
+        the slices through the strongest place, a video by a strip of frames (`frames=8`).
 
         Args:
             index: which map.
@@ -312,7 +341,11 @@ class Heatmaps:
         Raises:
             DataError: NaN or infinite values, or shapes that do not fit.
         """
-        return pictures.panel(self, index, image=image, truth=truth, **options)
+        if self.rank == 2:
+            return pictures.panel(self, index, image=image, truth=truth, **options)
+        if image is not None or truth is not None:
+            raise DataError("signals and volumes are attached by .with_images([...]); no truth=")
+        return volumes.panel(self, index, **options)
 
     def grid(self, **options: Any) -> Image:
         """Return all maps in one picture on one stated scale; see `attnviz.heatmaps.grid`."""
@@ -329,7 +362,7 @@ class Heatmaps:
         Returns:
             The axes drawn on. A figure made here is pyplot's, to be closed by the caller.
         """
-        return pictures.plot(self, ax, index, **options)
+        return pictures.plot(ranks.as_pictures(self), ax, index, **options)
 
     # -- files -----------------------------------------------------------------------------------
 

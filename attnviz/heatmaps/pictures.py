@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import DataError
 from ..render.scaling import Scale, check_mode
 from ..render.speckle import clipped, smoothed
+from .ranks import as_pictures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,8 +49,9 @@ def shown(maps: Heatmaps, index: int) -> tuple[np.ndarray, float]:
 
 def facts(maps: Heatmaps, index: int) -> str:
     """Return the model and its weights, method, options, layer and native map size in one line."""
-    h, w = maps.meta.get("map_size") or maps.values.shape[1:]
-    size = f"map\u00a0{h}\u00a0×\u00a0{w}"  # not to be torn apart at a line's end
+    own = maps.meta.get("map_size") or maps.values.shape[1:]
+    # not to be torn apart at a line's end
+    size = "\u00a0".join(["map", "\u00a0×\u00a0".join(map(str, own))])
     said = (maps.meta.get("model"), maps.method, maps.meta.get("options"), maps.layer, size)
     return " · ".join(part for part in said if part)
 
@@ -178,6 +180,7 @@ def grid(
         check_mode(mode)
     several = isinstance(results, Mapping)
     named = dict(results) if isinstance(results, Mapping) else {"": results}
+    named = {name: as_pictures(maps) for name, maps in named.items()}
     sizes = {name: len(maps) for name, maps in named.items()}
     if not sizes or len(set(sizes.values())) != 1 or 0 in sizes.values():
         raise DataError(f"expected results of the same, not zero, number of maps, got {sizes}")

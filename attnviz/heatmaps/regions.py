@@ -20,27 +20,39 @@ if TYPE_CHECKING:
 OUTSIDE = "outside the crop"
 
 
-def resize(maps: Heatmaps, size: int | tuple[int, int] | str) -> Heatmaps:
+#: interpolation by the number of axes
+_LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+def resize(maps: Heatmaps, size: int | tuple[int, ...] | str) -> Heatmaps:
     """See `Heatmaps.resize`."""
-    if size == "photo":
+    if size == "photo" and maps.rank == 2:
         return _on_photo(maps)
     if size == "input":
-        size = _one(maps, "input_size")
+        known = maps.meta.get("input_size")
+        size = tuple(known) if known and len(known) == maps.rank else _one(maps, "input_size")
     if isinstance(size, (int, np.integer)):
-        size = (size, size)
-    if isinstance(size, str) or len(size) != 2 or min(size) < 1:
+        size = (size,) * maps.rank
+    if isinstance(size, str) or len(size) != maps.rank or min(size) < 1:
+        axes = {1: "(length,)", 2: "(height, width)", 3: "(depth, height, width)"}[maps.rank]
         raise DataError(
-            f"size is {size!r}; expected a number of pixels, (height, width), 'input' or 'photo'"
+            f"size is {size!r}; expected a number of pixels, {axes}, 'input'"
+            + (" or 'photo'" if maps.rank == 2 else "")
         )
     if maps.meta.get("nan") == OUTSIDE:
         raise DataError("these maps lie on the photo already; resize the ones they came from")
-    shape = (int(size[0]), int(size[1]))
+    shape, own = tuple(int(n) for n in size), maps.values.shape[1:]
+    values = maps.values[:, None]
+    shrinks = any(a < b for a, b in zip(shape, own, strict=True))
+    if shrinks and maps.rank != 2:  # torch has antialias=True for pictures alone
+        smaller = tuple(map(min, shape, own))
+        values = torch.nn.functional.interpolate(values, size=smaller, mode="area")
     values = torch.nn.functional.interpolate(
-        maps.values[:, None],
+        values,
         size=shape,
-        mode="bilinear",
+        mode=_LINEAR[maps.rank],
         align_corners=False,
-        antialias=shape[0] < maps.values.shape[1] or shape[1] < maps.values.shape[2],
+        antialias=shrinks and maps.rank == 2,
     )[:, 0]
     return replace(maps, values=values, meta=_meta(maps))
 
@@ -95,6 +107,8 @@ def masks(maps: Heatmaps, threshold: float, mode: str) -> list[np.ndarray]:
 
 def boxes(maps: Heatmaps, threshold: float, mode: str, which: str) -> list[np.ndarray]:
     """See `Heatmaps.boxes`."""
+    if maps.rank != 2:
+        raise DataError(f"boxes are of pictures; these maps have {maps.rank} axes: use masks()")
     if which not in ("largest", "all"):
         raise DataError(f"which is {which!r}; expected 'largest' or 'all'")
     return [

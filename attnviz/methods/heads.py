@@ -29,9 +29,9 @@ class LinearHead:
         Shape (B, C, h, w), the same at every position, without memory of its own for them.
         """
         weight = self.weight.to(activation.dtype)
-        positions = activation.shape[-2] * activation.shape[-1]
-        rows = coefficients.to(weight.dtype) @ weight / positions
-        return rows[:, :, None, None].expand_as(activation)
+        positions = activation.shape[2:]
+        rows = coefficients.to(weight.dtype) @ weight / positions.numel()
+        return rows.view(*rows.shape, *[1] * len(positions)).expand_as(activation)
 
 
 class HeadProbe:
@@ -69,7 +69,7 @@ class HeadProbe:
             return None
         if output.shape != logits.shape or not torch.equal(output, logits):
             return None
-        mean = activation.detach().mean((-2, -1))
+        mean = activation.detach().mean(tuple(range(2, activation.ndim)))
         # rounding of a mean of half or single precision, and no more
         tolerance = {torch.float64: 1e-10, torch.float32: 1e-4}.get(inputs.dtype, 2e-2)
         gap = (inputs.detach().to(mean.dtype) - mean).abs().max()

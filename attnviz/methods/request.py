@@ -66,7 +66,8 @@ class Request:
         batch: number of samples.
         target, classes, labels: as `attnviz.targets.resolve` takes them.
         layers: dotted names, or None for the default of the model.
-        input_size: (H, W) of the input in pixels, None where it is no image.
+        input_size: (H, W) of the input in pixels, (T,) of a signal, (D, H, W) of a volume or
+            video; None where it is none of these.
         layout: how the layer's output is laid out, None to find it out.
         create_graph: keep the graph of the maps, for training.
         signed: keep negative values; None is each method's own default.
@@ -81,7 +82,7 @@ class Request:
     classes: Sequence[Any] | None = None
     labels: Sequence[str] | None = None
     layers: Sequence[str] | None = None
-    input_size: tuple[int, int] | None = None
+    input_size: tuple[int, ...] | None = None
     layout: Any = None
     create_graph: bool = False
     signed: bool | None = None
@@ -91,7 +92,7 @@ class Request:
     @property
     def example(self) -> Tensor | None:
         """A few of the inputs, for what has to be found out by running the model."""
-        if not hasattr(self.inputs, "shape") or self.inputs.ndim != 4:
+        if not hasattr(self.inputs, "shape") or self.inputs.ndim not in (3, 4, 5):
             return None
         return self.inputs[:4].detach()
 
@@ -117,7 +118,7 @@ class RawMaps:
     """Maps as a method gives them, one row for each sample and class (sample-major).
 
     Attributes:
-        values: (R, h, w), float32 or float64.
+        values: (R, h, w), float32 or float64; (R, t) of signals, (R, d, h, w) of volumes.
         score: (R,) what was explained, before any normalisation.
         targets: R JSON values; labels: R texts.
         logits: (R, classes) of the images, None where the model gives none.

@@ -7,17 +7,25 @@ from typing import Any
 
 from torch import nn
 
-_CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d, nn.LazyConv2d)
-_FIRST_ONLY = (
-    nn.BatchNorm2d,
-    nn.InstanceNorm2d,
-    nn.MaxPool2d,
-    nn.AvgPool2d,
-    nn.AdaptiveAvgPool2d,
-    nn.AdaptiveMaxPool2d,
-    nn.Upsample,
-    nn.PixelShuffle,
-)
+#: by the number of axes that positions have
+_CONVOLUTIONS = {
+    rank: tuple(getattr(nn, f"{name}{rank}d") for name in ("Conv", "ConvTranspose", "LazyConv"))
+    for rank in (1, 2, 3)
+}
+_FIRST_ONLY = {
+    rank: (
+        *(
+            getattr(nn, f"{name}{rank}d")
+            for name in (
+                *("BatchNorm", "InstanceNorm", "MaxPool", "AvgPool"),
+                *("AdaptiveAvgPool", "AdaptiveMaxPool"),
+            )
+        ),
+        nn.Upsample,
+        nn.PixelShuffle,
+    )
+    for rank in (1, 2, 3)
+}
 
 #: attention that is given windows as its batch, and blocks that cut windows inside
 _WINDOWS = re.compile(
@@ -86,9 +94,9 @@ def _after_pooling(hiera: Any, layer: nn.Module) -> bool:
     )
 
 
-def own_axis(layer: nn.Module) -> str | None:
-    """Return the layout that the layer's own type settles, for a four-dimensional output."""
-    if isinstance(layer, (*_CONVOLUTIONS, *_FIRST_ONLY)):
+def own_axis(layer: nn.Module, rank: int = 2) -> str | None:
+    """Return the layout that the layer's own type settles, for an output of `rank` + 2 axes."""
+    if isinstance(layer, (*_CONVOLUTIONS[rank], *_FIRST_ONLY[rank])):
         return "channels_first"
     if isinstance(layer, nn.GroupNorm):
         return "channels_first"
@@ -102,27 +110,28 @@ def own_axis(layer: nn.Module) -> str | None:
         return "channels_first"
     if type(layer) is nn.Linear:
         return "channels_last"
-    if _convolutions_only(layer):
+    if _convolutions_only(layer, rank):
         return "channels_first"
     return None
 
 
-def _convolutions_only(layer: nn.Module) -> bool:
+def _convolutions_only(layer: nn.Module, rank: int) -> bool:
     """Whether every part that has a say takes channels first, and at least one does."""
+    firsts = (*_CONVOLUTIONS[rank], *_FIRST_ONLY[rank])
     settling = [
         part
         for part in layer.modules()
-        if isinstance(part, (*_CONVOLUTIONS, *_FIRST_ONLY, nn.Linear, nn.LayerNorm, nn.RMSNorm))
+        if isinstance(part, (*firsts, nn.Linear, nn.LayerNorm, nn.RMSNorm))
         or next(part.parameters(recurse=False), None) is not None
     ]
-    return bool(settling) and all(isinstance(p, (*_CONVOLUTIONS, *_FIRST_ONLY)) for p in settling)
+    return bool(settling) and all(isinstance(p, firsts) for p in settling)
 
 
-def widths(layer: nn.Module) -> set[int]:
+def widths(layer: nn.Module, rank: int = 2) -> set[int]:
     """Return the widths that the layer's parts end in: what its output's channels can be."""
     found: set[int] = set()
     for part in layer.modules():
-        if isinstance(part, _CONVOLUTIONS):
+        if isinstance(part, _CONVOLUTIONS[rank]):
             found.add(part.out_channels)
         elif isinstance(part, nn.Linear):
             found.add(part.out_features)
@@ -138,17 +147,22 @@ def widths(layer: nn.Module) -> set[int]:
     return found
 
 
-def by_aspect(shape: tuple[int, ...], input_size: tuple[int, int] | None) -> str | None:
+def by_aspect(shape: tuple[int, ...], input_size: tuple[int, ...] | None) -> str | None:
     """Return the layout under which alone the positions have the input's shape, or None."""
     size = input_size or (1, 1)
-    first, last = plausible(shape[2:], size), plausible(shape[1:3], size)
+    first, last = plausible(shape[2:], size), plausible(shape[1:-1], size)
     if first == last:
         return None
     return "channels_first" if first else "channels_last"
 
 
-def plausible(spatial: tuple[int, ...], input_size: tuple[int, int]) -> bool:
-    """Return whether (h, w) positions can come from an (H, W) input by one stride."""
+def plausible(spatial: tuple[int, ...], input_size: tuple[int, ...]) -> bool:
+    """Return whether (h, w) positions can come from an (H, W) input by one stride.
+
+    Signals and volumes may have a stride of their own along every axis.
+    """
+    if len(spatial) != 2:
+        return all(n <= size for n, size in zip(spatial, input_size, strict=True))
     height, width = spatial
     if input_size == (1, 1):
         return height == width  # nothing known: square inputs are the rule
@@ -160,7 +174,7 @@ def plausible(spatial: tuple[int, ...], input_size: tuple[int, int]) -> bool:
     return max(stride) / min(stride) <= slack
 
 
-def by_family(module: nn.Module, layer: nn.Module) -> str | None:
+def by_family(module: nn.Module, layer: nn.Module, rank: int = 2) -> str | None:
     """Return the layout of a known family, for shapes that leave it open (96 x 96 x 96)."""
     for part in [layer, *ancestors(module, layer)]:
         name = type(part).__name__.lower()
@@ -169,7 +183,7 @@ def by_family(module: nn.Module, layer: nn.Module) -> str | None:
         if name.startswith(_LAST_FAMILIES):
             return "channels_last"
     # a network of convolutions alone has no reason to move its channels
-    if any(isinstance(part, nn.Conv2d) for part in module.modules()) and not any(
+    if any(isinstance(part, _CONVOLUTIONS[rank]) for part in module.modules()) and not any(
         type(part) in _MOVERS or _MOVING.search(type(part).__name__) for part in module.modules()
     ):
         return "channels_first"

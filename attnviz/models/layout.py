@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -23,9 +24,11 @@ class Layout:
 
     Attributes:
         kind: "channels_first" (B, C, h, w), "channels_last" (B, h, w, C), or "tokens" (B, N, C).
+            Of a signal (B, C, t) and (B, t, C), of a volume (B, C, d, h, w) and (B, d, h, w, C).
         prefix: tokens before the patches (class, distillation and register tokens).
-        grid: (h, w) of the patches, row by row; for tokens only.
+        grid: (h, w) of the patches, row by row, or (t, h, w) of a video's; for tokens only.
         suffix: tokens after the patches (detection tokens of YOLOS).
+        rank: number of axes of the positions: 1, 2 or 3; of tokens it is the grid's.
 
     Raises:
         LayoutError: fields that contradict each other, when the object is made.
@@ -33,8 +36,9 @@ class Layout:
 
     kind: str
     prefix: int = 0
-    grid: tuple[int, int] | None = None
+    grid: tuple[int, ...] | None = None
     suffix: int = 0
+    rank: int = 2
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -46,21 +50,26 @@ class Layout:
             )
         if self.prefix < 0 or self.suffix < 0:
             raise LayoutError(f"prefix and suffix count tokens, got {self.prefix}, {self.suffix}")
+        if self.grid is not None:
+            object.__setattr__(self, "rank", len(self.grid))
+        if self.rank not in (1, 2, 3):
+            raise LayoutError(f"positions have 1, 2 or 3 axes, got {self.rank}")
 
     @property
     def spatial(self) -> bool:
         """Whether there is more than one position, as far as the layout alone tells."""
-        return self.grid is None or self.grid != (1, 1)
+        return self.grid is None or math.prod(self.grid) != 1
 
     def to_spatial(self, tensor: Tensor) -> Tensor:
         """Return the activation or its gradient as (B, C, h, w), without prefix and suffix tokens.
 
-        Views and permutes only: differentiable, nothing is copied.
+        Of signals it is (B, C, t), of volumes and video (B, C, d, h, w). Views and permutes
+        only: differentiable, nothing is copied.
 
         Raises:
             LayoutError: the shape is not of this layout.
         """
-        expected = 3 if self.kind == "tokens" else 4
+        expected = 3 if self.kind == "tokens" else self.rank + 2
         if tensor.ndim != expected:
             raise LayoutError(
                 f"layout {self.describe()} takes {expected} dimensions, got {tuple(tensor.shape)}"
@@ -68,30 +77,29 @@ class Layout:
         if self.kind == "channels_first":
             return tensor
         if self.kind == "channels_last":
-            return tensor.permute(0, 3, 1, 2)
-        height, width = self.grid
-        count = self.prefix + height * width + self.suffix
+            return tensor.movedim(-1, 1)
+        patches = math.prod(self.grid)
+        count = self.prefix + patches + self.suffix
         if tensor.shape[1] != count:
             raise LayoutError(
                 f"layout {self.describe()} takes {count} tokens, got {tensor.shape[1]} in "
                 f"{tuple(tensor.shape)}"
             )
-        patches = tensor[:, self.prefix : self.prefix + height * width]
-        return patches.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+        return tensor[:, self.prefix : self.prefix + patches].unflatten(1, self.grid).movedim(-1, 1)
 
     def describe(self) -> str:
         """Return a few words for reports: `tokens: 1 prefix + 14 x 14`."""
         if self.kind != "tokens":
             return self.kind.replace("_", " ")
         tail = f" + {self.suffix} suffix" if self.suffix else ""
-        return f"tokens: {self.prefix} prefix + {self.grid[0]} x {self.grid[1]}{tail}"
+        return f"tokens: {self.prefix} prefix + {' x '.join(map(str, self.grid))}{tail}"
 
 
 def infer_layout(
     module: nn.Module,
     layer_module: nn.Module,
     activation: Tensor,
-    input_size: tuple[int, int] | None = None,
+    input_size: tuple[int, ...] | None = None,
     *,
     batch: int | None = None,
 ) -> Layout:
@@ -105,7 +113,8 @@ def infer_layout(
         module: the whole model.
         layer_module: the layer, a part of `module`.
         activation: its output.
-        input_size: (H, W) of the model's input, which settles non-square grids.
+        input_size: (H, W) of the model's input, which settles non-square grids; (T,) of a signal,
+            (D, H, W) of a volume or video.
         batch: number of images; a layer whose first dimension is another works on parts of them.
 
     Raises:
@@ -122,9 +131,12 @@ def infer_layout(
             f"{what} gives {shape} for {batch} images: its first dimension is not the batch (it "
             "works on windows or puts tokens first); choose the block that holds it"
         )
-    if activation.ndim == 4:
-        return _maps(module, layer_module, shape, input_size, what)
-    if activation.ndim == 3:
+    rank = 2 if input_size is None else len(input_size)
+    if activation.ndim in (4, 5) or (activation.ndim == 3 and rank == 1):
+        size = None if input_size is None else input_size[-(activation.ndim - 2) :]
+        if rank >= activation.ndim - 2:
+            return _maps(module, layer_module, shape, size, what)
+    elif activation.ndim == 3 and rank == 2:
         return _tokens(module, layer_module, shape, input_size, what)
     kind = "one vector per image" if activation.ndim == 2 else f"{activation.ndim} dimensions"
     raise LayoutError(
@@ -137,31 +149,32 @@ def _maps(
     module: nn.Module,
     layer: nn.Module,
     shape: tuple[int, ...],
-    input_size: tuple[int, int] | None,
+    input_size: tuple[int, ...] | None,
     what: str,
 ) -> Layout:
-    kind = evidence.own_axis(layer)
+    rank = len(shape) - 2
+    kind = evidence.own_axis(layer, rank)
     if kind == "channels_first":
-        return Layout(kind)  # a convolution's strides need not be those of a picture
-    widths = evidence.widths(layer)
-    first, last = shape[1] in widths, shape[3] in widths
+        return Layout(kind, rank=rank)  # a convolution's strides need not be those of a picture
+    widths = evidence.widths(layer, rank)
+    first, last = shape[1] in widths, shape[-1] in widths
     if kind is None and first == last:  # no word from the layer, or both: the shape must tell
         by_shape = evidence.by_aspect(shape, input_size)
-        kind = by_shape or evidence.by_family(module, layer)
+        kind = by_shape or evidence.by_family(module, layer, rank)
     elif kind is None:
         kind = "channels_first" if first else "channels_last"
     if kind is None:
         raise LayoutError(
             f"{what} gives {shape}: whether channels come first or last cannot be told; {_HELP}"
         )
-    spatial = shape[2:] if kind == "channels_first" else shape[1:3]
+    spatial = shape[2:] if kind == "channels_first" else shape[1:-1]
     if input_size is not None and not evidence.plausible(spatial, input_size):
         raise LayoutError(
-            f"{what} gives {shape}: read as {kind.replace('_', ' ')}, its {spatial[0]} x "
-            f"{spatial[1]} positions do not have the shape of the {input_size[0]} x "
-            f"{input_size[1]} input, so they are no picture; {_HELP}"
+            f"{what} gives {shape}: read as {kind.replace('_', ' ')}, its "
+            f"{' x '.join(map(str, spatial))} positions do not have the shape of the "
+            f"{' x '.join(map(str, input_size))} input, so they are no picture; {_HELP}"
         )
-    return Layout(kind)
+    return Layout(kind, rank=rank)
 
 
 def _tokens(

@@ -17,6 +17,7 @@ from ..errors import AttnvizError, CaptureError, LayoutError, ModelError
 from ..hooks.modules import eager
 from ..hooks.outputs import pick, put
 from ..hooks.preserve import preserved
+from ..inputs import size_of
 from .layout import Layout, infer_layout
 from .outputs import logits_of
 
@@ -179,7 +180,7 @@ def _probe(module: nn.Module, image: Tensor) -> list[Seen]:
         live, positions = False, 0
         if layout is not None:
             spatial = layout.to_spatial(tensor)
-            positions = spatial.shape[2] * spatial.shape[3]
+            positions = spatial.shape[2:].numel()
             slope = gradient.get(name)
             live = slope is not None and bool(layout.to_spatial(slope).ne(0).any())
         first = layout is None or layout.kind == "channels_first"
@@ -208,7 +209,7 @@ def _probe(module: nn.Module, image: Tensor) -> list[Seen]:
 def _layout(
     module: nn.Module, part: nn.Module, tensor: Tensor, image: Tensor
 ) -> tuple[Layout | None, str]:
-    size = (image.shape[-2], image.shape[-1])
+    size = size_of(image, module)
     try:
         return infer_layout(module, part, tensor, size, batch=image.shape[0]), ""
     except LayoutError as error:

@@ -100,7 +100,7 @@ def normalise(
     low, high, flat = limits(values, mode, shared=shared, floor=floor)
     if mode == "none":
         return values
-    low, high, flat = (t[:, None, None] for t in (low, high, flat))
+    low, high, flat = (t.view(-1, *[1] * (values.ndim - 1)) for t in (low, high, flat))
     span = torch.where(flat, torch.ones_like(high), high if mode == "signed" else high - low)
     out = values / span if mode == "signed" else (values - low) / span
     if mode == "max":

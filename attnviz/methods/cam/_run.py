@@ -19,10 +19,28 @@ from ..forward import ForwardPass, forward_pass
 OwnMaps = tuple[ForwardPass, Mapping[str, Sequence[Tensor]], Mapping[str, Any]]
 
 
-def read_own(request: Request, *, gradients: bool = True) -> ForwardPass:
-    """Run the model once for a method that runs it itself; without layers, at the default."""
+def read_own(request: Request, *, gradients: bool = True, any_rank: bool = False) -> ForwardPass:
+    """Run the model once for a method that runs it itself; without layers, at the default.
+
+    Args:
+        request: what to explain.
+        gradients: record what follows the layers.
+        any_rank: the method takes signals and volumes, too.
+
+    Raises:
+        MethodError: positions of another rank than (h, w), for a method that takes no other.
+    """
     layers = list(request.layers or [default_layer(request.model, request.example)])
-    return forward_pass(request, layers=layers, gradients=gradients)
+    done = forward_pass(request, layers=layers, gradients=gradients)
+    for name, activation in done.activations.items():
+        if activation.ndim != 4 and not any_rank:
+            raise MethodError(
+                f"this method explains pictures: positions (h, w). Layer {name!r} gives "
+                f"{tuple(activation.shape)}; for signals, volumes and video use gradcam, "
+                "gradcam++, hirescam, layercam, xgradcam, eigencam, eigengradcam, fem, kpcacam, "
+                "finercam or shapleycam"
+            )
+    return done
 
 
 def read_layers(request: Request, entries: Sequence[Entry]) -> ForwardPass:
@@ -64,7 +82,9 @@ def apply_cam(
 ) -> Tensor:
     """Return a method's map (B, h, w) of an activation and its gradient, both (B, C, h, w).
 
-    Maps of half-precision models are computed in float32: products of halves underflow.
+    Positions may have any number of axes: no CAM knows which of them are neighbours, so those of
+    a signal or volume are put in one row and the map is laid out like them again. Maps of
+    half-precision models are computed in float32: products of halves underflow.
 
     Args:
         entry: the method.
@@ -80,7 +100,12 @@ def apply_cam(
         if "relu" not in entry.options:
             raise MethodError(f"method {entry.name!r} has no signed form; leave signed=None")
         given["relu"] = not signed
-    return entry.fn(wide(activation), None if gradient is None else wide(gradient), **given)
+    activation, gradient = wide(activation), None if gradient is None else wide(gradient)
+    if activation.ndim == 4:
+        return entry.fn(activation, gradient, **given)
+    row = activation.flatten(2)[:, :, None]
+    slope = None if gradient is None else gradient.flatten(2)[:, :, None]
+    return entry.fn(row, slope, **given)[:, 0].unflatten(1, activation.shape[2:])
 
 
 def run(request: Request, entries: Sequence[Entry]) -> list[RawMaps]:

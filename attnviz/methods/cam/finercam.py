@@ -37,7 +37,7 @@ def finercam(
         raise MethodError(f"base={base!r} is a CAM by gradients, such as gradcam or layercam")
     if similar < 1 or gamma < 0:
         raise MethodError(f"similar={similar} is at least 1, gamma={gamma} not negative")
-    done = read_own(request)
+    done = read_own(request, any_rank=True)
     logits = done.logits
     indices = [[t.index for t in column.targets] for column in done.columns]
     if logits is None or logits.ndim != 2 or any(i is None for row in indices for i in row):

@@ -52,11 +52,12 @@ def shapleycam(request: Request, *, relu: bool = True) -> OwnMaps:
     if request.create_graph:
         raise MethodError("shapleycam keeps no graph (create_graph=True); use gradcam")
     # without gradients for its weights only what stands behind the layer is recorded
-    done = read_own(replace(request, model=twin(request.model), create_graph=True))
+    done = read_own(replace(request, model=twin(request.model), create_graph=True), any_rank=True)
     maps: dict[str, list[Tensor]] = {name: [] for name in done.activations}
     for number in range(len(done.columns)):
         for name, gradient in shapley_gradient(done, number).items():
             activation = done.activations[name].detach()
-            values = (gradient.mean((-2, -1), keepdim=True) * activation).sum(1)
+            axes = tuple(range(2, activation.ndim))
+            values = (gradient.mean(axes, keepdim=True) * activation).sum(1)
             maps[name].append(values.relu() if relu else values)
     return replace(done, request=request), maps, {}
