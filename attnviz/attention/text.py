@@ -133,8 +133,8 @@ def explain_text(
         AttentionUnavailable: no self-attention among the tokens was read.
 
     Example:
-        >>> found = attnviz.attention.explain_text(model, tokenizer, "a good film", target="pos")
-        >>> print(found.ansi())
+        >>> found = explain_text(model, tokenizer, "a good film", target="pos")  # doctest: +SKIP
+        >>> print(found.ansi())  # doctest: +SKIP
     """
     if method not in TEXT_METHODS:
         raise MethodError(f"method={method!r} of a text: expected one of {', '.join(TEXT_METHODS)}")

@@ -241,4 +241,4 @@ def test_command(tmp_path, capsys):
     assert main(["inspect", "torchvision:resnet18", "--size", "64", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["mechanisms"] == []
     assert main(["inspect", "torchvision:resnet18", "--size", "64"]) == 0
-    assert "torchvision:resnet18: none" in capsys.readouterr().out
+    assert "torchvision:resnet18 (random weights): none" in capsys.readouterr().out
