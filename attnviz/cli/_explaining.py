@@ -18,6 +18,7 @@ from ..errors import ImageError, MethodError, TargetError
 from ..explaining import explain, output_for
 from ..geometry import Geometry
 from ..heatmaps import Heatmaps
+from ..images import picture_bytes
 from ..methods import METHODS
 from ..models import LoadedModel, labels_of, read_labels, resolve_preprocess
 from ..models.outputs import predicted as predicted_class
@@ -25,7 +26,7 @@ from ..models.outputs import probabilities
 from ..report.viewer import Note, longest_side, reduced, write_viewer
 from ..targets import Contrast, Setting, parse
 from ..targets import ready as placed
-from ._files import picture_bytes, write_file
+from ._files import write_file
 from ._pipeline import Failed, stream
 
 #: threads that read, and as many that write: each may hold one photo of any size

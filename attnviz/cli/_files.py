@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..errors import DataError, OutputExists
-
-PICTURE_FORMATS = ("jpg", "png", "webp")
 
 
 def refuse_existing(paths: Sequence[Path]) -> None:
@@ -21,19 +17,6 @@ def refuse_existing(paths: Sequence[Path]) -> None:
             what = f"{len(taken)} of {len(paths)} output files exist already: {str(taken[0])!r}"
             what += " ..." if len(taken) > 1 else ""
         raise OutputExists(f"{what}; pass --force to overwrite, or another --out")
-
-
-def picture_bytes(picture: Any, suffix: str) -> bytes:
-    """Encode a PIL image as a file of that ending would hold it."""
-    options: dict[str, Any] = {
-        ".jpg": {"format": "JPEG", "quality": 92, "subsampling": 0},
-        ".jpeg": {"format": "JPEG", "quality": 92, "subsampling": 0},
-        ".png": {"format": "PNG", "compress_level": 4},
-        ".webp": {"format": "WEBP", "quality": 90},
-    }[suffix.lower()]
-    buffer = io.BytesIO()
-    picture.save(buffer, **options)
-    return buffer.getvalue()
 
 
 def write_file(path: Path, data: bytes, *, force: bool = False) -> None:

@@ -110,7 +110,8 @@ def _photo(
     if method is not None:
         from ..errors import MethodError
         from ..explaining import explain
-        from ._files import picture_bytes, write_file
+        from ..images import picture_bytes
+        from ._files import write_file
 
         entry = METHODS.get(method)
         if entry.family != "attention":

@@ -34,9 +34,9 @@ def demo(
         boat_water(out, as_json)
         return
     from ..data.prepared import Prepared
+    from ..images import picture_bytes
     from ._console import print_json
     from ._explaining import explain_batch
-    from ._files import picture_bytes
     from ._models import load_model
     from ._sample import sample_photo
 

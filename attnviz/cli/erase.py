@@ -49,11 +49,11 @@ def erase(
     import numpy as np
 
     from ..erasing import FILLS, mine
-    from ..images import read_image
+    from ..images import picture_bytes, read_image
     from ..models import labels_of, read_labels, resolve_preprocess
     from ..render import Tile, grid
     from ._console import print_json
-    from ._files import picture_bytes, refuse_existing, write_file
+    from ._files import refuse_existing, write_file
     from ._models import load_model
 
     if fill not in FILLS:

@@ -60,10 +60,11 @@ def explain(
 
     An unreadable photo is reported and skipped, and the exit code is then 1.
     """
+    from ..images import PICTURE_FORMATS
     from ..methods.progress import watched
     from ._console import counted, print_json, progress
     from ._explaining import Job, explain_photos, methods_named, targets_named, write_page
-    from ._files import PICTURE_FORMATS, refuse_existing
+    from ._files import refuse_existing
     from ._models import load_model
     from ._photos import gather, result_stems, slug
     from ._pipeline import Failed

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..images import picture_bytes
 from .config import GuideConfig
 
 
@@ -63,8 +64,8 @@ class Snapshots:
         with disk_faults(goal):
             maps.save(goal, force=True)
         if maps.images is not None:
-            picture = maps.grid()
-            write_whole(folder / f"epoch-{epoch:04d}.png", lambda p: picture.save(p, "PNG"))
+            data = picture_bytes(maps.grid(), ".png")
+            write_whole(folder / f"epoch-{epoch:04d}.png", lambda p: p.write_bytes(data))
 
     def there(self, epoch: int) -> bool:
         """Return whether nothing of an epoch is missing: its maps, or photos to take them of."""

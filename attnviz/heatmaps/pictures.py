@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html as escaping
-import io
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import DataError
+from ..images import picture_bytes
 from ..render.scaling import Scale, check_mode
 from ..render.speckle import clipped, smoothed
 from .ranks import as_pictures
@@ -306,9 +306,5 @@ def html(maps: Heatmaps, *, most: int = 8, side: int = 300) -> str:
 
 
 def _png(picture: np.ndarray) -> str:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG", compress_level=3)
-    data = base64.b64encode(buffer.getvalue()).decode()
+    data = base64.b64encode(picture_bytes(picture, ".png")).decode()
     return f'<img alt="overlay" src="data:image/png;base64,{data}">'

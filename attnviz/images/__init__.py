@@ -1,6 +1,15 @@
-"""Photos in: read them rightly and safely, and find them in folders."""
+"""Photos in: read them rightly and safely, and find them in folders; pictures out."""
 
+from .encoding import PICTURE_FORMATS, picture_bytes
 from .finding import IMAGE_SUFFIXES, find_images
 from .reading import MAX_PIXELS, open_image, read_image
 
-__all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "find_images", "open_image", "read_image"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "PICTURE_FORMATS",
+    "find_images",
+    "open_image",
+    "picture_bytes",
+    "read_image",
+]

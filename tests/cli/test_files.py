@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from attnviz.cli._files import PICTURE_FORMATS, picture_bytes, refuse_existing, write_file
+from attnviz.cli._files import refuse_existing, write_file
 from attnviz.errors import DataError, OutputExists
 
 
@@ -37,13 +34,3 @@ def test_existing_results_are_counted(tmp_path: Path) -> None:
     paths[2].touch()
     with pytest.raises(OutputExists, match=r"2 of 3 .*1\.png"):
         refuse_existing(paths)
-
-
-@pytest.mark.parametrize(("suffix", "error"), [("jpg", 12), ("png", 0), ("webp", 12)])
-def test_pictures_come_back_as_they_were(suffix: str, error: int) -> None:
-    assert suffix in PICTURE_FORMATS
-    y, x = np.mgrid[:64, :64]
-    pixels = np.stack([x * 4, y * 4, (x + y) * 2], -1).astype(np.uint8)
-    data = picture_bytes(Image.fromarray(pixels), f".{suffix}")
-    back = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    assert np.abs(back.astype(int) - pixels).max() <= error
