@@ -89,6 +89,10 @@ class AttnvizWarning(UserWarning):
     """Something is doubtful; the message says what to do about it."""
 
 
+class FlatMapWarning(AttnvizWarning):
+    """A map says the same everywhere: the method found no evidence, which is no error."""
+
+
 def did_you_mean(name: str, known: Iterable[str], *, most: int = 3) -> str:
     """Return `; did you mean 'a' or 'b'?` for the nearest known names, or an empty string."""
     table = {k.lower(): k for k in known}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .errors import AttnvizError, ImageError, MethodError, TargetError
 from .geometry import Geometry
-from .heatmaps import Heatmaps
+from .heatmaps import Heatmaps, warn_of_flat
 from .hooks import eager, find_layers, preserved
 from .images import read_image
 from .inputs import Given, Inputs, frames_first, gather, size_of
@@ -224,6 +224,9 @@ def explain(
     Raises:
         LayerNotFound, TargetError, MethodError, PreprocessError, ImageError, ModelError: each says
             what was given, what is possible, and what to do.
+
+    Warns:
+        FlatMapWarning: maps that are the same everywhere, with the method and the images.
     """
     families = _methods(method)
     check_options(options, [e for part in families.values() for e in part], _ARGUMENTS)
@@ -293,6 +296,8 @@ def explain(
         )
         for i in range(len(batches[0][1]))
     ]
+    if not create_graph:
+        warn_of_flat(found, signed)
     return _shape(found, method, layer)
 
 

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from .. import __version__
-from ..errors import AttnvizError, AttnvizWarning, did_you_mean
+from ..errors import AttnvizError, AttnvizWarning, FlatMapWarning, did_you_mean
 
 OK, FAILURE, USAGE, GATE_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -176,4 +176,5 @@ def _show_warnings_in_one_line(debug: bool) -> None:
 
     warnings.simplefilter("ignore")
     warnings.simplefilter("default", AttnvizWarning)
+    warnings.simplefilter("ignore", FlatMapWarning)  # each photo's own line says it
     warnings.showwarning = show

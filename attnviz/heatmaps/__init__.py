@@ -1,7 +1,8 @@
 """Heatmaps: raw maps with where they come from and where they lie on the photo."""
 
 from .core import Heatmaps
+from .empty import warn_of_flat
 from .pictures import grid
 from .volumes import animate
 
-__all__ = ["Heatmaps", "animate", "grid"]
+__all__ = ["Heatmaps", "animate", "grid", "warn_of_flat"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import attnviz
 from attnviz.errors import (
     AttnvizError,
     AttnvizWarning,
+    FlatMapWarning,
     ImageError,
     LayerNotFound,
     MethodError,
@@ -490,3 +492,24 @@ def test_dead_layer_is_said(model, x):
     with pytest.warns(AttnvizWarning, match="no evidence"):
         maps = attnviz.explain(model, x, target=0, layer="features.3")
     assert torch.equal(maps.values, torch.zeros_like(maps.values))
+
+
+def test_maps_without_evidence_are_said_once_with_the_reason():
+    net = nn.Sequential(
+        nn.Conv2d(3, 2, 1, bias=False), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    net.append(nn.Linear(2, 2, bias=False))
+    with torch.no_grad():
+        net[0].weight.fill_(1)
+        net[4].weight.copy_(torch.tensor([[1.0, 1.0], [-1.0, -1.0]]))
+    x = torch.rand(2, 3, 4, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attnviz.explain(net, x, target=0, layer="1")  # there is something to see
+        shown = attnviz.explain(net, x, target=1, layer="1", signed=True)
+    assert not any(shown.flat)
+    with pytest.warns(FlatMapWarning, match="all maps of gradcam at '1' is flat.*signed=True"):
+        attnviz.explain(net, x, target=1, layer="1")
+    with pytest.warns(FlatMapWarning, match=r"map 1 of gradcam") as said:
+        attnviz.explain(net, x, target=[0, 1], layer="1")
+    assert len(said) == 1
