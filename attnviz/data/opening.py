@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ._mask_folders import add_masks
 from .dataset import READERS, Dataset, split_name
+from .mask_folders import add_masks
 
 #: detection asks these first, in this order, then further layouts, and last the folder of folders
 _ORDER = ("coco", "masks", "voc", "csv")
@@ -27,8 +27,9 @@ def open_dataset(
     """Read a dataset of images with labels, boxes or masks. Nothing is decoded yet.
 
     Layouts (`attnviz.data.READERS` lists them): "imagefolder" (a folder a class, below
-    train/validation/test or not), "coco" (JSON), "voc" (Pascal VOC), "csv" (one row an image or a
-    box), "masks" (index.json, images and label images).
+    train/validation/test or not, with masks/ beside or not), "coco" (JSON), "voc" (Pascal VOC),
+    "csv" (one row an image or a box), "masks" (index.json, images and label images),
+    "images_masks" (flat images/ and masks/).
 
     Args:
         path: the folder or annotation file.

@@ -432,3 +432,78 @@ def test_shared_data_is_read_whole(shared_data: Path) -> None:
     boxes = open_dataset(shared_data / "boxes")
     assert (len(boxes), sum(len(s.boxes) for s in boxes)) == (111, 965)
     assert len(open_dataset(shared_data / "photos")) == 300
+
+
+# ---------------------------------------------------------------- masks beside, COCO's own root
+
+
+def test_class_folders_with_masks_beside_need_no_option(tmp_path) -> None:
+    for layout, base in (("a", "."), ("b", "images")):
+        root = tmp_path / layout
+        for k, name in enumerate(("boat/1.jpg", "boat/2.jpg", "other/1.jpg")):
+            picture(root / base / name, seed=k)
+        grey(root / "masks" / "boat" / "2.png", np.eye(6, 8) * 255)
+        data = open_dataset(root)
+        assert (data.format, data.classes) == ("imagefolder", ("boat", "other"))
+        assert [s.id for s in data] == ["boat/1.jpg", "boat/2.jpg", "other/1.jpg"]
+        assert [s.has_mask("boat") for s in data] == [False, True, False]
+        np.testing.assert_array_equal(data[1].mask("boat"), np.eye(6, 8, dtype=bool))
+
+
+def test_a_class_called_masks_stays_a_class(tmp_path) -> None:
+    picture(tmp_path / "masks" / "1.jpg")
+    picture(tmp_path / "faces" / "1.jpg", seed=1)
+    assert open_dataset(tmp_path).classes == ("faces", "masks")
+
+
+def test_flat_images_and_masks(tmp_path) -> None:
+    for k in range(3):
+        picture(tmp_path / "images" / f"{k}.jpg", seed=k)
+    grey(tmp_path / "masks" / "0.png", np.eye(6, 8))
+    grey(tmp_path / "masks" / "1.png", np.zeros((6, 8)))
+    with pytest.raises(DataError, match=r"(?s)1 faults in 3.*2\.jpg has no mask .*2\.png"):
+        open_dataset(tmp_path)
+    grey(tmp_path / "masks" / "2.png", np.ones((6, 8)))
+    data = open_dataset(tmp_path)
+    assert data.format == "images_masks"
+    assert [s.labels for s in data] == [("object",), (), ("object",)]
+    np.testing.assert_array_equal(data[0].mask("object"), np.eye(6, 8, dtype=bool))
+
+
+@pytest.mark.parametrize("export", ["coco", "roboflow"])
+def test_a_root_of_several_coco_files(tmp_path, export) -> None:
+    square = [1, 1, 4, 1, 4, 3, 1, 3]
+    for k, split in enumerate(("train", "val")):
+        # both splits call their image alike
+        picture(tmp_path / (f"{split}2017" if export == "coco" else split) / "1.png", seed=k)
+        document = {
+            "images": [{"id": 1, "file_name": "1.png", "height": 6, "width": 8}],
+            "categories": [{"id": 1, "name": "boat"}],
+            "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 3, 2],
+                             "segmentation": [square]}] if k else [],
+        }  # fmt: skip
+        file = (
+            tmp_path / "annotations" / f"instances_{split}2017.json" if export == "coco"
+            else tmp_path / split / "_annotations.coco.json"
+        )  # fmt: skip
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(document))
+    data = open_dataset(tmp_path)
+    assert (data.format, len(data), data.classes) == ("coco", 2, ("boat",))
+    assert [(s.split, s.labels) for s in data] == [("train", ()), ("validation", ("boat",))]
+    np.testing.assert_array_equal(
+        data[1].read(), np.random.default_rng(1).integers(0, 256, (6, 8, 3), np.uint8)
+    )
+    assert data[1].mask("boat").sum() == 6
+    alone = tmp_path / "annotations" / "instances_val2017.json"
+    if export == "coco":
+        assert open_dataset(alone)[0].split is None
+        assert open_dataset(alone)[0].image == tmp_path / "annotations" / ".." / "val2017/1.png"
+
+
+def test_metashift_folders_name_the_context(tmp_path) -> None:
+    picture(tmp_path / "cat" / "cat(sofa)" / "1.png")
+    picture(tmp_path / "dog" / "crane (bird)" / "1.png", seed=1)
+    data = open_dataset(tmp_path)
+    assert data.classes == ("cat", "dog", "sofa")
+    assert [(s.labels, s.group) for s in data] == [(("cat", "sofa"), "cat/sofa"), (("dog",), "")]

@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
-from ..dataset import READERS, Dataset, build
+from ..dataset import READERS, Dataset, build, split_name
 from ..masks import MaskSource, PolygonMask, RunLengthMask, UnionMask
 from ..sample import Box, Sample
 from ._common import image_root, inside, key, number, read_json, whole_size
 
 _NAMES = ("annotations.json", "_annotations.coco.json", "instances.json")
+#: files of several splits below one folder: COCO's own root, and what annotation tools export
+_SPLIT_FILES = ("annotations/instances_*.json", "*/_annotations.coco.json")
 
 
-def _file(root: Path) -> Path | None:
+def _files(root: Path) -> list[Path]:
+    """Return the annotation files of a path: itself, one of the usual names, or one a split."""
     if root.is_file():
-        return root if root.suffix.lower() == ".json" else None
-    return next((root / n for n in _NAMES if (root / n).is_file()), None)
+        return [root] if root.suffix.lower() == ".json" else []
+    found = next(([root / n] for n in _NAMES if (root / n).is_file()), [])
+    return found or sorted(file for pattern in _SPLIT_FILES for file in root.glob(pattern))
+
+
+def _split_of(file: Path) -> str:
+    """Return a file's split: "train" of annotations/instances_train2017.json, train/..."""
+    own = file.stem.startswith("instances_")
+    name = file.stem.removeprefix("instances_") if own else file.parent.name
+    return split_name(name.rstrip("0123456789_-") or name)
 
 
 def detect(root: Path) -> bool:
     """Return whether a JSON file (or the folder that holds it) looks like COCO's."""
-    file = _file(root)
-    if file is None:
+    files = _files(root)
+    if not files:
         return False
-    with file.open("rb") as stream:
-        if root.is_dir():
-            return True
+    if root.is_dir():
+        return True
+    with root.open("rb") as stream:
         # "annotations" may come after a long list of images, so a large file is searched through.
         tail = b""
         while chunk := stream.read(1 << 20):
@@ -45,11 +57,29 @@ def read_coco(root: Path, *, images: Path | None = None, faults: str = "raise") 
 
     A box (x, y, width, height) becomes the half-open (x, y, x + width, y + height). The masks of
     one class in an image are united; each box keeps its own. An annotation may name its category
-    in `category` instead of by `category_id`.
+    in `category` instead of by `category_id`. A folder with several files
+    (annotations/instances_train2017.json beside train2017/, or train/_annotations.coco.json) is
+    read whole, each file a split.
     """
-    file = _file(root)
-    if file is None:
-        raise DataError(f"{root}: expected a COCO .json file, or a folder with {', '.join(_NAMES)}")
+    files = _files(root)
+    if not files:
+        raise DataError(
+            f"{root}: expected a COCO .json file, or a folder with {', '.join(_NAMES)} or "
+            f"{' or '.join(_SPLIT_FILES)}"
+        )
+    entries: list[Callable[[], Sample]] = []
+    classes: dict[str, None] = {}
+    for file in files:
+        made, names = _entries(file, images, _split_of(file) if len(files) > 1 else None)
+        entries += made
+        classes |= dict.fromkeys(names)
+    return build(entries, classes=list(classes) or None, root=root, format="coco", faults=faults)
+
+
+def _entries(
+    file: Path, images: Path | None, split: str | None
+) -> tuple[list[Callable[[], Sample]], list[str]]:
+    """Return one call a sample of an annotation file, and its categories."""
     document = read_json(file)
     if not isinstance(document, dict) or not isinstance(document.get("images"), list):
         raise DataError(f"{file}: expected an object with a list 'images', as COCO writes it")
@@ -79,13 +109,13 @@ def read_coco(root: Path, *, images: Path | None = None, faults: str = "raise") 
             f"{file}: {len(lost)} image ids of annotations are not in 'images', the first "
             f"{lost[0]!r}; do both lists belong to the same split?"
         )
-    split = file.stem.removeprefix("instances_")
-    base = image_root(file, images, "images", split, f"../{split}", "../images")
-    entries = [
-        partial(_sample, base, item, of_image, categories, file) for item in document["images"]
+    own = file.stem.removeprefix("instances_")
+    base = image_root(file, images, "images", own, f"../{own}", "../images")
+    entries: list[Callable[[], Sample]] = [
+        partial(_sample, base, item, of_image, categories, file, split)
+        for item in document["images"]
     ]
-    classes = list(categories.values()) or None
-    return build(entries, classes=classes, root=root, format="coco", faults=faults)
+    return entries, list(categories.values())
 
 
 def _sample(
@@ -94,6 +124,7 @@ def _sample(
     of_image: dict[Any, list[dict[str, Any]]],
     categories: dict[Any, str],
     file: Path,
+    split: str | None,
 ) -> Sample:
     if not isinstance(item, dict) or "id" not in item or "file_name" not in item:
         raise DataError(f"{file}: image entry {str(item)[:80]} has no 'id' or no 'file_name'")
@@ -122,8 +153,10 @@ def _sample(
     labels = dict.fromkeys([b.label for b in boxes] + list(parts))
     fields = ("license", "source", "flickr_url", "coco_url", "author")
     return Sample(
-        id=str(item["file_name"]),
+        # two splits may call their images alike
+        id=f"{split}/{item['file_name']}" if split else str(item["file_name"]),
         image=path,
+        split=split,
         labels=tuple(labels),
         boxes=tuple(boxes),
         masks={n: p[0] if len(p) == 1 else UnionMask(tuple(p)) for n, p in parts.items()},
