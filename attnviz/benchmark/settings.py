@@ -15,7 +15,7 @@ from ..registry import Entry
 
 #: measures that no single image has, or that need images of many classes at once
 _NOT_HERE = {
-    "pooled_pxap": "it pools the pixels of all images; use pxap, or attnviz.metrics.PooledPxAP",
+    "pooled_pxap": "it pools the pixels of all images; use pxap, or attnviz.metrics.pooled_pxap",
     "grid_pointing": "it builds grids of several images; use attnviz.metrics.grid_pointing",
     "difull": "it builds grids of several images; use attnviz.metrics.difull",
 }

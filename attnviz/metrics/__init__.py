@@ -1,9 +1,9 @@
 """Is a map to be believed? Faithfulness, robustness, randomisation, localisation, complexity.
 
 Every metric is a pure function that returns per-image values with the protocol they were taken
-under (`Scores`), and a thin streaming class over it with torchmetrics' method names. Maps are any
-tensor or array (B, h, w), from any library; models are any `model(x)` -> logits. Nothing is
-changed: not the model, not the caller's arrays.
+under (`Scores`); `StreamingMetric` takes any of them over many batches, with torchmetrics' method
+names. Maps are any tensor or array (B, h, w), from any library; models are any `model(x)` ->
+logits. Nothing is changed: not the model, not the caller's arrays.
 
 `METRICS` lists them by name. `control_maps`, `bootstrap`, `compare_methods` and
 `ranking_stability` turn numbers into statements.
@@ -14,31 +14,23 @@ from ..statistics.resampling import holm, sign_flip_test
 from ._register import METRICS, NEEDS, register_metric
 from .baselines import BASELINES, baseline, blur
 from .bootstrap import bootstrap
-from .complexity import EffectiveSize, Entropy, Gini, effective_size, entropy, gini
+from .complexity import effective_size, entropy, gini
 from .controls import CONTROLS, control_maps, relative
 from .curves import (
     CURVES,
-    Deletion,
-    Insertion,
-    LeastRelevantFirst,
     deletion,
     faithfulness_curves,
     insertion,
     lerf,
 )
 from .drops import (
-    AverageDrop,
-    AverageGain,
-    AverageIncrease,
     average_drop,
     average_gain,
     average_increase,
 )
-from .energy import Energy, energy
+from .energy import energy
 from .grid_pointing import (
-    DiFull,
     DisconnectedGrid,
-    GridPointing,
     Grids,
     cell_energy,
     difull,
@@ -46,18 +38,15 @@ from .grid_pointing import (
     make_grids,
 )
 from .imputation import impute
-from .infidelity import Infidelity, infidelity
-from .iou import BoxIoU, IoU, box_iou, iou
-from .irof import IROF, irof
-from .maxbox import BoxAccuracy, MaxBoxAcc, MaxBoxAccV2, maxboxacc, maxboxacc_v2
+from .infidelity import infidelity
+from .iou import box_iou, iou
+from .irof import irof
+from .maxbox import BoxAccuracy, maxboxacc, maxboxacc_v2
 from .paired import Comparison, compare_methods
-from .pointing import Pointing, pointing
+from .pointing import pointing
 from .protocol import Protocol, require_alike
 from .pxap import (
-    Auroc,
     PooledPrecision,
-    PooledPxAP,
-    PxAP,
     area_under_roc,
     auroc,
     average_precision,
@@ -65,8 +54,6 @@ from .pxap import (
     pxap,
 )
 from .randomisation import (
-    ParameterRandomisation,
-    RandomLogit,
     parameter_groups,
     parameter_randomisation,
     random_logit,
@@ -74,14 +61,12 @@ from .randomisation import (
     randomised,
 )
 from .ranking import RankingStability, kendall, ranking_stability
-from .road import Road, road
-from .robustness import MaxSensitivity, Stability, max_sensitivity, stability
-from .saco import SaCo, saco
+from .road import road
+from .robustness import max_sensitivity, stability
+from .saco import saco
 from .scores import Curve, Scores
 from .segments import superpixels
 from .sensitivity_n import (
-    FaithfulnessCorrelation,
-    SensitivityN,
     faithfulness_correlation,
     sensitivity_n,
 )
@@ -92,49 +77,19 @@ __all__ = [
     "BASELINES",
     "CONTROLS",
     "CURVES",
-    "IROF",
     "METRICS",
     "NEEDS",
     "SIMILARITIES",
-    "Auroc",
-    "AverageDrop",
-    "AverageGain",
-    "AverageIncrease",
     "BoxAccuracy",
-    "BoxIoU",
     "Comparison",
     "Curve",
-    "Deletion",
-    "DiFull",
     "DisconnectedGrid",
-    "EffectiveSize",
-    "Energy",
-    "Entropy",
-    "FaithfulnessCorrelation",
-    "Gini",
-    "GridPointing",
     "Grids",
-    "Infidelity",
-    "Insertion",
     "Interval",
-    "IoU",
-    "LeastRelevantFirst",
-    "MaxBoxAcc",
-    "MaxBoxAccV2",
-    "MaxSensitivity",
-    "ParameterRandomisation",
-    "Pointing",
     "PooledPrecision",
-    "PooledPxAP",
     "Protocol",
-    "PxAP",
-    "RandomLogit",
     "RankingStability",
-    "Road",
-    "SaCo",
     "Scores",
-    "SensitivityN",
-    "Stability",
     "StreamingMetric",
     "area_under_roc",
     "auroc",

@@ -13,7 +13,6 @@ from ._localise import skip
 from ._register import register_metric
 from .protocol import Protocol
 from .scores import Scores
-from .streaming import StreamingMetric
 
 
 def _complexity(
@@ -105,21 +104,3 @@ def effective_size(maps: Any) -> Scores:
         return (-(shares * shares.log()).sum()).exp() / len(size)
 
     return _complexity("effective_size", maps, measure, None)
-
-
-class Gini(StreamingMetric):
-    """Streaming `gini`: `update(maps)`."""
-
-    function = staticmethod(gini)
-
-
-class Entropy(StreamingMetric):
-    """Streaming `entropy`: `update(maps)`."""
-
-    function = staticmethod(entropy)
-
-
-class EffectiveSize(StreamingMetric):
-    """Streaming `effective_size`: `update(maps)`."""
-
-    function = staticmethod(effective_size)

@@ -20,7 +20,6 @@ from .baselines import baseline as make_baseline
 from .forward import Scorer, scoring
 from .protocol import SCORE_NAMES, Protocol
 from .scores import Curve, scattered
-from .streaming import StreamingMetric
 from .substrates import pixel_ranks, schedule, unit_name
 
 #: curve -> short name in a protocol, and whether higher is better
@@ -229,21 +228,3 @@ def lerf(model: Any, x: Tensor, maps: Any, target: Any = None, **options: Any) -
         `Curve` with `fraction` (K + 1,) removed, `scores` (B, K + 1) and `auc` (B,).
     """
     return faithfulness_curves(model, x, maps, target, curves=("lerf",), **options)["lerf"]
-
-
-class Deletion(StreamingMetric):
-    """Streaming `deletion`: `update(model, x, maps, target)`."""
-
-    function = staticmethod(deletion)
-
-
-class Insertion(StreamingMetric):
-    """Streaming `insertion`: `update(model, x, maps, target)`."""
-
-    function = staticmethod(insertion)
-
-
-class LeastRelevantFirst(StreamingMetric):
-    """Streaming `lerf`: `update(model, x, maps, target)`."""
-
-    function = staticmethod(lerf)

@@ -19,7 +19,6 @@ from .baselines import baseline as make_baseline
 from .forward import scoring
 from .protocol import SCORE_NAMES, Protocol
 from .scores import Scores, scattered
-from .streaming import StreamingMetric
 
 
 def masked_scores(
@@ -170,21 +169,3 @@ def average_gain(model: Any, x: Tensor, maps: Any, target: Any = None, **options
         return (after - before).clamp_min(0) / (1 - before), before >= 1
 
     return _drops("average_gain", "gain", True, value, (model, x, maps, target), options)
-
-
-class AverageDrop(StreamingMetric):
-    """Streaming `average_drop`: `update(model, x, maps, target)`."""
-
-    function = staticmethod(average_drop)
-
-
-class AverageIncrease(StreamingMetric):
-    """Streaming `average_increase`: `update(model, x, maps, target)`."""
-
-    function = staticmethod(average_increase)
-
-
-class AverageGain(StreamingMetric):
-    """Streaming `average_gain`: `update(model, x, maps, target)`."""
-
-    function = staticmethod(average_gain)

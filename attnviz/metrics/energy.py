@@ -11,7 +11,6 @@ from ._localise import against_masks, skip
 from ._register import register_metric
 from .protocol import Protocol
 from .scores import Scores
-from .streaming import StreamingMetric
 
 
 @register_metric(
@@ -52,9 +51,3 @@ def energy(maps: Any, masks: Any) -> Scores:
 def _each(maps: Tensor) -> Tensor:
     # one map at a time: a sum over a batch may add in another order
     return torch.stack([row.double().sum() for row in maps]).to(maps)
-
-
-class Energy(StreamingMetric):
-    """Streaming `energy`: `update(maps, masks)`."""
-
-    function = staticmethod(energy)

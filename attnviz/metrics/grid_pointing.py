@@ -21,7 +21,6 @@ from ._localise import skip
 from ._register import register_metric
 from .protocol import Protocol
 from .scores import Scores
-from .streaming import StreamingMetric
 
 #: model, grid images (G, C, n H, n W), class per grid -> maps (G, h, w)
 GridExplainer = Callable[[nn.Module, Tensor, list[int]], Any]
@@ -253,15 +252,3 @@ def difull(
         return maps
 
     return _grid_scores("difull", maps_for, grids, {})
-
-
-class GridPointing(StreamingMetric):
-    """Streaming `grid_pointing`: `update(explain, model, x, classes)`."""
-
-    function = staticmethod(grid_pointing)
-
-
-class DiFull(StreamingMetric):
-    """Streaming `difull`: `update(explain, model, x, classes)`."""
-
-    function = staticmethod(difull)

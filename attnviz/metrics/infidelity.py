@@ -16,7 +16,6 @@ from .baselines import baseline as make_baseline
 from .forward import scoring
 from .protocol import SCORE_NAMES, Protocol
 from .scores import Scores, scattered
-from .streaming import StreamingMetric
 
 PERTURBATIONS = ("squares", "noise")
 
@@ -172,9 +171,3 @@ def _square(size: tuple[int, int], draw: torch.Generator) -> Tensor:
     inside = torch.zeros(height, width)
     inside[top : top + side, left : left + side] = 1
     return inside
-
-
-class Infidelity(StreamingMetric):
-    """Streaming `infidelity`: `update(model, x, maps, target)`."""
-
-    function = staticmethod(infidelity)

@@ -15,7 +15,6 @@ from ._localise import against_masks, skip
 from ._register import register_metric
 from .protocol import Protocol
 from .scores import Scores
-from .streaming import StreamingMetric
 
 
 def above(maps: Tensor, threshold: float) -> Tensor:
@@ -141,15 +140,3 @@ def _check(threshold: float) -> None:
         raise MetricError(
             f"threshold={threshold}, expected a share of the map's range, 0 up to but not 1"
         )
-
-
-class IoU(StreamingMetric):
-    """Streaming `iou`: `update(maps, masks)`."""
-
-    function = staticmethod(iou)
-
-
-class BoxIoU(StreamingMetric):
-    """Streaming `box_iou`: `update(maps, boxes)`."""
-
-    function = staticmethod(box_iou)

@@ -16,7 +16,6 @@ from .forward import scoring
 from .protocol import Protocol
 from .scores import Scores, scattered
 from .segments import superpixels
-from .streaming import StreamingMetric
 from .substrates import cell_values, ranks
 
 
@@ -103,9 +102,3 @@ def irof(
     )
     extra = {"segments": scattered(count.to(areas), index, len(x))}
     return Scores(scattered(areas, index, len(x)), protocol, tuple(reasons), extra)
-
-
-class IROF(StreamingMetric):
-    """Streaming `irof`: `update(model, x, maps, target)`."""
-
-    function = staticmethod(irof)

@@ -25,7 +25,6 @@ from ._register import register_metric
 from .iou import above, against_boxes, component_boxes, each_kept, overlaps
 from .protocol import Protocol, require_alike
 from .scores import Scores
-from .streaming import StreamingMetric
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -236,15 +235,3 @@ def maxboxacc_v2(
         size=size,
         legacy=legacy,
     )
-
-
-class MaxBoxAcc(StreamingMetric):
-    """Streaming `maxboxacc`: `update(maps, boxes)`."""
-
-    function = staticmethod(maxboxacc)
-
-
-class MaxBoxAccV2(StreamingMetric):
-    """Streaming `maxboxacc_v2`: `update(maps, boxes)`."""
-
-    function = staticmethod(maxboxacc_v2)

@@ -12,7 +12,6 @@ from ._localise import against_masks, skip
 from ._register import register_metric
 from .protocol import Protocol
 from .scores import Scores
-from .streaming import StreamingMetric
 
 
 @register_metric(
@@ -62,9 +61,3 @@ def _distance(mask: Tensor) -> Tensor:
     return torch.from_numpy(cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)).to(
         mask.device
     )
-
-
-class Pointing(StreamingMetric):
-    """Streaming `pointing`: `update(maps, masks)`."""
-
-    function = staticmethod(pointing)

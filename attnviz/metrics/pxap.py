@@ -15,7 +15,6 @@ from ._localise import against_masks, skip
 from ._register import register_metric
 from .protocol import Protocol
 from .scores import Scores
-from .streaming import StreamingMetric
 
 
 def average_precision(scores: Tensor, positive: Tensor) -> Tensor:
@@ -230,21 +229,3 @@ def pooled_pxap(maps: Any, masks: Any, *, legacy: bool = False, thresholds: int 
         pixels=tuple(pixels),
         thresholds=thresholds if legacy else 0,
     )
-
-
-class Auroc(StreamingMetric):
-    """Streaming `auroc`: `update(maps, masks)`."""
-
-    function = staticmethod(auroc)
-
-
-class PxAP(StreamingMetric):
-    """Streaming `pxap`: `update(maps, masks)`."""
-
-    function = staticmethod(pxap)
-
-
-class PooledPxAP(StreamingMetric):
-    """Streaming `pooled_pxap`: `update(maps, masks)`; `compute().summary()` pools the pixels."""
-
-    function = staticmethod(pooled_pxap)

@@ -22,7 +22,6 @@ from ._register import register_metric
 from .protocol import Protocol
 from .scores import Scores
 from .similarity import similarity as alike
-from .streaming import StreamingMetric
 
 
 def parameter_groups(model: nn.Module, stages: int | None = None) -> list[list[str]]:
@@ -245,15 +244,3 @@ def random_logit(
         "random_logit", similarity, higher_is_better=False, similarity=similarity, seed=seed
     )
     return Scores(skip(values, reasons), protocol, tuple(reasons))
-
-
-class ParameterRandomisation(StreamingMetric):
-    """Streaming `parameter_randomisation`: `update(explain, model, x)`."""
-
-    function = staticmethod(parameter_randomisation)
-
-
-class RandomLogit(StreamingMetric):
-    """Streaming `random_logit`: `update(explain, x, target, classes=...)`."""
-
-    function = staticmethod(random_logit)

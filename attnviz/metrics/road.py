@@ -16,7 +16,6 @@ from .forward import scoring
 from .imputation import impute
 from .protocol import SCORE_NAMES, Protocol
 from .scores import Curve, scattered
-from .streaming import StreamingMetric
 from .substrates import pixel_ranks
 
 _ORDERS = {"most": ("morf",), "least": ("lerf",), "combined": ("morf", "lerf")}
@@ -131,9 +130,3 @@ def road(
     )
     full = scattered(points, index, len(x))
     return Curve(full.mean(1), protocol, tuple(reasons), fraction=counts.double() / n, scores=full)
-
-
-class Road(StreamingMetric):
-    """Streaming `road`: `update(model, x, maps, target)`."""
-
-    function = staticmethod(road)

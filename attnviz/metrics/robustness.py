@@ -21,7 +21,6 @@ from ._register import register_metric
 from .protocol import Protocol
 from .scores import Scores
 from .similarity import similarity as alike
-from .streaming import StreamingMetric
 
 #: image batch (B, C, H, W) and which images of the first batch it holds -> maps (B, h, w)
 Explainer = Callable[..., Any]
@@ -184,15 +183,3 @@ def stability(
         similarity=similarity,
     )
     return Scores(skip(values, reasons), protocol, tuple(reasons), found)
-
-
-class MaxSensitivity(StreamingMetric):
-    """Streaming `max_sensitivity`: `update(explain, x)`."""
-
-    function = staticmethod(max_sensitivity)
-
-
-class Stability(StreamingMetric):
-    """Streaming `stability`: `update(explain, x)`."""
-
-    function = staticmethod(stability)

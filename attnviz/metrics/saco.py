@@ -15,7 +15,6 @@ from .baselines import baseline as make_baseline
 from .forward import scoring
 from .protocol import SCORE_NAMES, Protocol
 from .scores import Scores, scattered
-from .streaming import StreamingMetric
 from .substrates import pixel_ranks, schedule
 
 
@@ -108,9 +107,3 @@ def saco(
         seed=seed,
     )
     return Scores(found, protocol, tuple(reasons))
-
-
-class SaCo(StreamingMetric):
-    """Streaming `saco`: `update(model, x, maps, target)`."""
-
-    function = staticmethod(saco)

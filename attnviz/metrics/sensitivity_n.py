@@ -17,7 +17,6 @@ from .baselines import baseline as make_baseline
 from .forward import scoring
 from .protocol import SCORE_NAMES, Protocol
 from .scores import Scores, scattered
-from .streaming import StreamingMetric
 from .substrates import cell_values, cells, unit_name
 
 
@@ -195,15 +194,3 @@ def _subset_correlation(
         seed=seed,
     )
     return Scores(values, protocol, tuple(reasons), {"by_size": by_size})
-
-
-class SensitivityN(StreamingMetric):
-    """Streaming `sensitivity_n`: `update(model, x, maps, target)`."""
-
-    function = staticmethod(sensitivity_n)
-
-
-class FaithfulnessCorrelation(StreamingMetric):
-    """Streaming `faithfulness_correlation`: `update(model, x, maps, target)`."""
-
-    function = staticmethod(faithfulness_correlation)

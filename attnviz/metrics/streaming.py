@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
 from ..errors import MetricError
+from ._register import METRICS
 from .protocol import require_alike
 from .scores import Curve, Scores
 
@@ -19,13 +20,24 @@ class StreamingMetric:
     intervals and paired tests) and not the mean alone.
 
     Args:
+        metric: a name of `METRICS`, or a function that returns `Scores`.
         **options: fixed keyword arguments of the metric's function.
+
+    Raises:
+        MetricError: no metric has that name.
+
+    Example:
+        >>> import torch
+        >>> from attnviz.metrics import StreamingMetric
+        >>> iou = StreamingMetric("iou", threshold=0.5)
+        >>> for _ in range(2):
+        ...     iou.update(torch.eye(4)[None], torch.eye(4)[None])
+        >>> iou.compute()
+        iou[0.5 of range] = 1 (2 images)
     """
 
-    #: the pure function that `update` calls
-    function: ClassVar[Callable[..., Scores]]
-
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, metric: str | Callable[..., Scores], **options: Any) -> None:
+        self.function = metric if callable(metric) else METRICS.get(metric).fn
         self.options = options
         self._parts: list[Scores] = []
 
@@ -36,7 +48,7 @@ class StreamingMetric:
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Add a batch; arguments as the metric's function, options as given at the start."""
-        part = type(self).function(*args, **{**self.options, **kwargs})
+        part = self.function(*args, **{**self.options, **kwargs})
         require_alike([p.protocol for p in (*self._parts[:1], part)])
         self._parts.append(part)
 
@@ -52,8 +64,11 @@ class StreamingMetric:
             MetricError: there was no `update`.
         """
         if not self._parts:
-            raise MetricError(f"{type(self).__name__} has seen no batch; call update first")
+            raise MetricError(f"{self} has seen no batch; call update first")
         return type(self._parts[0]).join(self._parts)
+
+    def __repr__(self) -> str:
+        return f"StreamingMetric({self.function.__name__})"
 
     def reset(self) -> None:
         """Forget all batches."""
@@ -66,10 +81,8 @@ class StreamingMetric:
             MetricError: another metric, or another protocol.
         """
         for metric in [other] if isinstance(other, StreamingMetric) else other:
-            if type(metric) is not type(self):
-                raise MetricError(
-                    f"cannot merge {type(metric).__name__} into {type(self).__name__}"
-                )
+            if metric.function is not self.function:
+                raise MetricError(f"cannot merge {metric} into {self}")
             if self._parts and metric._parts:
                 require_alike([self._parts[0].protocol, metric._parts[0].protocol])
             self._parts = self._parts + metric._parts

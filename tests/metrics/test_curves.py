@@ -8,7 +8,7 @@ import torch
 from attnviz.errors import MetricError, TargetError
 from attnviz.metrics import (
     METRICS,
-    Deletion,
+    StreamingMetric,
     deletion,
     faithfulness_curves,
     insertion,
@@ -227,9 +227,9 @@ def test_patch_substrate_removes_whole_patches(linear, photos, counting):
 def test_streaming_equals_one_call(convnet, photos):
     maps = torch.randn(5, 8, 8)
     whole = deletion(convnet, photos, maps, steps=5)
-    metric = Deletion(steps=5)
+    metric = StreamingMetric("deletion", steps=5)
     metric.update(convnet, photos[:2], maps[:2])
-    other = Deletion(steps=5)
+    other = StreamingMetric("deletion", steps=5)
     other.update(convnet, photos[2:], maps[2:])
     metric.merge_state(other)
     found = metric.compute()
@@ -244,6 +244,10 @@ def test_streaming_equals_one_call(convnet, photos):
         metric.compute()
     with pytest.raises(MetricError, match="not comparable.*steps: 5, not 7"):
         other.update(convnet, photos, maps, steps=7)
+    with pytest.raises(MetricError, match=r"merge StreamingMetric\(road\) into .*deletion"):
+        other.merge_state(StreamingMetric("road"))
+    with pytest.raises(MetricError, match="did you mean 'deletion'"):
+        StreamingMetric("deletoin")
 
 
 @pytest.mark.parametrize(

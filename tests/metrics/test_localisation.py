@@ -224,7 +224,7 @@ def test_maxboxacc_chooses_one_threshold_for_all():
     assert found.values.tolist() == [1.0, 1.0]
     assert found.summary() == 0.5
     assert am.maxboxacc_v2(maps, boxes).summary() == pytest.approx(0.5)
-    metric = am.MaxBoxAcc()
+    metric = am.StreamingMetric("maxboxacc")
     metric.update(maps[:1], boxes[:1])
     metric.update(maps[1:], boxes[1:])
     assert metric.compute().summary() == 0.5
@@ -272,7 +272,7 @@ def test_pooled_pxap_exact_and_as_published():
     legacy = am.pooled_pxap(maps, masks, legacy=True, thresholds=50)
     assert legacy.summary() == pytest.approx(published, abs=1e-12)
     assert legacy.summary() != pytest.approx(exact.summary(), abs=1e-4)
-    metric = am.PooledPxAP()
+    metric = am.StreamingMetric(am.pooled_pxap)
     metric.update(maps[:1], masks[:1])
     metric.update(maps[1:], masks[1:])
     assert metric.compute().summary() == pytest.approx(exact.summary(), abs=1e-12)

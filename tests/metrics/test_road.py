@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from attnviz.errors import MetricError
-from attnviz.metrics import Road, impute, road
+from attnviz.metrics import StreamingMetric, impute, road
 
 
 class Altered(torch.nn.Module):
@@ -104,7 +104,7 @@ def test_every_image_of_the_batch_counts(linear, photos):
     # Quantus keeps the first batch only
     maps = torch.randn(5, 8, 8)
     whole = road(linear, photos, maps, 0)
-    metric = Road()
+    metric = StreamingMetric("road")
     for i in range(5):
         metric.update(linear, photos[i : i + 1], maps[i : i + 1], 0)
     assert torch.equal(metric.compute().values, whole.values)
