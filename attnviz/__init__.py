@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .inspection import inspect
     from .methods import METHODS
     from .models import load
-    from .targets import BoxTarget, ClassTarget, Contrast, Probability, RegionTarget
+    from .targets import BoxTarget, ClassTarget, Contrast, Probability, RegionTarget, TextTarget
 
 __all__ = [
     "METHODS",
@@ -33,6 +33,7 @@ __all__ = [
     "Heatmaps",
     "Probability",
     "RegionTarget",
+    "TextTarget",
     "__version__",
     "attention",
     "audit",
@@ -66,6 +67,7 @@ _PUBLIC: dict[str, str] = {
     "METHODS": "attnviz.methods",
     "Probability": "attnviz.targets",
     "RegionTarget": "attnviz.targets",
+    "TextTarget": "attnviz.targets",
     "attention": "",
     "audit": "",
     "capture": "attnviz.hooks",

@@ -26,7 +26,7 @@ from .models.argument import device_of, dtype_of
 from .models.inner import inner_geometry
 from .models.outputs import Choice, stated_activation
 from .registry import Entry
-from .targets import Setting, parsed, ready
+from .targets import Setting, parsed, prompted, ready
 
 
 @dataclass(frozen=True)
@@ -235,9 +235,12 @@ def explain(
     module, loaded = resolve_model(model, device)
     if labels is None:
         labels = labels_of(module, loaded)
+    target, classes = parsed(target, labels), parsed(classes, labels)
+    by_words = prompted(module, loaded, (target, classes))
+    if by_words is not None:
+        module, loaded, labels = by_words.module, by_words, by_words.labels
     layers = None if layer is None else list(find_layers(module, layer))
 
-    target, classes = parsed(target, labels), parsed(classes, labels)
     given = gather(images, module)
     prepare = None if isinstance(given, Given) else _prepare(module, loaded, preprocess)
     total = given.count if isinstance(given, Given) else len(given)

@@ -24,7 +24,7 @@ from ..models import LoadedModel, labels_of, read_labels, resolve_preprocess
 from ..models.outputs import predicted as predicted_class
 from ..models.outputs import probabilities
 from ..report.viewer import Note, longest_side, reduced, write_viewer
-from ..targets import Contrast, Setting, parse
+from ..targets import Contrast, Setting, parse, prompted
 from ..targets import ready as placed
 from ._files import write_file
 from ._pipeline import Failed, stream
@@ -132,6 +132,7 @@ def explain_photos(
 
     With `keep` the records hold the maps, with photos as small as a page shows them.
     """
+    loaded = prompted(loaded.module, loaded, targets) or loaded
     prepare = resolve_preprocess(preprocess, loaded.module, loaded)
     names = read_labels(labels) if labels else labels_of(loaded.module, loaded)
 

@@ -30,8 +30,9 @@ def explain(
         list[str] | None,
         typer.Option(
             help="Class index or label; or contrast:A,B, finer:A, probability:A, "
-            "region:mask.png[@A], pixel:X,Y[@A], embedding:photo.jpg, class:A. The predicted class "
-            "if left out. Several give several maps from one forward pass."
+            "region:mask.png[@A], pixel:X,Y[@A], embedding:photo.jpg, class:A; text:'a boat' for "
+            "CLIP and SigLIP. The predicted class if left out. Several give several maps from one "
+            "forward pass."
         ),
     ] = None,
     versus: Annotated[

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .loading import load
     from .outputs import reading
     from .preprocess import Preprocess
+    from .prompts import zero_shot
     from .resolving import resolve_preprocess
     from .transforms import ImageTransform
 
@@ -34,6 +35,7 @@ _PUBLIC = {
     "reading": "outputs",
     "resolve_model": "argument",
     "resolve_preprocess": "resolving",
+    "zero_shot": "prompts",
 }
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "reading",
     "resolve_model",
     "resolve_preprocess",
+    "zero_shot",
 ]
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..errors import TargetError, did_you_mean
 from .detections import is_detections
+from .prompts import ZeroShot
 
 ACTIVATIONS = ("softmax", "sigmoid", "none")
 
@@ -243,7 +244,9 @@ def probabilities(logits: Tensor) -> Tensor | None:
 
 
 def stated_activation(model: Any) -> str | None:
-    """Return the activation that a model's own config states (Hugging Face), or None."""
+    """Return the activation that a model or its config states (Hugging Face), or None."""
+    if isinstance(model, ZeroShot):
+        return model.activation
     problem = getattr(getattr(model, "config", None), "problem_type", None)
     return {"regression": "none", "multi_label_classification": "sigmoid"}.get(problem or "")
 

@@ -12,6 +12,7 @@ from .finer import FinerTarget
 from .grammar import parse, parsed
 from .kinds import ClassTarget, Contrast, Probability, RegionTarget, Target
 from .placed import EmbeddingTarget, PhotoRegion, Setting, ready
+from .prompted import TextTarget, prompted
 
 __all__ = [
     "BoxTarget",
@@ -25,10 +26,12 @@ __all__ = [
     "RegionTarget",
     "Setting",
     "Target",
+    "TextTarget",
     "class_index",
     "logits_of",
     "parse",
     "parsed",
+    "prompted",
     "ready",
     "resolve",
 ]

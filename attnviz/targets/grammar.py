@@ -10,6 +10,7 @@ from .detected import BoxTarget
 from .finer import FinerTarget
 from .kinds import ClassTarget, Contrast, Probability, Target
 from .placed import EmbeddingTarget, PhotoRegion
+from .prompted import TextTarget
 
 #: kinds that a text may name, and how each is written
 FORMS = {
@@ -21,9 +22,8 @@ FORMS = {
     "pixel": "pixel:120,80 or pixel:120,80@boat",
     "box": "box:3 or box:120,80,300,260 or box:120,80,300,260@boat",
     "embedding": "embedding:other.jpg",
+    "text": "text:a boat",
 }
-#: kinds that other libraries' models need, and what to pass in their place
-_ELSEWHERE = {"text": "a prompt", "token": "a word that is written"}
 
 
 def parse(text: str) -> Target:
@@ -38,11 +38,6 @@ def parse(text: str) -> Target:
     kind, rest = kind.strip().lower(), rest.strip()
     if not colon:
         return ClassTarget(text)
-    if kind in _ELSEWHERE:
-        raise TargetError(
-            f"{text!r}: {_ELSEWHERE[kind]} is no target of this model by text; pass a function of "
-            "the model's output as target, such as target=lambda out: ..."
-        )
     if kind not in FORMS:
         raise TargetError(
             f"target {text!r}: kind {kind!r} is not known{did_you_mean(kind, FORMS) or '.'} "
@@ -103,4 +98,5 @@ _MADE: dict[str, Callable[[str], Target]] = {
     "pixel": _pixel,
     "box": _box,
     "embedding": EmbeddingTarget,
+    "text": TextTarget,
 }

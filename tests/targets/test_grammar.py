@@ -77,7 +77,7 @@ def test_finer_is_the_class_minus_those_nearest_to_it(model):
         ("pixel:12", "needs x and y"),
         ("region:", "names nothing"),
         ("box:3@boat", "needs a number"),
-        ("text:boat", "pass a function"),
+        ("text:", "names nothing"),
         ("zzz:boat", r"Forms: class:boat"),
     ],
 )

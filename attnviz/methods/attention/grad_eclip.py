@@ -19,8 +19,8 @@ def grad_eclip(reading: Reading, column: int, *, rescale: bool = True) -> Tensor
 
     ReLU(sum_c dS/do_cls,c  v_i,c  l_i) with l_i the cosine of q_cls and k_i: the attention's
     sharp softmax is replaced by a loose similarity. o, q, k, v are those of one layer (the last
-    by default), heads side by side. The score is a CLIP similarity: explain with a target such
-    as `lambda out: out.logits_per_image[:, 0]`.
+    by default), heads side by side. Made for CLIP's similarities: explain with
+    `TextTarget("a boat")`.
 
     Args:
         reading: the forward pass.
@@ -37,7 +37,10 @@ def grad_eclip(reading: Reading, column: int, *, rescale: bool = True) -> Tensor
     """
     site = reading.last
     if not site.prefix or site.kind != "self" or site.grid is None:
-        raise MethodError(f"grad_eclip needs a class token in front of patches; {site!r} has none")
+        raise MethodError(
+            f"grad_eclip needs a class token in front of patches; {site!r} has none (for SigLIP, "
+            "which pools its patches, use legrad or generic_relevance)"
+        )
     if site.q is None or site.k is None or site.v is None:
         raise MethodError(
             f"{site.name!r} writes its softmax out, so q and k were not seen; load the model with "

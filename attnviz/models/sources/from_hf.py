@@ -1,4 +1,4 @@
-"""Image classifiers of the Hugging Face hub or of a local folder; needs transformers."""
+"""Image classifiers and image-text models of the Hugging Face hub or of a local folder."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ..checkpoints import read_state_dict
 from ..environment import import_transformers
 from ..labels import labels_of
 from ..loaded import LoadedModel
+from ..prompts import is_image_text
 from ..resolving import from_hf
 from ..transforms import ImageTransform
 from .offline import check_hub, fetching
@@ -22,7 +23,9 @@ def names() -> list[str]:
 
 
 def build(name: str, *, pretrained: bool, num_classes: int | None) -> LoadedModel:
-    """Build an image classifier from a hub name or a local folder. No remote code is run.
+    """Build an image classifier, or an image-text model, from a hub name or a local folder.
+
+    No remote code is run.
 
     Raises:
         EnvironmentFault: transformers is not installed.
@@ -44,6 +47,9 @@ def build(name: str, *, pretrained: bool, num_classes: int | None) -> LoadedMode
             f"{' and more' if len(missing) > 3 else ''}: it is not a trained image classifier, and "
             "its scores would be random; choose a checkpoint that was trained to classify"
         )
+    if is_image_text(module):
+        tokenizer = _tokenizer(transformers, name)
+        return LoadedModel(module.eval(), f"hf:{name}", processor, None, tokenizer)
     labels = labels_of(module) if pretrained else None
     return LoadedModel(module.eval(), f"hf:{name}", processor, labels)
 
@@ -95,6 +101,10 @@ def _read(
     auto = transformers.AutoModelForImageClassification
     options = {"trust_remote_code": False, "local_files_only": local}
     config = transformers.AutoConfig.from_pretrained(name, **options)
+    named = next(iter(getattr(config, "architectures", None) or ()), "")
+    by_words = transformers.AutoModelForZeroShotImageClassification
+    if type(config) in by_words._model_mapping and not named.endswith("ForImageClassification"):
+        auto, num_classes = by_words, None
     if num_classes is not None and num_classes != config.num_labels:
         if pretrained:
             raise ModelError(
@@ -107,6 +117,13 @@ def _read(
         return module, _processor(transformers, name, local), []
     module, info = auto.from_pretrained(name, config=config, output_loading_info=True, **options)
     return module, _processor(transformers, name, local), sorted(info.get("missing_keys") or [])
+
+
+def _tokenizer(transformers: Any, name: str) -> Any:
+    try:
+        return transformers.AutoTokenizer.from_pretrained(name, local_files_only=True)
+    except (OSError, ValueError, ImportError):
+        return None  # it is then asked for with the first prompt
 
 
 def _processor(transformers: Any, name: str, local: bool) -> ImageTransform | None:
