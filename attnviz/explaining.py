@@ -182,11 +182,11 @@ def explain(
         model: an `nn.Module` (compiled or DataParallel-wrapped too), a name
             (`torchvision:resnet50`, `timm:...`, `hf:...`), what `attnviz.load` returned, or None
             for the embedded EfficientNet-Lite0.
-        images: a path, PIL image, uint8 array (H, W, 3); or a float tensor that is preprocessed
-            already: (B, C, H, W) or (C, H, W), or of the rank that the model's convolutions have,
-            (B, C, T) or (B, C, D, H, W). Lists, loaders and data sets of these are explained
-            whole; of an (image, label) sample the image is taken. A mapping, or a tuple for a
-            model that takes several tensors, is a batch of several inputs.
+        images: a path, a folder, a PIL image, uint8 array (H, W, 3); or a float tensor that is
+            preprocessed already: (B, C, H, W) or (C, H, W), or of the rank that the model's
+            convolutions have, (B, C, T) or (B, C, D, H, W). Lists, loaders and data sets of these
+            are explained whole; of an (image, label) sample the image is taken. A mapping, or a
+            tuple for a model that takes several tensors, is a batch of several inputs.
         target: a class index, a label, a `Target`, a text such as "contrast:boat,seashore" (see
             `attnviz.targets.parse`), a function of the model's output that returns (B,) scores,
             or a list with one of these per image. None explains each image's

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ImageError
+from .images import find_images
 
 #: a batch for the model: one tensor, several as positional arguments, or keyword arguments
 Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
@@ -52,7 +54,8 @@ def gather(images: Any, module: nn.Module) -> Given | list[Any]:
     Taken are: a float tensor of one sample or a batch, of the rank that the model's convolutions
     have (signals, pictures, volumes); a mapping of keyword arguments; a tuple of tensors for a
     model that takes as many; a photo; and lists, loaders and data sets of batches, samples or
-    photos, each by itself or as (image, label, ...), of which the image is taken.
+    photos, each by itself or as (image, label, ...), of which the image is taken; a folder
+    of photos.
 
     Raises:
         ImageError: nothing was given, or shapes do not fit together.
@@ -63,6 +66,8 @@ def gather(images: Any, module: nn.Module) -> Given | list[Any]:
         return _batch([images], module)
     if isinstance(images, tuple) and len(images) > 1 and _several(images, module):
         return Given(images, len(images[0]))
+    if isinstance(images, str | Path) and os.path.isdir(images):
+        images = find_images(images)
     items = _items(images)
     if not items:
         raise ImageError("no images given")

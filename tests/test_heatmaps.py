@@ -16,7 +16,7 @@ from PIL import Image
 
 from attnviz.errors import DataError
 from attnviz.geometry import Geometry
-from attnviz.heatmaps import Heatmaps, grid
+from attnviz.heatmaps import Heatmaps, grid, pictures
 from attnviz.render import overlay
 
 CROP = Geometry((120, 160), (224, 224), (30.0, 10.0, 130.0, 110.0))
@@ -449,3 +449,60 @@ def test_pictures_say_which_model_and_options_made_them():
     assert pictures.facts(own, 0).startswith("VisionTransformer · gradcam")
     chance = torch.softmax(vit.module(x)[0], 0).max()
     assert pictures.headline(own, 0).endswith(f"({float(chance):.1%})")
+
+
+def test_as_an_array():
+    maps = make()
+    assert np.array_equal(np.asarray(maps), maps.values.numpy())
+    assert np.asarray(maps, dtype=np.float64).dtype == np.float64
+    changed = np.array(maps)
+    changed[:] = -1
+    assert (maps.values >= 0).all()
+
+
+def test_joined_is_what_it_was_made_of():
+    maps = make()
+    again = pictures.joined(list(maps))
+    for name in ("values", "score"):
+        assert torch.equal(getattr(again, name), getattr(maps, name))
+    for name in ("target", "label", "geometry", "sources"):
+        assert getattr(again, name) == getattr(maps, name)
+    bare = make(images=None)
+    assert pictures.joined([maps, bare]).images is None
+
+
+def test_plot_takes_a_colour_map_a_title_and_no_bar():
+    _, ax = plt.subplots()
+    drawn = make().plot(ax, index=1, cmap="PuOr", title="mine", colorbar=False)
+    assert drawn is ax
+    assert ax.get_title() == "mine"
+    assert not ax.child_axes
+    expected = np.asarray(make().overlay(1, image=photo(1), colormap="PuOr"))
+    assert ax.images[0].get_array().shape == expected.shape
+    plt.close("all")
+
+
+def test_panel_and_figure_take_a_title(monkeypatch):
+    figure = make().figure(0, title="Boats of Lake Como")
+    said = [t.get_text() for t in figure.texts]
+    assert said[0] == "Boats of Lake Como"
+    assert any("gradcam" in s for s in said)
+    whole = make().figure(None)
+    assert sum("class" in t.get_text() for t in whole.texts) == 3
+    seen = []
+    monkeypatch.setattr("attnviz.render.panel", lambda tile, **_: seen.append(tile.title))
+    make().panel(0, title="Boats")
+    assert seen == ["Boats"]
+
+
+def test_show_opens_a_viewer_or_is_a_cell(monkeypatch):
+    opened, cells, maps = [], [], make()
+    monkeypatch.setattr(Image.Image, "show", lambda self, *a, **k: opened.append(self.size))
+    maps[0].show()
+    maps.show()
+    assert opened == [maps.panel(0).size, maps.grid().size]
+    display = pytest.importorskip("IPython.display")
+    monkeypatch.setattr("attnviz.heatmaps.notebook.in_notebook", lambda: True)
+    monkeypatch.setattr(display, "display", cells.append)
+    maps.show()
+    assert cells[0].data == maps._repr_html_()

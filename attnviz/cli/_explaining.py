@@ -14,19 +14,20 @@ import typer
 from torch import Tensor
 
 from ..data.prepared import Prepared
-from ..errors import ImageError, MethodError, TargetError
+from ..errors import AttnvizError, ImageError, MethodError, TargetError
 from ..explaining import explain, output_for
 from ..geometry import Geometry
-from ..heatmaps import Heatmaps
-from ..images import picture_bytes
+from ..heatmaps import Heatmaps, pictures
 from ..methods import METHODS
 from ..models import LoadedModel, labels_of, read_labels, resolve_preprocess
 from ..models.outputs import predicted as predicted_class
 from ..models.outputs import probabilities
+from ..render.colour import table
+from ..render.scaling import check_mode
 from ..report.viewer import Note, longest_side, reduced, write_viewer
 from ..targets import Contrast, Setting, parse, prompted
 from ..targets import ready as placed
-from ._files import write_file
+from ._files import VECTOR_FORMATS, file_bytes, write_file
 from ._pipeline import Failed, stream
 
 #: threads that read, and as many that write: each may hold one photo of any size
@@ -39,6 +40,40 @@ class Job:
 
     photo: Path
     pictures: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Look:
+    """How pictures are drawn: as `Heatmaps.overlay` and `Heatmaps.panel` take it."""
+
+    panel: bool = False
+    colormap: str | None = None
+    alpha: float | None = None
+    scale: str | None = None
+
+    def check(self) -> None:
+        """Raise a usage error for a colour map or scale that does not exist."""
+        for option, name, known in (
+            ("--colormap", self.colormap, table), ("--scale", self.scale, check_mode),
+        ):  # fmt: skip
+            try:
+                if name is not None:
+                    known(name)
+            except AttnvizError as error:
+                raise typer.BadParameter(f"{option}: {error}") from error
+
+    def options(self) -> dict[str, Any]:
+        """Return what the methods of `Heatmaps` are called with."""
+        given = {"colormap": self.colormap, "alpha": self.alpha, "mode": self.scale}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def draw(self, maps: Heatmaps, suffix: str) -> Any:
+        """Return the picture, or for .pdf and .svg the figure, of a single map."""
+        if suffix.lstrip(".") in VECTOR_FORMATS and self.panel:
+            return maps.figure(0, **self.options())
+        if suffix.lstrip(".") in VECTOR_FORMATS:
+            return maps.figure(None, originals=False, **self.options())
+        return maps.panel(0, **self.options()) if self.panel else maps.overlay(0, **self.options())
 
 
 @dataclass(frozen=True)
@@ -123,7 +158,7 @@ def explain_photos(
     layer: str | None = None,
     preprocess: str | None = None,
     labels: str | None = None,
-    panel: bool = False,
+    look: Look = Look(),
     batch_size: int = 32,
     force: bool = False,
     keep: bool = False,
@@ -144,8 +179,8 @@ def explain_photos(
 
     def write(job: Job, made: list[Seen]) -> tuple[Record, ...]:
         for path, (maps, _) in zip(job.pictures, made, strict=True):
-            picture = maps.panel(0) if panel else maps.overlay(0)
-            write_file(path, picture_bytes(picture, path.suffix), force=force)
+            picture = look.draw(maps, path.suffix)
+            write_file(path, file_bytes(picture, path.suffix), force=force)
         records = [
             _record(job.photo, path, *seen) for path, seen in zip(job.pictures, made, strict=True)
         ]
@@ -241,6 +276,21 @@ def _record(photo: Path, path: Path, maps: Heatmaps, predicted: Any) -> Record:
         geometry=maps.geometry[0],
         predicted=predicted,
     )
+
+
+def grid_picture(outcomes: Sequence[Sequence[Record]], look: Look, suffix: str) -> Any:
+    """Return the maps of all photos in one picture: a row a photo, or a column a method."""
+    by_method: dict[str, list[Heatmaps]] = {}
+    for records in outcomes:
+        for record in records:
+            assert record.maps is not None  # they were kept
+            by_method.setdefault(record.method, []).append(record.maps)
+    results = {method: pictures.joined(parts) for method, parts in by_method.items()}
+    shown = next(iter(results.values())) if len(results) == 1 else results
+    # photos have scores of different size: only methods of one photo are on one scale
+    options = {"shared": False, **look.options()}
+    draw = pictures.grid_figure if suffix.lstrip(".") in VECTOR_FORMATS else pictures.grid
+    return draw(shown, **options)
 
 
 def write_page(path: Path, outcomes: Sequence[Sequence[Record]], *, model: str, force: bool) -> str:

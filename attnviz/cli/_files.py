@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import DataError, OutputExists
+
+VECTOR_FORMATS = ("pdf", "svg")
 
 
 def refuse_existing(paths: Sequence[Path]) -> None:
@@ -17,6 +20,17 @@ def refuse_existing(paths: Sequence[Path]) -> None:
             what = f"{len(taken)} of {len(paths)} output files exist already: {str(taken[0])!r}"
             what += " ..." if len(taken) > 1 else ""
         raise OutputExists(f"{what}; pass --force to overwrite, or another --out")
+
+
+def file_bytes(picture: Any, suffix: str) -> bytes:
+    """Encode a picture, or a figure for .pdf and .svg, as a file of that ending holds it."""
+    if suffix.lstrip(".").lower() in VECTOR_FORMATS:
+        from ..render.vector import encoded
+
+        return encoded(picture, suffix)
+    from ..images import picture_bytes
+
+    return picture_bytes(picture, suffix)
 
 
 def write_file(path: Path, data: bytes, *, force: bool = False) -> None:

@@ -46,7 +46,22 @@ def explain(
     panel: Annotated[
         bool, typer.Option("--panel", help="Original, overlay and contours in one figure.")
     ] = False,
-    picture_format: Annotated[str, typer.Option("--format", help="jpg, png or webp.")] = "jpg",
+    grid: Annotated[
+        bool, typer.Option("--grid", help="Also all photos and maps in one picture, grid.FORMAT.")
+    ] = False,
+    picture_format: Annotated[
+        str, typer.Option("--format", help="jpg, png, webp; or pdf, svg for papers.")
+    ] = "jpg",
+    colormap: Annotated[
+        str | None, typer.Option(help="Any of matplotlib's; inferno, or coolwarm if signed.")
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Opacity of the highest value; 0.65.")
+    ] = None,
+    scale: Annotated[
+        str | None,
+        typer.Option(help="minmax, max (from 0), signed, none, or percentile:1,99."),
+    ] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write a page of all photos and maps, to sort and enlarge.")
     ] = None,
@@ -64,16 +79,25 @@ def explain(
     from ..images import PICTURE_FORMATS
     from ..methods.progress import watched
     from ._console import counted, print_json, progress
-    from ._explaining import Job, explain_photos, methods_named, targets_named, write_page
-    from ._files import refuse_existing
+    from ._explaining import (
+        Job,
+        Look,
+        explain_photos,
+        grid_picture,
+        methods_named,
+        targets_named,
+        write_page,
+    )
+    from ._files import VECTOR_FORMATS, file_bytes, refuse_existing, write_file
     from ._models import load_model
     from ._photos import gather, result_stems, slug
     from ._pipeline import Failed
 
-    if picture_format not in PICTURE_FORMATS:
-        raise typer.BadParameter(
-            f"--format {picture_format!r} is not one of {', '.join(PICTURE_FORMATS)}"
-        )
+    known = (*PICTURE_FORMATS, *VECTOR_FORMATS)
+    if picture_format not in known:
+        raise typer.BadParameter(f"--format {picture_format!r} is not one of {', '.join(known)}")
+    look = Look(panel, colormap, alpha, scale)
+    look.check()
     methods = methods_named(method)
     targets = targets_named(target or [], versus)
     found, unreadable = gather(photos, leave_out=out)
@@ -92,8 +116,10 @@ def explain(
         for kind in [["panel"] if panel else []]
         for photo, stem in zip(found, result_stems(found), strict=True)
     ]
+    sheet = out / f"grid.{picture_format}"
+    extra = [*([html] if html else []), *([sheet] if grid else [])]
     if not force:
-        refuse_existing([*([html] if html else []), *(p for job in jobs for p in job.pictures)])
+        refuse_existing([*extra, *(p for job in jobs for p in job.pictures)])
     failures = [{"photo": name, "error": str(error)} for name, error in unreadable]
     for failure in failures:
         say(f"error: {failure['error']}")
@@ -109,23 +135,28 @@ def explain(
     with passes, progress("explaining", len(jobs)) as bar:
         for outcome in explain_photos(
             loaded, jobs, methods=methods, targets=targets, layer=layer, preprocess=preprocess,
-            labels=labels, panel=panel, batch_size=batch_size, force=force,
-            keep=html is not None,
+            labels=labels, look=look, batch_size=batch_size, force=force, keep=bool(extra),
         ):  # fmt: skip
             bar.step()
             if isinstance(outcome, Failed):
                 failures.append({"photo": str(outcome.item.photo), "error": str(outcome.error)})
                 bar.note(f"error: {outcome.error}")
                 continue
-            if html is not None:
+            if extra:
                 shown.append(outcome)
             if as_json:
                 results += [record.as_dict() for record in outcome]
             else:
                 for record in outcome:
                     bar.result(record.line())
+    lines = []
+    if grid and shown:
+        drawn = grid_picture(shown, look, sheet.suffix)
+        write_file(sheet, file_bytes(drawn, sheet.suffix), force=force)
+        lines.append(f"{sheet}: grid of {len(shown)} photo{'s' * (len(shown) > 1)}")
     if html is not None and shown:
-        line = write_page(html, shown, model=loaded.name, force=force)
+        lines.append(write_page(html, shown, model=loaded.name, force=force))
+    for line in lines:
         say(line) if as_json else print(line)
     if as_json:
         print_json("explain", EXPLAIN_SCHEMA, model=loaded.name, results=results, failed=failures)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +14,8 @@ from torch import Tensor
 from ..errors import DataError
 from ..geometry import Geometry
 from ..render.scaling import ABSOLUTE, extremes, is_flat, normalise
-from . import pictures, ranks, regions, saving, volumes
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from PIL.Image import Image
+from . import pictures, ranks, regions, saving
+from .drawn import Drawn
 
 _PER_MAP = (
     "values", "target", "label", "score", "logits", "probability", "geometry", "images", "sources",
@@ -26,7 +23,7 @@ _PER_MAP = (
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Heatmaps:
+class Heatmaps(Drawn):
     """Maps of the regions associated with a score, with all that is needed to read them.
 
     The values are raw: in the method's own units, at the layer's own resolution. Scaling and
@@ -138,8 +135,10 @@ class Heatmaps:
         at = f" at {self.layer}" if self.layer else ""
         return f"<Heatmaps: {len(self)} of {size}, {self.method}{at}: {shown}{more}>"
 
-    def _repr_html_(self) -> str:
-        return pictures.html(ranks.as_pictures(self))
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Return the raw values as an array on the CPU: `np.asarray(maps)`."""
+        array = self.values.detach().cpu().numpy()
+        return np.array(array, dtype=dtype, copy=copy) if copy else np.asarray(array, dtype=dtype)
 
     @property
     def rank(self) -> int:
@@ -223,7 +222,7 @@ class Heatmaps:
 
         Args:
             mode: "minmax" (lowest to highest), "max" (0 to highest, negatives cut to 0), "signed"
-                (by the largest magnitude), "none".
+                (by the largest magnitude), "percentile:1,99" (between those, cut beyond), "none".
             shared: one scale for all maps, for comparing them; else one a map.
             floor: a range (or for "max" and "signed" a magnitude) at or below this counts as
                 flat; so does one of at most 1e-4 of the largest magnitude.
@@ -302,67 +301,6 @@ class Heatmaps:
             DataError: NaN or infinite values, or an option that does not exist.
         """
         return regions.masks(self, threshold, mode)
-
-    # -- pictures --------------------------------------------------------------------------------
-
-    def overlay(
-        self, index: int | None = None, *, image: Any = None, **options: Any
-    ) -> Image | list[Image]:
-        """Return the map drawn over the original photo, at the photo's resolution and place.
-
-        Args:
-            index: which map. None: the only one as a picture, or several as a list.
-            image: the photo, if none is attached; anything `read_image` reads.
-            options: `mode` and `shared` as in `normalized` (None: "signed" for a map with
-                negative values, else "minmax"), and `colormap`, `alpha`, `gamma`, `desaturate` as
-                in `attnviz.render.overlay`.
-
-        Raises:
-            DataError: there is no photo, or NaN or infinite values.
-        """
-        return pictures.overlay(ranks.as_pictures(self), index, image=image, **options)
-
-    def panel(
-        self, index: int = 0, *, image: Any = None, truth: Any = None, **options: Any
-    ) -> Image:
-        """Return photo, overlay and contours side by side, with caption and colour bar.
-
-        A signal's map lies over its curve. A volume is shown by its maximum along each axis and
-        the slices through the strongest place, a video by a strip of frames (`frames=8`).
-
-        Args:
-            index: which map.
-            image: the photo, if none is attached. Without any, the map is drawn alone.
-            truth: ground truth on the photo, drawn dashed: a mask (H, W), or boxes (n, 4) of
-                left, top, right, bottom in pixels, right and bottom exclusive.
-            options: `mode` and `shared` as for `overlay`; `colormap`, `levels` and `side` as in
-                `attnviz.render.panel`.
-
-        Raises:
-            DataError: NaN or infinite values, or shapes that do not fit.
-        """
-        if self.rank == 2:
-            return pictures.panel(self, index, image=image, truth=truth, **options)
-        if image is not None or truth is not None:
-            raise DataError("signals and volumes are attached by .with_images([...]); no truth=")
-        return volumes.panel(self, index, **options)
-
-    def grid(self, **options: Any) -> Image:
-        """Return all maps in one picture on one stated scale; see `attnviz.heatmaps.grid`."""
-        return pictures.grid(self, **options)
-
-    def plot(self, ax: Axes | None = None, *, index: int = 0, **options: Any) -> Axes:
-        """Draw one map over its photo with matplotlib: colour bar in raw units, and a caption.
-
-        Args:
-            ax: where to draw; None: a new figure.
-            index: which map.
-            options: as for `overlay`.
-
-        Returns:
-            The axes drawn on. A figure made here is pyplot's, to be closed by the caller.
-        """
-        return pictures.plot(ranks.as_pictures(self), ax, index, **options)
 
     # -- files -----------------------------------------------------------------------------------
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import html as escaping
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from ..errors import DataError
-from ..images import picture_bytes
 from ..render.scaling import Scale, check_mode
 from ..render.speckle import clipped, smoothed
 from .ranks import as_pictures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from PIL.Image import Image
 
     from ..render.tiles import Tile
@@ -126,22 +125,48 @@ def panel(
     truth: Any = None,
     mode: str | None = None,
     shared: bool = False,
+    title: str | None = None,
     **options: Any,
 ) -> Image:
     """See `Heatmaps.panel`."""
-    from ..render import panel as draw
+    from ..render import panel
 
+    drawn, about = _panel(maps, index, image, truth, mode, shared, title)
+    return panel(drawn, **about, **options)
+
+
+def panel_figure(
+    maps: Heatmaps,
+    index: int,
+    *,
+    image: Any = None,
+    truth: Any = None,
+    mode: str | None = None,
+    shared: bool = False,
+    title: str | None = None,
+    **options: Any,
+) -> Figure:
+    """See `Heatmaps.figure`."""
+    from ..render import panel_figure
+
+    drawn, about = _panel(maps, index, image, truth, mode, shared, title)
+    return panel_figure(drawn, **about, **options)
+
+
+def _panel(
+    maps: Heatmaps, index: int, image: Any, truth: Any, mode: str | None, shared: bool,
+    title: str | None,
+) -> tuple[Tile, dict[str, Any]]:  # fmt: skip
     index = range(len(maps))[index]
     drawn = tile(
         maps,
         index,
         image=image,
-        title=headline(maps, index),
+        title=headline(maps, index) if title is None else title,
         caption=f"{MEANING} · {facts(maps, index)}",
         truth=None if truth is None else np.asarray(truth),
     )
-    scale = scale_of(maps, index, mode, shared)
-    return draw(drawn, units=maps.units, scale=scale, **options)
+    return drawn, {"units": maps.units, "scale": scale_of(maps, index, mode, shared)}
 
 
 def grid(
@@ -169,12 +194,39 @@ def grid(
             says which.
         mode: see `Heatmaps.normalized`; None: "signed" if any value is negative, else "minmax".
         title: above everything; None: the facts that all maps share.
-        options: `colormap` and `side`, see `attnviz.render.grid`.
+        options: `colormap`, `alpha` and `side`, see `attnviz.render.grid`.
 
     Raises:
         DataError: nothing to draw, counts differ, or NaN or infinite values.
     """
-    from ..render import Tile, grid
+    from ..render import grid
+
+    rows, about = _grid(results, columns, originals, shared, mode, title)
+    return grid(rows, **about, **options)
+
+
+def grid_figure(
+    results: Heatmaps | Mapping[str, Heatmaps],
+    *,
+    columns: int | None = None,
+    originals: bool = True,
+    shared: bool | None = None,
+    mode: str | None = None,
+    title: str = "",
+    **options: Any,
+) -> Figure:
+    """Return what `grid` does as a matplotlib figure, for PDF and SVG."""
+    from ..render import grid_figure
+
+    rows, about = _grid(results, columns, originals, shared, mode, title)
+    return grid_figure(rows, **about, **options)
+
+
+def _grid(
+    results: Heatmaps | Mapping[str, Heatmaps], columns: int | None, originals: bool,
+    shared: bool | None, mode: str | None, title: str,
+) -> tuple[list[list[Tile]], dict[str, Any]]:  # fmt: skip
+    from ..render import Tile
 
     if mode is not None:
         check_mode(mode)
@@ -209,9 +261,25 @@ def grid(
     if len(same) > 1:
         same = {m.meta.get("model", "") for m in named.values()} - {""}
     about = f" · {same.pop()}" if len(same) == 1 else ""
-    heading = title or MEANING.capitalize() + about
-    options["units"] = units.pop() if len(units) == 1 else ""
-    return grid(rows, title=heading, shared=shared, mode=mode, **options)
+    return rows, {
+        "title": title or MEANING.capitalize() + about,
+        "units": units.pop() if len(units) == 1 else "",
+        "shared": shared,
+        "mode": mode,
+    }
+
+
+def joined(parts: Sequence[Heatmaps]) -> Heatmaps:
+    """Return maps of one method and layer as one; what some of them lack, the whole lacks."""
+    first = parts[0]
+    fields: dict[str, Any] = {}
+    for name in ("values", "score", "logits", "probability"):
+        some = [getattr(p, name) for p in parts]
+        fields[name] = None if any(s is None for s in some) else torch.cat(some)
+    for name in ("target", "label", "geometry", "images", "sources"):
+        some = [getattr(p, name) for p in parts]
+        fields[name] = None if any(s is None for s in some) else sum(some, ())
+    return replace(first, **fields)
 
 
 def _rows(maps: Heatmaps, columns: int | None) -> list[list[int]]:
@@ -247,7 +315,15 @@ def _words(name: str, maps: Heatmaps, index: int) -> dict[str, str]:
     return {"title": headline(maps, index)}
 
 
-def plot(maps: Heatmaps, ax: Axes | None, index: int, **options: Any) -> Axes:
+def plot(
+    maps: Heatmaps,
+    ax: Axes | None,
+    index: int,
+    *,
+    title: str | None = None,
+    colorbar: bool = True,
+    **options: Any,
+) -> Axes:
     """See `Heatmaps.plot`."""
     import matplotlib.pyplot as plt
     from matplotlib.cm import ScalarMappable
@@ -267,10 +343,13 @@ def plot(maps: Heatmaps, ax: Axes | None, index: int, **options: Any) -> Axes:
     ax.imshow(picture)
     ax.set_xticks([])
     ax.set_yticks([])
-    ax.set_title(f"{headline(maps, index)}\n{facts(maps, index)}", fontsize=9)
+    said = f"{headline(maps, index)}\n{facts(maps, index)}" if title is None else title
+    ax.set_title(said, fontsize=9)
     ax.set_xlabel(MEANING, fontsize=8)
     if scale.is_flat(raw(maps, index)):
         ax.set_xlabel("no evidence: the map is flat", fontsize=8)
+        return ax
+    if not colorbar:
         return ax
     name = options.get("colormap") or (DEFAULT_SIGNED if scale.signed else DEFAULT)
     colours = ScalarMappable(Normalize(scale.low, scale.high), ListedColormap(table(name) / 255.0))
@@ -279,32 +358,3 @@ def plot(maps: Heatmaps, ax: Axes | None, index: int, **options: Any) -> Axes:
     bar.set_label(f"{maps.units or 'map value'} ({scale.describe()})", fontsize=8)
     bar.ax.tick_params(labelsize=8)
     return ax
-
-
-def html(maps: Heatmaps, *, most: int = 8, side: int = 300) -> str:
-    """Return a row of small pictures with captions, self-contained, text escaped."""
-    from ..render.tiles import draw_overlay
-
-    cells = []
-    for index in range(min(most, len(maps))):
-        words = [headline(maps, index)]
-        try:
-            scale = scale_of(maps, index, None, False)
-            drawn = _png(draw_overlay(tile(maps, index), scale, side))
-            words.append(f"{scale.low:.3g} to {scale.high:.3g} {maps.units}".strip())
-        except DataError as error:
-            drawn = f"<p>{escaping.escape(str(error))}</p>"
-        text = "<br>".join(escaping.escape(w) for w in words)
-        cells.append(
-            f'<figure style="display:inline-block;vertical-align:top;margin:4px;'
-            f'max-width:{side}px">{drawn}<figcaption>{text}</figcaption></figure>'
-        )
-    more = f"<p>and {len(maps) - most} more</p>" if len(maps) > most else ""
-    about = facts(maps, 0) if len(maps) else "no maps"
-    head = escaping.escape(f"{MEANING} · {about}")
-    return f'<div style="font-size:0.85em"><p>{head}</p>{"".join(cells)}{more}</div>'
-
-
-def _png(picture: np.ndarray) -> str:
-    data = base64.b64encode(picture_bytes(picture, ".png")).decode()
-    return f'<img alt="overlay" src="data:image/png;base64,{data}">'

@@ -27,7 +27,13 @@ AXES = ("depth", "height", "width")
 
 
 def panel(
-    maps: Heatmaps, index: int, *, frames: int = 8, mode: str | None = None, **options: Any
+    maps: Heatmaps,
+    index: int,
+    *,
+    frames: int = 8,
+    mode: str | None = None,
+    title: str | None = None,
+    **options: Any,
 ) -> Image:
     """Return a volume's projections and slices, a video's frames, or a map over its curve."""
     from ..render import grid
@@ -43,7 +49,7 @@ def panel(
         rows = _strip(one, given, frames)
     else:
         rows = _views(one, given)
-    title = f"{headline(maps, index)} · {MEANING} · {facts(maps, index)}"
+    title = title or f"{headline(maps, index)} · {MEANING} · {facts(maps, index)}"
     return grid(rows, title=title, units=maps.units, mode=mode, **options)
 
 

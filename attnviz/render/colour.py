@@ -1,4 +1,4 @@
-"""Colour maps as look-up tables: a value in [0, 1] to RGB.
+"""Colour maps as look-up tables: a value in [0, 1] to RGB. Any of matplotlib's, by name.
 
 inferno, cividis, viridis, magma, plasma and turbo come from OpenCV (within one level of
 matplotlib's); coolwarm and jet, which OpenCV lacks or draws otherwise, are computed here.
@@ -15,6 +15,7 @@ from ..errors import AttnvizError, did_you_mean
 SEQUENTIAL = ("inferno", "cividis", "viridis", "magma", "plasma", "gray")
 DIVERGING = ("coolwarm",)
 ON_REQUEST = ("turbo", "jet")
+#: those that are made here; every other name that matplotlib knows works too
 COLORMAPS = SEQUENTIAL + DIVERGING + ON_REQUEST
 
 DEFAULT = "inferno"
@@ -26,7 +27,7 @@ def table(name: str, size: int = 256) -> np.ndarray:
     """Return a colour map as a read-only array (size, 3) of floats in [0, 255], RGB.
 
     Raises:
-        AttnvizError: the name is not one of `COLORMAPS`.
+        AttnvizError: the name is neither one of `COLORMAPS` nor known to matplotlib.
     """
     if name == "gray":
         colours = np.repeat(np.linspace(0.0, 255.0, 256)[:, None], 3, axis=1)
@@ -41,16 +42,25 @@ def table(name: str, size: int = 256) -> np.ndarray:
         code = getattr(cv2, f"COLORMAP_{name.upper()}")
         colours = cv2.applyColorMap(ramp, code)[:, 0, ::-1].astype(np.float64)
     else:
-        raise AttnvizError(
-            f"colormap {name!r} is not known{did_you_mean(name, COLORMAPS)} "
-            f"Known: {', '.join(COLORMAPS)}"
-        )
+        colours = _of_matplotlib(name)
     if size != len(colours):
         at = np.linspace(0.0, len(colours) - 1.0, size)
         known = np.arange(len(colours))
         colours = np.stack([np.interp(at, known, colours[:, c]) for c in range(3)], axis=1)
     colours.setflags(write=False)
     return colours
+
+
+def _of_matplotlib(name: str) -> np.ndarray:
+    from matplotlib import colormaps  # half a second, for those who ask for one of its own
+
+    if name not in colormaps:
+        raise AttnvizError(
+            f"colormap {name!r} is not known{did_you_mean(name, [*COLORMAPS, *colormaps]) or '.'} "
+            f"Known: {', '.join(COLORMAPS)}, and every name of matplotlib's"
+        )
+    found = colormaps[name]
+    return np.asarray(found(np.linspace(0.0, 1.0, max(found.N, 2))))[:, :3] * 255.0
 
 
 def colourise(values: np.ndarray, *, colormap: str = DEFAULT) -> np.ndarray:

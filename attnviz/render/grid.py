@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from ..errors import DataError
 from .bar import NARROWEST_BAR, Bar, number, span
 from .contours import is_part
+from .overlay import ALPHA
 from .panel import GAP, MARGIN, TEXT, TITLE
-from .scaling import DESCRIPTIONS, Scale
+from .scaling import Scale
 from .text import SOFT, line_height, wrap, write
 from .tiles import Tile, draw_overlay, draw_photo
+from .vector import Cell, lay_out
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _NARROWEST = 120
+NOTHING = "no evidence: all maps are flat"
 
 
 def grid(
@@ -26,6 +33,7 @@ def grid(
     shared: bool = True,
     mode: str | None = None,
     colormap: str | None = None,
+    alpha: float = ALPHA,
     side: int = 220,
 ) -> Image.Image:
     """Return tiles in rows and columns on white, each with its title above and caption below.
@@ -41,34 +49,21 @@ def grid(
         mode: how a scale is chosen, see `Heatmaps.normalized`; None: "signed" where the maps have
             negative values, else "minmax"; decided for all maps of a shared scale together, else
             for each.
-        colormap: one of `attnviz.render.COLORMAPS`; None: inferno, or coolwarm if signed.
+        colormap: see `attnviz.render.COLORMAPS`; None: inferno, or coolwarm if signed.
+        alpha: opacity of the highest value over the photo, 0 to 1.
         side: the longer side of each picture in pixels.
 
     Raises:
         DataError: there is no map, shapes do not fit, or a map holds infinite values.
     """
-    tiles = [tile for row in rows for tile in row if tile is not None]
-    maps = [tile.values for tile in tiles if tile.values is not None]
-    if not maps:
-        raise DataError("a grid needs at least one map")
-    scales = [Scale.of(maps, mode)] if shared else [Scale.of([m], mode) for m in maps]
-    own = iter(scales * len(maps) if shared else scales)
-    cells = [[_cell(t, own, shared, colormap, side) for t in row] for row in rows]
+    sheet = _drawn(rows, units, shared, mode, colormap, alpha, side)
+    cells, bars, flat = sheet.cells, sheet.bars, sheet.flat
     columns = max(len(row) for row in cells)
     across = max(_NARROWEST, *(c[0].shape[1] for row in cells for c in row if c))
     room = max(NARROWEST_BAR, columns * across + (columns - 1) * GAP)
 
-    notes = ["opacity follows the value"]
-    if any(t is not None and t.smoothed for t in tiles):
-        notes.append("maps of single pixels smoothed, cut at 1 and 99 %")
-    if any(
-        t is not None and t.geometry is not None and is_part(t.geometry) for r in rows for t in r
-    ):
-        notes.append("thin frame: what the model saw")
-    bars = _bars(scales, shared, units, " · ".join(notes), colormap)
     heads = wrap(title, TITLE, room, bold=True, most=2) if title else []
     laid = [_measure(row, across) for row in cells]
-    flat = shared and scales[0].flat
     height = (
         MARGIN
         + (line_height(TITLE) * len(heads) + 8 if heads else 0)
@@ -92,12 +87,63 @@ def grid(
             )
         y += above + tall + below + GAP
     if flat:
-        write(page, (MARGIN, y), ["no evidence: all maps are flat"], TEXT, colour=SOFT)
+        write(page, (MARGIN, y), [NOTHING], TEXT, colour=SOFT)
     else:
         for bar in bars:
             bar.draw(page, (MARGIN, y), room, TEXT)
             y += bar.height(room, TEXT) + 4
     return page
+
+
+def grid_figure(
+    rows: Sequence[Sequence[Tile | None]],
+    *,
+    title: str = "",
+    units: str = "",
+    shared: bool = True,
+    mode: str | None = None,
+    colormap: str | None = None,
+    alpha: float = ALPHA,
+    side: int = 600,
+) -> Figure:
+    """Return the same as a matplotlib figure: text and bar are vectors in PDF and SVG.
+
+    Args and errors as of `grid`.
+    """
+    sheet = _drawn(rows, units, shared, mode, colormap, alpha, side)
+    return lay_out(
+        sheet.cells, [] if sheet.flat else sheet.bars, title=title,
+        note=NOTHING if sheet.flat else "",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class _Sheet:
+    """The pictures of a grid with their words, its bars, and whether there is nothing to see."""
+
+    cells: list[list[Cell | None]]
+    bars: list[Bar]
+    flat: bool
+
+
+def _drawn(
+    rows: Sequence[Sequence[Tile | None]], units: str, shared: bool, mode: str | None,
+    colormap: str | None, alpha: float, side: int,
+) -> _Sheet:  # fmt: skip
+    tiles = [tile for row in rows for tile in row if tile is not None]
+    maps = [tile.values for tile in tiles if tile.values is not None]
+    if not maps:
+        raise DataError("a grid needs at least one map")
+    scales = [Scale.of(maps, mode)] if shared else [Scale.of([m], mode) for m in maps]
+    own = iter(scales * len(maps) if shared else scales)
+    cells = [[_cell(t, own, shared, colormap, alpha, side) for t in row] for row in rows]
+    notes = ["opacity follows the value"]
+    if any(t.smoothed for t in tiles):
+        notes.append("maps of single pixels smoothed, cut at 1 and 99 %")
+    if any(t.geometry is not None and is_part(t.geometry) for t in tiles):
+        notes.append("thin frame: what the model saw")
+    bars = _bars(scales, shared, units, " · ".join(notes), colormap)
+    return _Sheet(cells, bars, shared and scales[0].flat)
 
 
 def _bars(
@@ -114,28 +160,31 @@ def _bars(
     ends = ("low", "high")
     bars = [
         Bar(scale=s, ends=("−", "+") if s.signed else ends, centre=units, colormap=colormap,
-            note=f"{whose}: {DESCRIPTIONS[s.mode]}")
+            note=f"{whose}: {replace(s, nearly=False).describe()}")
         for s in kinds.values()
     ]  # fmt: skip
     return [*bars[:-1], replace(bars[-1], note=f"{bars[-1].note} · {note}")]
 
 
 def _cell(
-    tile: Tile | None, scales: Iterator[Scale], shared: bool, colormap: str | None, side: int
-):
+    tile: Tile | None, scales: Iterator[Scale], shared: bool, colormap: str | None, alpha: float,
+    side: int,
+) -> Cell | None:  # fmt: skip
     if tile is None:
         return None
     if tile.values is None:
-        return draw_photo(tile, side), tile.title, tile.caption
+        return draw_photo(tile, side), tile.title, tile.caption, ()
     scale = next(scales)
     caption = tile.caption
     if not shared and not scale.flat:
         nearly = " · nearly flat" if scale.nearly else ""
         caption = f"{caption}\n{span(scale)}{nearly}".strip()
-    return draw_overlay(tile, scale, side, colormap), tile.title, caption
+    return draw_overlay(tile, scale, side, colormap, alpha), tile.title, caption, ()
 
 
-def _measure(row: list, across: int):
+def _measure(
+    row: Sequence[Cell | None], across: int
+) -> tuple[int, int, int, list[list[str]], list[list[str]]]:
     """Return the heights above, of and below a row's pictures, and their wrapped texts."""
     tops = [wrap(c[1], TEXT, across, bold=True, most=2) if c and c[1] else [] for c in row]
     bottoms = [wrap(c[2], TEXT, across) if c and c[2] else [] for c in row]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -11,10 +12,23 @@ from ..errors import DataError
 from ..geometry import Geometry
 from .bar import NARROWEST_BAR, Bar, number
 from .contours import LEVELS, is_part
+from .overlay import ALPHA
 from .place import is_coarse
 from .scaling import Scale
 from .text import SOFT, line_height, wrap, write
-from .tiles import Tile, draw_contours, draw_map, draw_overlay, draw_photo
+from .tiles import (
+    Tile,
+    contour_paths,
+    draw_contours,
+    draw_ground,
+    draw_map,
+    draw_overlay,
+    draw_photo,
+)
+from .vector import lay_out
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MARGIN, GAP = 16, 12
 TITLE, TEXT = 16, 12
@@ -28,6 +42,7 @@ def panel(
     units: str = "",
     scale: Scale | None = None,
     colormap: str | None = None,
+    alpha: float = ALPHA,
     levels: Sequence[float] = LEVELS,
     side: int = 360,
 ) -> Image.Image:
@@ -40,23 +55,16 @@ def panel(
         tile: photo, raw map, geometry, title, caption and ground truth.
         units: of the map's values.
         scale: the range of the colours; None: that of this map.
-        colormap: one of `attnviz.render.COLORMAPS`; None: inferno, or coolwarm if signed.
+        colormap: see `attnviz.render.COLORMAPS`; None: inferno, or coolwarm if signed.
+        alpha: opacity of the highest value over the photo, 0 to 1.
         levels: of the contours, as fractions of the scale.
         side: the longer side of each picture in pixels.
 
     Raises:
         DataError: there is no map, shapes do not fit, or the map holds infinite values.
     """
-    if tile.values is None:
-        raise DataError("a panel needs a map: tile.values is None")
-    scale = scale or Scale.of([tile.values])
-    truth = "; dashed: ground truth" if tile.truth is not None else ""
-    columns = [(draw_overlay(tile, scale, side, colormap), "map alone")]
-    if tile.photo is not None:
-        lines = draw_contours(tile, scale, side, tuple(levels)), _levels(levels, scale) + truth
-        if tile.smoothed:  # contours of noise say nothing
-            lines = draw_map(tile, scale, columns[0][0].shape[1], colormap), "map alone"
-        columns = [(draw_photo(tile, side), "photo"), (columns[0][0], f"overlay{truth}"), lines]
+    scale = _scale(tile, scale)
+    columns = _columns(tile, scale, colormap, alpha, levels, side)
     across = max(NARROWEST, columns[0][0].shape[1])
     tall = max(p.shape[0] for p, _ in columns)
     room = max(NARROWEST_BAR, len(columns) * across + (len(columns) - 1) * GAP)
@@ -64,14 +72,7 @@ def panel(
     titles = wrap(tile.title, TITLE, room, bold=True, most=2) if tile.title else []
     captions = wrap(tile.caption, TEXT, room) if tile.caption else []
     below = [wrap(text, TEXT, across, most=2) for _, text in columns]
-    bar = Bar(
-        scale=scale,
-        ends=(number(scale.low), number(scale.high)),
-        centre=units,
-        note=_note(tile, scale),
-        colormap=colormap,
-        ticks=() if tile.photo is None or tile.smoothed else levels,
-    )
+    bar = _bar(tile, scale, units, colormap, levels)
     low = line_height(TEXT) * max(map(len, below))
     height = (
         MARGIN
@@ -99,6 +100,67 @@ def panel(
     else:
         bar.draw(page, (MARGIN, y), room, TEXT)
     return page
+
+
+def panel_figure(
+    tile: Tile,
+    *,
+    units: str = "",
+    scale: Scale | None = None,
+    colormap: str | None = None,
+    alpha: float = ALPHA,
+    levels: Sequence[float] = LEVELS,
+    side: int = 640,
+) -> Figure:
+    """Return the same as a matplotlib figure: text, contours and bar are vectors in PDF and SVG.
+
+    Args and errors as of `panel`.
+    """
+    scale = _scale(tile, scale)
+    columns = _columns(tile, scale, colormap, alpha, levels, side)
+    cells = [(picture, "", text, ()) for picture, text in columns]
+    bar = _bar(tile, scale, units, colormap, levels)
+    if tile.photo is not None and tile.truth is None and bar.ticks and not _flat(tile, scale):
+        paths = contour_paths(tile, scale, side, tuple(levels))
+        cells[-1] = (draw_ground(tile, side), "", columns[-1][1], paths)
+    flat = _flat(tile, scale)
+    return lay_out(
+        [cells], [] if flat else [bar], title=tile.title, caption=tile.caption,
+        note=bar.note if flat else "",
+    )  # fmt: skip
+
+
+def _scale(tile: Tile, scale: Scale | None) -> Scale:
+    if tile.values is None:
+        raise DataError("a panel needs a map: tile.values is None")
+    return scale or Scale.of([tile.values])
+
+
+def _columns(
+    tile: Tile, scale: Scale, colormap: str | None, alpha: float, levels: Sequence[float], side: int
+) -> list[tuple[np.ndarray, str]]:
+    """The pictures and what stands below each."""
+    truth = "; dashed: ground truth" if tile.truth is not None else ""
+    over = draw_overlay(tile, scale, side, colormap, alpha)
+    if tile.photo is None:
+        return [(over, "map alone")]
+    lines = draw_contours(tile, scale, side, tuple(levels)), _levels(levels, scale) + truth
+    if tile.smoothed:  # contours of noise say nothing
+        lines = draw_map(tile, scale, over.shape[1], colormap), "map alone"
+    return [(draw_photo(tile, side), "photo"), (over, f"overlay{truth}"), lines]
+
+
+def _bar(
+    tile: Tile, scale: Scale, units: str, colormap: str | None, levels: Sequence[float]
+) -> Bar:
+    return Bar(
+        scale=scale,
+        ends=(number(scale.low), number(scale.high)),
+        centre=units,
+        note=_note(tile, scale),
+        colormap=colormap,
+        ticks=() if tile.photo is None or tile.smoothed else levels,
+    )
 
 
 def _flat(tile: Tile, scale: Scale) -> bool:

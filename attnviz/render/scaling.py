@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -32,19 +33,46 @@ DESCRIPTIONS = {
 
 def check_mode(mode: str) -> None:
     """Raise DataError for a mode that does not exist."""
-    if mode not in get_args(Mode):
+    if mode not in get_args(Mode) and percentiles(mode) is None:
         raise DataError(
-            f"normalisation {mode!r} is not known{did_you_mean(mode, get_args(Mode))} "
-            f"Known: {', '.join(get_args(Mode))}"
+            f"normalisation {mode!r} is not known{did_you_mean(mode, get_args(Mode)) or '.'} "
+            f"Known: {', '.join(get_args(Mode))}, percentile:LOW,HIGH"
         )
 
 
-def extremes(values: Tensor, *, shared: bool = False) -> tuple[Tensor, Tensor]:
+def percentiles(mode: str) -> tuple[float, float] | None:
+    """Return the two numbers of "percentile:1,99", None for another mode.
+
+    Raises:
+        DataError: they are not two numbers from 0 to 100, the first the smaller.
+    """
+    if not mode.startswith("percentile"):
+        return None
+    number = r"(\d+(?:\.\d+)?)"
+    found = re.fullmatch(rf"percentile:{number},{number}", mode)
+    low, high = map(float, found.groups()) if found else (0.0, 0.0)
+    if not low < high <= 100.0:
+        raise DataError(
+            f"scale {mode!r}: expected percentile:LOW,HIGH with 0 <= LOW < HIGH <= 100, such as "
+            "percentile:1,99"
+        )
+    return low, high
+
+
+def extremes(
+    values: Tensor, *, shared: bool = False, between: tuple[float, float] = (0.0, 100.0)
+) -> tuple[Tensor, Tensor]:
     """Return the lowest and highest value of each map (B, h, w), each (B,); NaN is left out.
 
-    With `shared` every map gets the lowest and highest of all.
+    With `shared` every map gets the lowest and highest of all. `between` are two percentiles to
+    take instead.
     """
     flat = values.flatten(1)
+    if between != (0.0, 100.0) and flat.numel():
+        rows = flat.flatten()[None] if shared else flat
+        shares = torch.tensor(between, dtype=flat.dtype, device=flat.device) / 100.0
+        low, high = torch.nanquantile(rows, shares, dim=1)
+        return low.expand(len(flat)), high.expand(len(flat))
     empty = torch.isnan(flat)
     low = flat.masked_fill(empty, float("inf")).amin(1)
     high = flat.masked_fill(empty, float("-inf")).amax(1)
@@ -67,6 +95,10 @@ def limits(
     """
     check_mode(mode)
     low, high = extremes(values, shared=shared)
+    if (between := percentiles(mode)) is not None:
+        cut = extremes(values, shared=shared, between=between)
+        wide = ~is_flat(*cut, floor=floor)  # else nearly all of the map has one value
+        low, high = (torch.where(wide, c, end) for c, end in zip(cut, (low, high), strict=True))
     flat = is_flat(low, high, floor=floor)
     if mode == "none":
         return torch.zeros_like(low), torch.ones_like(high), flat & False
@@ -88,6 +120,7 @@ def normalise(
     * "minmax": lowest value to 0, highest to 1.
     * "max": 0 stays 0, negative values become 0, the highest becomes 1.
     * "signed": 0 stays 0, the largest magnitude becomes 1 or -1.
+    * "percentile:1,99": that percentile of the map to 0 and this to 1, cut beyond.
     * "none": unchanged.
 
     Args:
@@ -105,6 +138,8 @@ def normalise(
     out = values / span if mode == "signed" else (values - low) / span
     if mode == "max":
         out = out.clamp(min=0.0)
+    if percentiles(mode) is not None:
+        out = out.clamp(0.0, 1.0)
     return torch.where(flat & ~torch.isnan(values), torch.zeros_like(out), out)
 
 
@@ -119,6 +154,7 @@ class Scale:
         flat: there is nothing to show: the maps hold no more than numerical noise.
         nearly: the maps vary by less than a quarter of their value; the scale spans that quarter,
             so that they look as nearly flat as they are.
+        between: the percentiles of the values at the ends, if not the lowest and highest.
     """
 
     low: float
@@ -126,6 +162,7 @@ class Scale:
     mode: str
     flat: bool
     nearly: bool = False
+    between: tuple[float, float] | None = None
 
     @classmethod
     def of(cls, maps: Sequence[np.ndarray | Tensor], mode: str | None = None) -> Scale:
@@ -134,6 +171,7 @@ class Scale:
         Args:
             maps: the maps that are to be compared; NaN is left out.
             mode: see `normalise`; None: "signed" if any value is clearly negative, else "minmax".
+                Percentiles of maps with negative values keep zero at the centre.
 
         Raises:
             DataError: unknown mode, no maps, or an infinite value or nothing but NaN.
@@ -145,6 +183,18 @@ class Scale:
         high = float(np.fmax.reduce([np.fmax.reduce(a, axis=None) for a in arrays]))
         if not (math.isfinite(low) and math.isfinite(high)):
             raise DataError("a map holds infinite values, or nothing but NaN; it cannot be drawn")
+        between = percentiles(mode) if mode is not None else None
+        if between is not None:
+            together = np.concatenate([np.asarray(a, np.float64).ravel() for a in arrays])
+            ends, (low, high) = (low, high), (float(v) for v in np.nanpercentile(together, between))
+            if high - low <= max(ABSOLUTE, RELATIVE * max(abs(low), abs(high))):
+                return cls._ends(*ends, None)  # nearly all of the maps has one value
+            kind = "signed" if low < -RELATIVE * max(abs(low), abs(high)) else "minmax"
+            return replace(cls._ends(low, high, kind), between=between)
+        return cls._ends(low, high, mode)
+
+    @classmethod
+    def _ends(cls, low: float, high: float, mode: str | None) -> Scale:
         reach = max(abs(low), abs(high))
         mode = mode or ("signed" if low < -RELATIVE * reach else "minmax")
         check_mode(mode)
@@ -187,4 +237,7 @@ class Scale:
         """Return how the ends were chosen, in words."""
         if self.nearly:
             return "nearly flat: lowest value and a quarter of the highest above it"
+        if self.between is not None:
+            cut = "{:g} and {:g} %".format(*self.between)
+            return f"cut at {cut}" + (", zero at the centre" if self.signed else "")
         return DESCRIPTIONS[self.mode]

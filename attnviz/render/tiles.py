@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..errors import DataError
 from ..geometry import Geometry
 from .colour import DEFAULT, DEFAULT_SIGNED, colourise
-from .contours import LEVELS, contours, frame, truth_outline
-from .overlay import DESATURATE, desaturation, overlay
+from .contours import LEVELS, contours, frame, isolines, truth_outline
+from .overlay import ALPHA, DESATURATE, desaturation, overlay
 from .place import place, scaled
 from .scaling import Scale
 from .text import stamp
@@ -49,7 +50,9 @@ def draw_photo(tile: Tile, side: int) -> np.ndarray:
     return fit(tile.photo, side)
 
 
-def draw_overlay(tile: Tile, scale: Scale, side: int, colormap: str | None = None) -> np.ndarray:
+def draw_overlay(
+    tile: Tile, scale: Scale, side: int, colormap: str | None = None, alpha: float = ALPHA
+) -> np.ndarray:
     """Return map and ground truth over the photo, its longer side `side` pixels."""
     if tile.photo is None:
         return draw_map(tile, scale, side, colormap)
@@ -58,7 +61,9 @@ def draw_overlay(tile: Tile, scale: Scale, side: int, colormap: str | None = Non
     photo = fit(tile.photo, side)
     geometry = _geometry(tile, photo)
     shown = scale.apply(tile.values)
-    out = overlay(photo, shown, geometry=geometry, signed=scale.signed, colormap=colormap)
+    out = overlay(
+        photo, shown, geometry=geometry, signed=scale.signed, colormap=colormap, alpha=alpha
+    )
     out = _truth(tile, frame(out, geometry))
     return stamp(out) if np.isnan(shown).all() else out
 
@@ -69,17 +74,33 @@ def draw_contours(
     """Return contours and ground truth over the grey photo, its longer side `side` pixels."""
     if tile.photo is None or tile.values is None:
         return draw_overlay(tile, scale, side)
-    import cv2
-
-    photo = fit(tile.photo, side)
-    geometry = _geometry(tile, photo)
+    out, geometry = draw_ground(tile, side), _geometry(tile, fit(tile.photo, side))
     shown = scale.apply(tile.values)
-    out = cv2.transform(photo, desaturation(DESATURATE))
-    out = frame(out, geometry)
     if np.isnan(shown).all():
         return stamp(_truth(tile, out))
     out = contours(out, shown, geometry=geometry, signed=scale.signed, levels=levels, labels=True)
     return _truth(tile, out)
+
+
+def draw_ground(tile: Tile, side: int) -> np.ndarray:
+    """Return what contours are drawn on: the photo, half grey, and the frame of the crop."""
+    import cv2
+
+    if tile.photo is None:
+        raise DataError("contours are drawn on a photo: tile.photo is None")
+    photo = fit(tile.photo, side)
+    return frame(cv2.transform(photo, desaturation(DESATURATE)), _geometry(tile, photo))
+
+
+def contour_paths(
+    tile: Tile, scale: Scale, side: int, levels: tuple[float, ...] = LEVELS
+) -> list[tuple[float, list[np.ndarray]]]:
+    """Return each level with its lines, (n, 2) of x, y in pixels of a photo of that side."""
+    if tile.photo is None or tile.values is None:
+        return []
+    placed = place(scale.apply(tile.values), _geometry(tile, fit(tile.photo, side)), smooth=True)
+    placed = 2.0 * placed - 1.0 if scale.signed else placed
+    return [(level, isolines(placed, level)) for level in levels]
 
 
 def draw_map(tile: Tile, scale: Scale, side: int, colormap: str | None = None) -> np.ndarray:

@@ -471,3 +471,64 @@ def test_a_box_of_a_detector_lies_on_the_photo(run: Run, tmp_path: Path) -> None
     again = run("explain", tmp_path / "photo.png", *options, "--target", text, "--force")
     assert again.code == 0, again.err
     assert again.json["results"][0]["target"] == row["target"]
+
+
+def test_how_pictures_look_is_what_the_library_draws(run: Run, photos: Path) -> None:
+    look = ("--colormap", "PuOr", "--alpha", "0.3", "--scale", "percentile:5,95")
+    done = run("explain", photos / "red.png", *TINY, "--format", "png", *look, "--json")
+    (row,) = done.json["results"]
+    maps = attnviz.explain("tests.cli.tiny:colours", photos / "red.png", preprocess="imagenet")
+    expected = maps.overlay(0, colormap="PuOr", alpha=0.3, mode="percentile:5,95")
+    assert np.array_equal(np.asarray(Image.open(row["picture"])), np.asarray(expected))
+    assert not np.array_equal(np.asarray(expected), np.asarray(maps.overlay(0)))
+
+
+@pytest.mark.parametrize("kind", [(), ("--panel",)])
+def test_figures_for_papers(run: Run, photos: Path, kind: tuple[str, ...]) -> None:
+    done = run("explain", photos / "red.png", *TINY, *kind, "--format", "svg", "--json")
+    (row,) = done.json["results"]
+    text = Path(row["picture"]).read_text()
+    assert "class 0" in text
+    assert ("contours at" in text) == bool(kind)
+
+
+def test_a_grid_of_all_photos_and_methods(
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from attnviz.heatmaps import pictures
+
+    seen: list[Any] = []
+    draw = pictures.grid
+    monkeypatch.setattr(
+        pictures, "grid", lambda shown, **more: seen.append(shown) or draw(shown, **more)
+    )
+    done = run("explain", photos, *TINY, "--method", "gradcam,hirescam", "--grid", "--out", "out")
+    assert done.code == 0, done.err
+    assert "grid of 3 photos" in done.out
+    assert {n: len(m) for n, m in seen[0].items()} == {"gradcam": 3, "hirescam": 3}
+    assert [Path(s).name for s in seen[0]["gradcam"].sources] == [
+        "blue.png", "green.png", "red.png"
+    ]  # fmt: skip
+    with Image.open("out/grid.jpg") as sheet:
+        assert sheet.height > 3 * 100
+    again = run("explain", photos, *TINY, "--grid", "--out", "out", "--method", "layercam")
+    assert again.code == 1
+    assert "grid.jpg" in again.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--colormap", "virdis"), "did you mean 'viridis'"),
+        (("--scale", "percentile:9"), "percentile:LOW,HIGH"),
+        (("--scale", "minmx"), "did you mean 'minmax'"),
+        (("--format", "eps"), "pdf, svg"),
+    ],
+)
+def test_a_look_that_does_not_exist_is_said_before_the_model_is_loaded(
+    run: Run, photos: Path, words: tuple[str, str], said: str
+) -> None:
+    done = run("explain", photos, "--model", "no.such:model", *words)
+    assert done.code == 2
+    assert said in done.err
+    assert words[0] in done.err

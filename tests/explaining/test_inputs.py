@@ -1,13 +1,17 @@
 """Whatever holds the images, all of them are explained, and each as by itself."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import attnviz
 from attnviz.errors import ImageError
+from attnviz.inputs import gather
 
 
 @pytest.fixture
@@ -100,3 +104,14 @@ def test_the_default_layer_is_found_on_inputs_that_only_this_model_takes():
     maps = attnviz.explain(Fixed().eval(), torch.rand(2, 3, 100, 80), target=1)
     assert maps.layer.startswith("features")
     assert maps.values.shape == (2, 49, 39)
+
+
+def test_a_folder_is_its_photos(tmp_path: Path) -> None:
+    for name, tone in (("b.png", 200), ("a.png", 30)):
+        Image.fromarray(np.full((8, 8, 3), tone, np.uint8)).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no photo")
+    net = nn.Conv2d(3, 2, 1)
+    assert gather(str(tmp_path), net) == [tmp_path / "a.png", tmp_path / "b.png"]
+    with pytest.raises(ImageError, match="no image in folder"):
+        (tmp_path / "none").mkdir()
+        gather(tmp_path / "none", net)

@@ -49,3 +49,11 @@ def test_tables_cannot_be_changed():
 def test_unknown_name_has_a_hint():
     with pytest.raises(AttnvizError, match="did you mean 'viridis'"):
         table("virdis")
+
+
+@pytest.mark.parametrize("name", ["twilight", "PuOr", "jet_r", "tab10"])
+def test_any_other_map_of_matplotlib_works(name):
+    theirs = matplotlib.colormaps[name]
+    size = max(theirs.N, 2)
+    expected = theirs(np.linspace(0, 1, size), bytes=True)[:, :3].astype(float)
+    assert np.abs(np.rint(table(name, size)) - expected).max() <= 1

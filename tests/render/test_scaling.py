@@ -107,3 +107,41 @@ def test_scale_of_what_cannot_be_drawn():
     for bad in ([], [np.array([[np.inf, 1.0]])], [np.full((2, 2), np.nan)]):
         with pytest.raises(DataError):
             Scale.of(bad)
+
+
+def test_percentiles_are_numpys_and_what_lies_beyond_is_cut():
+    values = torch.arange(101.0).view(1, 1, 101)
+    scaled = normalise(values, "percentile:10,60")[0, 0]
+    expected = (np.arange(101.0) - 10) / 50
+    assert np.allclose(scaled, np.clip(expected, 0, 1), atol=1e-6)
+    scale = Scale.of([values[0].numpy()], "percentile:10,60")
+    assert (scale.low, scale.high, scale.signed) == (10.0, 60.0, False)
+    assert np.allclose(scale.apply(values[0].numpy())[0], np.clip(expected, 0, 1), atol=1e-6)
+    assert scale.describe() == "cut at 10 and 60 %"
+
+
+def test_percentiles_of_all_maps_together_if_the_scale_is_shared():
+    values = torch.stack([torch.arange(50.0), torch.arange(50.0, 100.0)])[:, None]
+    low, high = np.percentile(np.arange(100.0), [5, 95])
+    shared = normalise(values, "percentile:5,95", shared=True)
+    assert shared[0, 0, 20] == pytest.approx((20 - low) / (high - low))
+
+
+def test_percentiles_of_a_signed_map_keep_zero_at_the_centre():
+    scale = Scale.of([np.linspace(-4.0, 2.0, 601)[None]], "percentile:5,95")
+    assert scale.signed
+    assert scale.low == -scale.high == pytest.approx(np.percentile(np.linspace(-4, 2, 601), 5))
+    assert scale.describe() == "cut at 5 and 95 %, zero at the centre"
+
+
+def test_percentiles_that_coincide_do_not_hide_a_peak():
+    values = torch.zeros(1, 20, 20)
+    values[0, 3, 4] = 7.0
+    assert not Scale.of([values[0].numpy()], "percentile:1,99").flat
+    assert normalise(values, "percentile:1,99").max() == 1.0
+
+
+@pytest.mark.parametrize("mode", ["percentile", "percentile:99,1", "percentile:1,101", "percentil"])
+def test_percentiles_that_are_none(mode):
+    with pytest.raises(DataError, match="percentile:"):
+        Scale.of([np.eye(3)], mode)
