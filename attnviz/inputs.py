@@ -32,14 +32,14 @@ class Given:
     inputs: Inputs
     count: int
 
-    def part(self, start: int, stop: int, device: torch.device) -> Inputs:
-        """Return the inputs of samples start to stop, on a device."""
+    def part(self, start: int, stop: int, device: torch.device | None = None) -> Inputs:
+        """Return the inputs of samples start to stop, on a device (None: where they are)."""
 
         def cut(value: Any) -> Any:
             if not isinstance(value, Tensor):
                 return value
             rows = value[start:stop] if value.ndim and len(value) == self.count else value
-            return rows.to(device)
+            return rows if device is None else rows.to(device)
 
         if isinstance(self.inputs, Mapping):
             return {name: cut(value) for name, value in self.inputs.items()}
@@ -82,6 +82,8 @@ def size_of(inputs: Inputs, module: nn.Module) -> tuple[int, ...] | None:
     Of a signal it is (T,), of a volume (D, H, W), of a video (T, H, W), whether its channels
     stand before its frames or behind them.
     """
+    if isinstance(inputs, Mapping) and "spatial_shapes" in inputs:
+        return _patched(inputs)
     rank = spatial_rank(module)
     values = inputs.values() if isinstance(inputs, Mapping) else inputs
     for value in [inputs] if isinstance(inputs, Tensor) else values:
@@ -93,6 +95,18 @@ def size_of(inputs: Inputs, module: nn.Module) -> tuple[int, ...] | None:
             return (value.shape[1], *value.shape[3:])
         return tuple(value.shape[2:])
     return None
+
+
+def _patched(inputs: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """Return (H, W) of pictures given as rows of square patches (B, N, 3 * p * p), as NaFlex does.
+
+    None where the batch holds pictures of several sizes.
+    """
+    shapes, patches = inputs["spatial_shapes"], inputs.get("pixel_values")
+    if not _is_float(patches) or patches.ndim != 3 or len(shapes.unique(dim=0)) != 1:
+        return None
+    side = round((patches.shape[-1] / 3) ** 0.5)
+    return tuple(side * n for n in shapes[0].tolist())
 
 
 def frames_first(inputs: Tensor, module: nn.Module) -> bool:

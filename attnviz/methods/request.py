@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MethodError, did_you_mean
+from ..inputs import Given, Inputs
 from ..registry import Entry, Registry
 
 if TYPE_CHECKING:
@@ -90,11 +91,9 @@ class Request:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def example(self) -> Tensor | None:
+    def example(self) -> Inputs:
         """A few of the inputs, for what has to be found out by running the model."""
-        if not hasattr(self.inputs, "shape") or self.inputs.ndim not in (3, 4, 5):
-            return None
-        return self.inputs[:4].detach()
+        return Given(self.inputs, self.batch).part(0, 4)
 
     def forward(self) -> Any:
         """Call the model on the inputs, without gradient checkpointing.

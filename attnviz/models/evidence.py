@@ -76,7 +76,7 @@ def trap(module: nn.Module, layer: nn.Module, ndim: int) -> str:
             "its attention has batch_first=False, so the first dimension is the tokens; choose a "
             "layer whose output is (B, tokens, C)"
         )
-    hiera = next((part for part in chain if type(part).__name__ == "Hiera"), None)
+    hiera = next((p for p in chain if type(p).__name__ in ("Hiera", "HieraModel")), None)
     if hiera is not None and not _after_pooling(hiera, layer):
         return (
             "Hiera orders its tokens by mask unit before its last stage, not row by row; choose a "
@@ -86,6 +86,9 @@ def trap(module: nn.Module, layer: nn.Module, ndim: int) -> str:
 
 
 def _after_pooling(hiera: Any, layer: nn.Module) -> bool:
+    if type(hiera).__name__ == "HieraModel":  # of transformers: the units are used up at its end
+        *_, last = hiera.encoder.stages
+        return layer is last or layer is hiera.encoder or any(layer is m for m in last.layers)
     blocks = list(hiera.blocks)
     ends = list(getattr(hiera, "stage_ends", []))
     last = blocks[ends[-2] + 1 :] if len(ends) > 1 else blocks

@@ -6,10 +6,11 @@ import threading
 import weakref
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import LayerNotFound
 from ..hooks.modules import unwrap
+from ..inputs import Inputs
 from .families import static_layer
 from .probing import Seen, choose, probe
 
@@ -33,18 +34,18 @@ class LayerRow(NamedTuple):
     note: str
 
 
-def default_layer(module: nn.Module, example: Tensor | None = None) -> str:
+def default_layer(module: nn.Module, example: Inputs | None = None) -> str:
     """Return the layer whose map says most of the whole decision: the last one with positions.
 
     For a network that averages its last feature map, that feature map (CAM is exact there). For a
     network that reads a class token, the last block's first norm: behind it, patches get no
-    gradient, and a map would be zero by construction. Known families are read off the model's
-    structure; others are run once on a random image. The answer is kept as long as the model
-    lives.
+    gradient, and a map would be zero by construction. For a network whose output has positions
+    itself (masks, boxes), the end of its encoder, never that output. Known families are read off
+    the model's structure; others are run once. The answer is kept as long as the model lives.
 
     Args:
         module: the model; wrappers (compiled, DataParallel) are seen through.
-        example: an input (B, C, H, W) for a model of no known family.
+        example: inputs, as the model takes them, for a model of no known family.
 
     Returns:
         The layer's dotted name.
@@ -70,12 +71,12 @@ def default_layer(module: nn.Module, example: Tensor | None = None) -> str:
     return name
 
 
-def list_layers(module: nn.Module, example: Tensor | None = None) -> list[LayerRow]:
+def list_layers(module: nn.Module, example: Inputs | None = None) -> list[LayerRow]:
     """Return the table of layers in the order in which they finish, from one probing run.
 
     Args:
         module: the model.
-        example: an input (B, C, H, W); without one, random images of usual sizes are tried.
+        example: inputs, as the model takes them; without, random images of usual sizes are tried.
 
     Raises:
         ModelError: the model runs on none of the inputs.
@@ -97,6 +98,8 @@ def _note(s: Seen) -> str:
     notes = [s.layout.describe()]
     if s.calls > 1:
         notes.append(f"runs {s.calls} times")
+    if s.dense and s.classes:
+        notes.append("the model's own output")
     if not s.live:
         notes.append("gradient zero by construction")
     return ", ".join(notes)

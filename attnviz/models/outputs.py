@@ -7,7 +7,7 @@ every function called in it, however deep, reads the same tensor.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -177,6 +177,26 @@ def find_logits(
     )
 
 
+def read_from(output: Any) -> tuple[list[Tensor], bool]:
+    """Return the tensors of an output that a decision is read from, and whether it is dense.
+
+    Taken are the logits; where they cannot be told, all vectors (B, K); without these every
+    floating-point tensor. Dense is an output that has positions itself: masks, boxes, queries.
+
+    Raises:
+        TargetError: no tensor of the output depends on the input.
+    """
+    try:
+        found = [logits_of(output)]
+    except TargetError:
+        leaves = [t for _, t in _leaves(output)] or [t for _, t in _leaves(output, skip=())]
+        found = [t for t in leaves if t.requires_grad and t.ndim]
+        if not found:
+            raise
+    vectors = [t for t in found if t.shape[2:].numel() == 1]
+    return vectors or found, not vectors
+
+
 def is_binary(logits: Tensor) -> bool:
     """Return whether logits (B,), (B, 1) or (B, 1, ...) are a binary classifier's single logit.
 
@@ -298,13 +318,15 @@ def _children(output: Any) -> Iterator[tuple[str, Any]]:
         yield from vars(output).items()
 
 
-def _leaves(output: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+def _leaves(
+    output: Any, path: str = "", depth: int = 0, skip: Collection[str] = _OTHERS
+) -> Iterator[tuple[str, Tensor]]:
     if isinstance(output, Tensor):
         yield path, output
     elif depth < _DEPTH:
         for name, value in _children(output):
-            if name not in _OTHERS:
-                yield from _leaves(value, f"{path}.{name}" if path else name, depth + 1)
+            if name not in skip:
+                yield from _leaves(value, f"{path}.{name}" if path else name, depth + 1, skip)
 
 
 def _fits(tensor: Tensor, width: int) -> bool:

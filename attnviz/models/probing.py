@@ -11,18 +11,33 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import AttnvizError, CaptureError, LayoutError, ModelError
 from ..hooks.modules import eager
 from ..hooks.outputs import pick, put
 from ..hooks.preserve import preserved
-from ..inputs import size_of
+from ..inputs import Inputs, size_of
 from .layout import Layout, infer_layout
-from .outputs import logits_of
+from .outputs import read_from
 
 #: paths inside attention: queries, keys and values are no picture of the input
 _ATTENTION = re.compile(r"(^|\.)(\w+_)?(attn|attention)(_pool|_layer|_out|_in)?\d*(\.|$)", re.I)
+
+#: what the part of a network that looks is called, where another part draws what it saw; the
+#: surest first, since a transformer behind a backbone has an encoder of its own
+_LOOKING = (
+    re.compile(r"(^|\.)(backbone|body|trunk|feature_extractor)(\.|$)"),
+    re.compile(r"(^|\.)(?!text_|pixel_level|transformer)(\w+_)?encoder(\.|$)"),
+)
+_DRAWING = re.compile(r"(^|\.)(\w+_)?(decoder|head|neck|fpn)(\.|$)")
+
+#: steps of a graph that mix channels by weights
+_MIXING = ("Convolution", "Addmm", "Mm", "Bmm", "Baddbmm", "Linear", "ScaledDot", "Einsum")
+#: cosine from which two vectors of mean gradients make one map
+_ALIKE = 0.9999
+_POOLS = [f"Adaptive{kind}Pool{rank}d" for kind in ("Avg", "Max") for rank in (1, 2, 3)]
 
 
 @dataclass(frozen=True)
@@ -39,7 +54,11 @@ class Seen:
         live: whether any position passes a gradient of the logits.
         positions: number of positions (h * w), 0 without a layout.
         classes: whether these are maps of the classes already: as many channels as logits, and
-            no weights behind them.
+            no weights behind them; of a dense output, whether it is that output, before or after
+            steps without weights.
+        dense: whether the model's output has positions itself (masks, boxes, queries).
+        places: whether its channels' mean gradients tell one half of a dense output from the
+            other; behind the last bend of a network they do not.
         blind: share of the model's layers with weights that finish behind it and give something
             of unknown layout (no plain vector), 0 to 1.
     """
@@ -53,19 +72,22 @@ class Seen:
     live: bool
     positions: int
     classes: bool
+    dense: bool
+    places: bool
     blind: float
 
 
-def probe(module: nn.Module, example: Tensor | None = None) -> list[Seen]:
+def probe(module: nn.Module, example: Inputs | None = None) -> list[Seen]:
     """Run a model once forward and once backward, and list its layers in the order they finished.
 
-    The model is left as it was. The score is a fixed random combination of all logits, so a
-    gradient that is exactly zero at every position is zero by construction.
+    The model is left as it was. The score is a fixed random combination of all logits, or of all
+    that an output without logits holds, so a gradient that is exactly zero at every position is
+    zero by construction.
 
     Args:
         module: the model.
-        example: an input; without one, random images of the sizes its config states or of usual
-            sizes are tried.
+        example: inputs as the model takes them; without, random images of the sizes its config
+            states or of usual sizes are tried.
 
     Raises:
         ModelError: the model runs on none of the inputs.
@@ -82,11 +104,18 @@ def probe(module: nn.Module, example: Tensor | None = None) -> list[Seen]:
             raise
         except Exception as error:  # the model may raise anything on an input it does not take
             first = (str(error).strip().splitlines() or [""])[0][:120]
-            failures.append(f"{tuple(image.shape)}: {type(error).__name__}: {first}")
+            failures.append(f"{_shape(image)}: {type(error).__name__}: {first}")
     raise ModelError(
         f"{type(module).__name__} does not run on the inputs tried ({'; '.join(failures[:3])}); "
         "pass layer=..., or example=tensor with an input that it takes"
     )
+
+
+def _shape(inputs: Inputs) -> Any:
+    if isinstance(inputs, Tensor):
+        return tuple(inputs.shape)
+    pairs = inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs)
+    return {name: tuple(v.shape) for name, v in pairs if isinstance(v, Tensor)}
 
 
 def _awake(module: nn.Module) -> nn.Module:
@@ -132,7 +161,65 @@ def _stated_sizes(module: Any) -> Iterator[tuple[int, int]]:
         yield tuple(size[-2:])
 
 
-def _probe(module: nn.Module, image: Tensor) -> list[Seen]:
+def _called(module: nn.Module, inputs: Inputs) -> Any:
+    def traced(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        value = value.detach().clone()
+        return value.requires_grad_() if value.is_floating_point() else value
+
+    if isinstance(inputs, Mapping):
+        return module(**{name: traced(value) for name, value in inputs.items()})
+    if isinstance(inputs, tuple):
+        return module(*(traced(value) for value in inputs))
+    return module(traced(inputs))
+
+
+def _batch(inputs: Inputs) -> int:
+    if isinstance(inputs, Tensor):
+        return len(inputs)
+    values = inputs.values() if isinstance(inputs, Mapping) else inputs
+    return next(len(value) for value in values if isinstance(value, Tensor) and value.ndim)
+
+
+def _weightless(aims: list[Tensor], outputs: Mapping[str, Tensor]) -> set[str]:
+    """Return the layers that nothing with weights stands behind: the output, by another name."""
+    names = {tensor.grad_fn: name for name, tensor in outputs.items() if tensor.grad_fn is not None}
+    found, seen = set(), set()
+    steps = [tensor.grad_fn for tensor in aims]
+    while steps:
+        step = steps.pop()
+        if step is None or step in seen:
+            continue
+        seen.add(step)
+        if step in names:
+            found.add(names[step])
+        if not step.name().startswith(_MIXING):
+            steps += [before for before, _ in step.next_functions]
+    return found
+
+
+def _halves(aims: list[Tensor], outputs: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the gradients of the sum over either half of a dense output, for every layer."""
+    generator = torch.Generator().manual_seed(2)
+    scores: list[Any] = [0, 0]
+    for aim in aims:
+        axis, channels = (2, 1) if aim.ndim > 3 else (1, -1)  # maps, or queries and tokens
+        shape = [1] * aim.ndim
+        shape[channels] = aim.shape[channels]
+        weighted = aim * torch.randn(shape, generator=generator).to(aim)
+        half = aim.shape[axis] // 2
+        scores[0] = scores[0] + weighted.narrow(axis, 0, half).sum()
+        scores[1] = scores[1] + weighted.narrow(axis, half, aim.shape[axis] - half).sum()
+    found = [
+        torch.autograd.grad(score, list(outputs.values()), allow_unused=True, retain_graph=True)
+        for score in scores
+    ]
+    pairs = zip(outputs, *found, strict=True)
+    return {name: (a, b) for name, a, b in pairs if a is not None and b is not None}
+
+
+def _probe(module: nn.Module, image: Inputs) -> list[Seen]:
     names = {part: name for name, part in module.named_modules() if name}
     outputs: dict[str, Tensor] = {}
     calls: dict[str, int] = {}
@@ -162,27 +249,35 @@ def _probe(module: nn.Module, image: Tensor) -> list[Seen]:
         stack.enter_context(eager(module))
         for part in names:
             stack.callback(part.register_forward_hook(read).remove)
-        logits = logits_of(module(image.detach().clone().requires_grad_()))
+        aims, dense = read_from(_called(module, image))
         generator = torch.Generator().manual_seed(1)
-        weights = torch.randn(logits.shape[1:], generator=generator).to(logits)
+        score = sum(
+            (aim * torch.randn(aim.shape[1:], generator=generator).to(aim)).sum() for aim in aims
+        )
         traced = [name for name, tensor in outputs.items() if tensor.requires_grad]
         gradients = torch.autograd.grad(
-            (logits * weights).sum(), [outputs[n] for n in traced], allow_unused=True
+            score, [outputs[n] for n in traced], allow_unused=True, retain_graph=dense
         )
+        halves = _halves(aims, {n: outputs[n] for n in traced}) if dense else {}
+    ends = _weightless(aims, outputs) if dense else set()
     gradient = dict(zip(traced, gradients, strict=True))
     parts = dict(module.named_modules())
     weighted = [n for n in outputs if next(parts[n].parameters(recurse=False), None) is not None]
+    size, batch = size_of(image, module), _batch(image)
     done = 0
     seen = []
     for name, tensor in outputs.items():
         done += name in weighted
-        layout, why = _layout(module, parts[name], tensor, image)
-        live, positions = False, 0
+        layout, why = _layout(module, parts[name], tensor, size, batch)
+        live, positions, places = False, 0, True
         if layout is not None:
             spatial = layout.to_spatial(tensor)
             positions = spatial.shape[2:].numel()
             slope = gradient.get(name)
             live = slope is not None and bool(layout.to_spatial(slope).ne(0).any())
+            if name in halves:
+                first, second = (layout.to_spatial(g).flatten(2).mean(2) for g in halves[name])
+                places = bool((F.cosine_similarity(first, second) < _ALIKE).any())
         first = layout is None or layout.kind == "channels_first"
         channels = tensor.shape[1 if first and tensor.ndim > 1 else -1]
         seen.append(
@@ -195,7 +290,11 @@ def _probe(module: nn.Module, image: Tensor) -> list[Seen]:
                 why=why,
                 live=live,
                 positions=positions,
-                classes=done == len(weighted) and channels == logits.shape[-1],
+                classes=name in ends
+                if dense
+                else done == len(weighted) and channels == aims[0].shape[-1],
+                dense=dense,
+                places=places,
                 blind=0.0,
             )
         )
@@ -207,17 +306,24 @@ def _probe(module: nn.Module, image: Tensor) -> list[Seen]:
 
 
 def _layout(
-    module: nn.Module, part: nn.Module, tensor: Tensor, image: Tensor
+    module: nn.Module,
+    part: nn.Module,
+    tensor: Tensor,
+    size: tuple[int, ...] | None,
+    batch: int,
 ) -> tuple[Layout | None, str]:
-    size = size_of(image, module)
     try:
-        return infer_layout(module, part, tensor, size, batch=image.shape[0]), ""
+        return infer_layout(module, part, tensor, size, batch=batch), ""
     except LayoutError as error:
         return None, str(error)
 
 
 def choose(seen: list[Seen]) -> str | None:
     """Return the last layer with positions whose gradient is not zero by construction, or None.
+
+    Where the output has positions itself (masks, boxes, queries), its last layers see each place
+    for itself; then it is the end of the encoder: the last layer of the coarsest grid, in the
+    backbone or encoder where a part is called so.
 
     Parts of attention are left out, and maps of the classes, which have no channels to weigh. Of
     modules that hand on one tensor the outermost is taken. Where most of the network is of unknown
@@ -229,4 +335,18 @@ def choose(seen: list[Seen]) -> str | None:
         if s.live and s.positions > 1 and s.calls == 1 and not _ATTENTION.search(s.name)
     ]
     usable = [s for s in usable if not s.classes] or usable
+    if usable and usable[-1].dense:
+        usable = _coarsest(seen, usable)
     return usable[-1].name if usable and usable[-1].blind < 0.5 else None
+
+
+def _coarsest(seen: list[Seen], usable: list[Seen]) -> list[Seen]:
+    usable = [s for s in usable if s.places] or usable
+    usable = [s for s in usable if not _DRAWING.search(s.name)] or usable
+    named = [[s for s in usable if words.search(s.name)] for words in _LOOKING]
+    # pyramids of pooled context are coarser than what they pool, and no stage of their own
+    grids = {s.shape[2:] for s in seen if s.kind in _POOLS}
+    rest = [s for s in usable if s.shape[2:] not in grids]
+    usable = next((some for some in [*named, rest] if some), usable)
+    fewest = min(s.positions for s in usable)
+    return [s for s in usable if s.positions == fewest]

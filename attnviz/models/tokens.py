@@ -44,6 +44,7 @@ class TokenFacts:
         patches: (height, width) of a patch in pixels; several where there are several scales.
         grids: (h, w) of the patches that the model was built for.
         pyramid: whether the grid is halved from stage to stage.
+        padded: whether rows of patches are filled up at their end to one length (NaFlex).
     """
 
     prefixes: tuple[int, ...] = ()
@@ -51,6 +52,7 @@ class TokenFacts:
     patches: tuple[tuple[int, int], ...] = ()
     grids: tuple[tuple[int, int], ...] = ()
     pyramid: bool = False
+    padded: bool = False
 
     def describe(self) -> str:
         """Return the facts in words."""
@@ -78,14 +80,16 @@ def token_facts(module: nn.Module, layer: nn.Module) -> TokenFacts:
     suffix = 0
     patches: list[tuple[int, int]] = []
     grids: list[tuple[int, int]] = []
-    pyramid = False
+    pyramid = padded = False
     for part in [layer, *ancestors(module, layer)]:
         if not patches:
             patches, grids = _patches(part)
             pyramid = bool(patches) and _halves(part)
         if not prefixes:
             prefixes, suffix = _ends(part)
-    return TokenFacts(prefixes, suffix, tuple(patches), tuple(grids), pyramid)
+        kind = getattr(getattr(part, "config", None), "model_type", None) or ""
+        padded = padded or kind.startswith("siglip2")
+    return TokenFacts(prefixes, suffix, tuple(patches), tuple(grids), pyramid, padded)
 
 
 def _halves(part: nn.Module) -> bool:
@@ -103,7 +107,8 @@ def _patches(part: nn.Module) -> tuple[list[tuple[int, int]], list[tuple[int, in
     if type(part).__name__ in _PATCHES:
         return [_PATCHES[type(part).__name__]], []
     for owner in _embedders(part):
-        patch = _pair(getattr(owner, "patch_size", None))
+        # where patches overlap (HF Hiera) they are as far apart as the stride says
+        patch = _pair(getattr(owner, "patch_stride", None) or getattr(owner, "patch_size", None))
         grid = _pair(getattr(owner, "grid_size", None))
         size = _pair(getattr(owner, "img_size", None) or getattr(owner, "image_size", None))
         if patch is not None:
@@ -169,6 +174,8 @@ def grids(
             for rounded in (math.ceil, math.floor):
                 sides = [rounded(a / b) for a, b in zip(input_size, steps, strict=True)]
                 candidates.append((sides[0], sides[1]))
+    if facts.padded:
+        ends += [(0, count - h * w) for h, w in candidates if h * w < count]
     found = _matching(count, candidates, ends)
     if found:
         return found
