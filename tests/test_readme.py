@@ -41,6 +41,14 @@ def newcomer(tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     from attnviz.data.boatwater import generate
 
     generate(16).write(tmp_path / "scenes")
+    folders = tmp_path / "classes"
+    for i, sample in enumerate(generate(groups=[3] * 50 + [0] * 12).dataset()):
+        for folder in (folders / sample.label, folders / "masks" / "boat"):
+            folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(sample.read()).save(folders / sample.label / f"{i}.png")
+        if sample.label == "boat" and i % 5 == 0:
+            mask = Image.fromarray(sample.mask("boat").astype("uint8"))
+            mask.save(folders / "masks" / "boat" / f"{i}.png")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -51,7 +59,10 @@ def test_commands_run(newcomer: Path, line: str, capsys: pytest.CaptureFixture[s
     if ">" in words:
         words = words[: words.index(">")]
     assert main(words) == 0, capsys.readouterr().err
-    assert capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said
+    if words[0] == "audit":
+        assert re.match("verdict  (reads|leans|unclear)", said)
     if words[0] == "explain":
         out = words[words.index("--out") + 1] if "--out" in words else "attnviz-out"
         assert any((newcomer / out).iterdir())

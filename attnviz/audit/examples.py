@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from .interventions import variants
-from .log_odds import score_of
+from .log_odds import called, score_of
 from .measuring import Instrument
 from .pictures import Picture, Reader
+from .result import pasted
 from .summary import Names
 from .table import Table
 
@@ -95,11 +96,7 @@ def make_example(
     score = float(score_of(logits, instrument.target.indices)[0])
     method = instrument.methods[0]
     view = _Shown(picture)
-    answer = (
-        bool((logits.argmax(1)[0] == torch.tensor(instrument.target.indices)).any())
-        if (logits.shape[1] > 1)
-        else score > 0
-    )
+    answer = bool(called(logits, instrument.target.indices)[0])
     return Example(
         picture.id, names.group(picture.group), answer == picture.has_object, score, view.photo,
         maps[method][0].numpy(), method,
@@ -121,9 +118,7 @@ def _captions(instrument: Instrument, names: Names) -> dict[str, str]:
         f"context:{fill}": f"{names.context} removed",
         "context:swap": f"{names.context} swapped",
         f"context-control:{fill}": f"patch elsewhere, for the {names.context}",
-        "paste:with": f"{names.object} on {names.context}",
-        "paste:without": f"{names.object} off the {names.context}",
-    }
+    } | pasted(names.object, names.context)
 
 
 class _Shown:

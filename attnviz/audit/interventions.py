@@ -54,11 +54,13 @@ class Donors:
     Attributes:
         with_context, without_context: (D, 3, H, W) inputs, in pairs.
         sources: of each pair, both images' clusters.
+        occupied: (D, H, W) bool, where other objects are known to be in either; None where in none.
     """
 
     with_context: Tensor
     without_context: Tensor
     sources: tuple[tuple[str, str], ...]
+    occupied: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -99,6 +101,16 @@ def control_region(allowed: Tensor, area: int, wider: Tensor | None = None) -> T
     region = np.zeros(depth.size, bool)
     region[nearest] = True
     return torch.from_numpy(region.reshape(depth.shape))
+
+
+def emptied(picture: Picture) -> Tensor:
+    """Return a picture's input without what is known to be in it: its object, and other things."""
+    parts = [m for m in (picture.object_mask, picture.occupied) if m is not None and m.any()]
+    if not parts:
+        return picture.input
+    mask = torch.stack([grown(part) for part in parts]).any(0)
+    filled = _inpaint(picture.input[None], mask[None, None].float())[0]
+    return torch.where(mask, filled, picture.input)
 
 
 def _inpaint(images: Tensor, masks: Tensor, generator: object = None) -> Tensor:
@@ -151,7 +163,11 @@ def variants(
       where there is room;
     * `context:swap`, `context-control:swap`: the region's pixels taken from an image without
       context;
-    * `paste:with`, `paste:without`: the object on a donor with and without the context.
+    * `paste:with`, `paste:without`: the object on a donor with and without the context, at a
+      place that is free of other objects in both; none where no donor has it free.
+
+    Where the context is all that is not the object, it is exchanged by the transplants alone:
+    nothing would be left to fill it from.
     """
     erasures: list[tuple[int, str, Tensor]] = []
     hidden = []
@@ -185,6 +201,8 @@ def variants(
     for row, picture in enumerate(pictures):
         if picture.object_mask is not None and picture.object_mask.any():
             number = donor_of(picture, donors, seed)
+            if not _free(picture, donors, number):
+                continue
             for name, lent in (("with", donors.with_context), ("without", donors.without_context)):
                 changed = torch.where(picture.object_mask, picture.input, lent[number])
                 yield Variant(row, f"paste:{name}", changed)
@@ -195,7 +213,7 @@ def _regions(picture: Picture) -> list[tuple[str, Tensor]]:
     inside, around = picture.object_mask, picture.context_mask
     empty = torch.zeros(picture.input.shape[-2:], dtype=torch.bool)
     inside = empty if inside is None else inside
-    around = empty if around is None else around
+    around = empty if around is None or picture.rest else around
     edge = grown(inside) if inside.any() else inside
     found = []
     allowed = ~(edge | (grown(around) if around.any() else around))
@@ -215,11 +233,19 @@ def _regions(picture: Picture) -> list[tuple[str, Tensor]]:
 
 
 def donor_of(picture: Picture, donors: Donors, seed: int) -> int:
-    """Return the pair of donors that a picture is given: by its number, never its own source."""
+    """Return the pair of donors that a picture is given: by its number, never its own source.
+
+    One with nothing else where the object goes, if there is one.
+    """
     start = int(np.random.default_rng((seed, picture.index)).integers(len(donors)))
     own = {picture.source, picture.background}
-    for step in range(len(donors)):
-        number = (start + step) % len(donors)
-        if not own & set(donors.sources[number]):
-            return number
-    return start
+    turns = [(start + step) % len(donors) for step in range(len(donors))]
+    foreign = [number for number in turns if not own & set(donors.sources[number])] or [start]
+    return next((number for number in foreign if _free(picture, donors, number)), foreign[0])
+
+
+def _free(picture: Picture, donors: Donors, number: int) -> bool:
+    """Return whether nothing else is known to be where the object would go."""
+    if donors.occupied is None or picture.object_mask is None:
+        return True
+    return not bool((donors.occupied[number] & picture.object_mask).any())

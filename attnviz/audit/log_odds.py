@@ -10,21 +10,21 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, TargetError
+from ..models.outputs import class_logits
 from ..targets import Target, class_index, logits_of
 
 
 def score_of(logits: Tensor, chosen: Sequence[int]) -> Tensor:
     """Return log(p / (1 - p)) with p the softmax probability of the chosen classes, (B,).
 
-    It is logsumexp(chosen) - logsumexp(rest): the difference of the logits where there are two,
-    and the logit itself where a model has but one output.
+    It is logsumexp(chosen) - logsumexp(rest): the difference of the logits where there are two.
+    A single logit is of class 1, and minus it of class 0.
 
     Args:
         logits: (B, classes).
         chosen: class indices.
     """
-    if logits.shape[1] == 1:
-        return logits[:, 0]
+    logits = class_logits(logits)
     rest = [i for i in range(logits.shape[1]) if i not in set(chosen)]
     chosen = list(chosen)
     own = logits[:, chosen[0]] if len(chosen) == 1 else logits[:, chosen].logsumexp(1)
@@ -34,9 +34,9 @@ def score_of(logits: Tensor, chosen: Sequence[int]) -> Tensor:
 
 def called(logits: Tensor, chosen: Sequence[int]) -> Tensor:
     """Return whether the model's answer is one of the chosen classes, (B,) bool."""
-    if logits.shape[1] == 1:
-        return logits[:, 0] > 0
-    return torch.isin(logits.argmax(1), torch.tensor(list(chosen), device=logits.device))
+    return torch.isin(
+        class_logits(logits).argmax(1), torch.tensor(list(chosen), device=logits.device)
+    )
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class LogOdds(Target):
     Args:
         members: indices or labels.
         name: what it is called; the labels' own names if left out.
+        single: the model has one logit for two classes.
     """
 
     members: tuple[int | str, ...]
@@ -53,26 +54,28 @@ class LogOdds(Target):
     indices: tuple[int, ...] = ()
     total: int = 0
     label: str = ""
+    single: bool = False
 
     def bind(self, classes: int, labels: Sequence[str] | None) -> LogOdds:
         """Return the target with its class indices."""
         if self.indices and self.total == classes:
             return self  # bound already, perhaps by labels that are not at hand now
         indices = tuple(dict.fromkeys(class_index(m, classes, labels) for m in self.members))
-        if not indices or (classes > 1 and len(indices) == classes):
+        if not indices or len(indices) == classes:
             raise TargetError(
                 f"log-odds need at least one class and one other; got {len(indices)} of {classes}"
             )
         text = self.name or " or ".join(str(m) for m in self.members)
-        return LogOdds(self.members, self.name, indices, classes, f"log-odds of {text}")
+        label = f"log-odds of {text}"
+        return LogOdds(self.members, self.name, indices, classes, label, self.single)
 
     @property
     def linear(self) -> Mapping[int, float] | None:
-        """The two logits' difference where there are two; otherwise not linear."""
-        if self.total == 1:
-            return {0: 1.0}
+        """The two logits' difference where there are two, one logit; otherwise not linear."""
         if self.total != 2:
             return None
+        if self.single:
+            return {self.indices[0]: 1.0}
         return {self.indices[0]: 1.0, 1 - self.indices[0]: -1.0}
 
     def score(self, output: Any) -> Tensor:
@@ -93,14 +96,18 @@ def _classes(output: Any) -> Tensor:
     return logits
 
 
-def find_target(target: Any, object: str, *, classes: int, labels: Sequence[str] | None) -> LogOdds:
+def find_target(
+    target: Any, object: str, *, classes: int, labels: Sequence[str] | None, single: bool = False
+) -> LogOdds:
     """Return the log-odds of the object's class in a model.
 
     Args:
         target: None for the class called like the object; an index, a label, or several.
         object: the object's name.
-        classes: number of logits; 1 stands for the object itself.
+        classes: number of classes, two of a single logit: the object is class 1 then, unless
+            labels or `target` say otherwise.
         labels: the model's class names, or None.
+        single: the model has a single logit.
 
     Raises:
         DataError: the model has no such class, or all classes were chosen.
@@ -108,13 +115,13 @@ def find_target(target: Any, object: str, *, classes: int, labels: Sequence[str]
     if isinstance(target, LogOdds):
         members = target.members
     elif target is None:
-        members = (0,) if classes == 1 else (object,)
+        members = (1,) if single and not labels else (object,)
     elif isinstance(target, str | int):
         members = (target,)
     else:
         members = tuple(target)
     try:
-        return LogOdds(members, object).bind(classes, labels)
+        return LogOdds(members, object, single=single).bind(classes, labels)
     except TargetError as error:
         raise DataError(
             f"the model has no class for the object {object!r}: {error}. Name the model's class or "

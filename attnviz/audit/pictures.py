@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..data import Dataset, Sample
+from ..data import BoxMask, Dataset, Sample
 from ..data.prepared import Prepared
 from ..data.splitting import content_hash
 from ..errors import DataError, did_you_mean
 from ..geometry import Geometry
 
+#: the context that needs no name in the data: all that is not the object
+BACKGROUND = "background"
 #: share of an image from which on a mask that a function gave counts as the context being there
 PRESENT = 0.02
 REGIONS = ("auto", "masks", "boxes", "groups")
@@ -31,6 +33,9 @@ class Picture(Prepared):
         has_object, has_context: its group.
         object_mask, context_mask: (H, W) bool at the input's size; None where not known. The
             context's never covers the object's.
+        rest: the context is all that is not the object.
+        occupied: (H, W) bool at the input's size, where other objects are known to be: nothing is
+            transplanted there; None where there are none.
         digest: of the photo's pixels.
     """
 
@@ -42,6 +47,8 @@ class Picture(Prepared):
     has_context: bool
     object_mask: Tensor | None
     context_mask: Tensor | None
+    rest: bool
+    occupied: Tensor | None
     digest: str
 
     @property
@@ -78,12 +85,17 @@ class Reader:
 
     Args:
         data: samples.
-        object, context: class names.
-        regions: "masks", "boxes", "groups" (no regions), or "auto": masks where there are any,
-            else boxes, else none.
+        object, context: class names; the context `BACKGROUND` is all that is not the object, and
+            there in the images that show the object.
+        regions: "masks", "boxes", "groups" (no regions), or "auto": of each image its mask, or its
+            boxes where there is no mask. An image with neither counts in its group alone.
         prepare: photo -> (tensor, Geometry).
         context_masks: a function photo (h, w, 3) uint8 -> (h, w) bool or share: where the context
             is, such as a segmentation model.
+
+    Attributes:
+        annotated: of the images that show the object, how many have "masks", "boxes" alone, and
+            "none" (what `regions` leaves out counts as none).
 
     Raises:
         DataError: object = context, or names that do not occur.
@@ -117,7 +129,13 @@ class Reader:
         known = set(labels) | set(masks) | set(boxes)
         if hasattr(data, "classes"):
             known |= set(data.classes)
-        asked = (object,) if context_masks is not None else (object, context)
+        self.rest = context == BACKGROUND
+        if self.rest and context_masks is not None:
+            raise DataError(
+                "context_masks paints a context that has a name; give it: context= (--context)"
+            )
+        given = context_masks is not None or self.rest
+        asked = (object,) if given else (object, context)
         for name in asked:
             if name not in known - {""}:
                 raise DataError(
@@ -126,25 +144,41 @@ class Reader:
                 )
         self._by_label = {name: labels[name] > 0 for name in (object, context)}
         if regions == "auto":
-            regions = "masks" if masks[object] else "boxes" if boxes[object] else "groups"
+            kinds = [name for name, has in (("masks", masks), ("boxes", boxes)) if has[object]]
+            regions = ", ".join(kinds) or "groups"
         elif regions != "groups" and not (masks if regions == "masks" else boxes)[object]:
             raise DataError(
                 f"no image has {regions} of {object!r}; give the folder with them (masks=...), or "
                 "audit by groups alone (regions='groups', --groups)"
             )
         self.regions = regions
+        showing = [self.kind_of(s) for s in data if self.presence(s)[0]]
+        self.annotated = {kind: showing.count(kind) for kind in ("masks", "boxes", "none")}
+        if self.rest and regions == "groups":
+            raise DataError(
+                f"no image says where {object!r} is, so what is around it is not known either; "
+                "give masks of some (masks=..., --masks), or name a context that the data labels"
+            )
+
+    def kind_of(self, sample: Sample) -> str:
+        """Return what says where the object is in an image: "masks", "boxes" or "none"."""
+        if "masks" in self.regions and sample.has_mask(self.object):
+            return "masks"
+        if "boxes" in self.regions and any(b.label == self.object for b in sample.boxes):
+            return "boxes"
+        return "none"
 
     def presence(self, sample: Sample) -> tuple[bool, bool | None]:
         """Return whether object and context are in an image; None: a mask must be looked at."""
-        found = []
-        for name in (self.object, self.context):
+        found: list[bool | None] = []
+        for name in (self.object,) if self.rest else (self.object, self.context):
             if self._by_label[name]:
                 found.append(name in sample.labels or name in sample.group.split("/"))
             elif name == self.context and (self._context_masks or sample.has_mask(name)):
                 found.append(None)
             else:
                 found.append(any(b.label == name for b in sample.boxes) or sample.has_mask(name))
-        return bool(found[0]), found[1]
+        return bool(found[0]), found[-1]
 
     def read(self, index: int) -> Picture:
         """Read one image.
@@ -167,27 +201,43 @@ class Reader:
             **vars(seen), index=index, id=sample.id, source=sample.source,
             background=str(sample.meta.get("background", sample.source)),
             has_object=has_object, has_context=has_context, object_mask=inside,
-            context_mask=around, digest=content_hash(seen.photo)[:24],
+            context_mask=around, rest=self.rest, occupied=self._occupied(sample, seen),
+            digest=content_hash(seen.photo)[:24],
         )  # fmt: skip
+
+    def locates_others(self, sample: Sample) -> bool:
+        """Return whether an image says where things other than the object and context are."""
+        named = (None, self.object, self.context)
+        by_mask = sample.label not in named and sample.has_mask(str(sample.label))
+        return by_mask or any(b.label not in named for b in sample.boxes)
+
+    def _occupied(self, sample: Sample, seen: Prepared) -> Tensor | None:
+        """Where boxes and the mask of the image's own label say that other things are."""
+        others = [b for b in sample.boxes if b.label not in (self.object, self.context)]
+        size = seen.photo.shape[:2]
+        found = np.zeros(size, bool)
+        for box in others:
+            found |= (box.mask or BoxMask(box.coordinates)).read(size)
+        own = sample.label
+        if own not in (None, self.object, self.context) and sample.has_mask(own):
+            found |= sample.mask(own)
+        return seen.mask(found) if found.any() else None
 
     def _regions(
         self, sample: Sample, photo: np.ndarray, has_object: bool, has_context: bool | None
     ) -> tuple[np.ndarray | None, np.ndarray | None]:
         on_object = on_context = None
-        if self.regions == "masks" and has_object:
-            if not sample.has_mask(self.object):
-                raise DataError(
-                    f"sample {sample.id!r} is said to show {self.object!r} but has no mask of it; "
-                    "add the mask, leave the image out, or audit by groups alone"
-                )
-            on_object = sample.mask(self.object)
-        elif self.regions == "boxes" and has_object:
-            on_object = sample.box_mask(self.object)
+        kind = self.kind_of(sample) if has_object else "none"
+        if kind != "none":
+            read = sample.mask if kind == "masks" else sample.box_mask
+            on_object = read(self.object)
         if on_object is not None and not on_object.any():
             raise DataError(
                 f"sample {sample.id!r} is said to show {self.object!r} but its mask (from "
-                f"{self.regions}) is empty: it misses the object"
+                f"{kind}) is empty: it misses the object"
             )
+        if self.rest:
+            return on_object, None if on_object is None else ~on_object
         if self._context_masks is not None and has_context is not False:
             on_context = self._callable(sample, photo)
         elif self.regions != "groups" and has_context is not False:
@@ -198,7 +248,7 @@ class Reader:
                         f"sample {sample.id!r} is said to show {self.context!r} but its mask is "
                         "empty: it misses the context"
                     )
-            elif self.regions == "boxes" and any(b.label == self.context for b in sample.boxes):
+            elif "boxes" in self.regions and any(b.label == self.context for b in sample.boxes):
                 on_context = sample.box_mask(self.context)
         return on_object, on_context
 

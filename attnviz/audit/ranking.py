@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..errors import DataError, TargetError
+from ..errors import DataError, TargetError, did_you_mean
 from ..models import labels_of, resolve_model
+from ..models.outputs import class_count
 from ..statistics.clustered import ClusterBootstrap, crossed
 from ..statistics.intervals import Interval
 from ..statistics.resampling import holm
@@ -55,6 +56,7 @@ def rank_pairs(
     *,
     preprocess: Any = None,
     labels: Sequence[str] | None = None,
+    classes: Mapping[str, Sequence[int | str]] | None = None,
     device: Any = None,
     batch_size: int = 32,
     min_images: int = 5,
@@ -70,6 +72,7 @@ def rank_pairs(
 
     Args:
         model, data, preprocess, labels, device, batch_size: as in `confusion`.
+        classes: class of the data -> the model's classes for it, where they are called otherwise.
         min_images: of the object, of the context without it, and of neither; pairs with fewer are
             left out.
         resamples, level, seed: of the clustered bootstrap.
@@ -96,11 +99,12 @@ def rank_pairs(
                 inputs = torch.stack([prepare(s.read())[0] for s in part]).to(runner.device)
                 logits = logits_of(module(inputs)).float().cpu()
             if not scores:
-                if labels is None and logits.shape[1] == len(getattr(data, "classes", ())):
+                count = class_count(logits)
+                if labels is None and count == len(getattr(data, "classes", ())):
                     labels = data.classes
-                columns = _columns_of(known, logits.shape[1], labels)
-            for name, column in columns.items():
-                scores.setdefault(name, []).extend(score_of(logits, (column,)).tolist())
+                columns = _columns_of(known, count, labels, classes or {})
+            for name, members in columns.items():
+                scores.setdefault(name, []).extend(score_of(logits, members).tolist())
     has = {name: np.array([name in s.labels for s in samples]) for name in known}
     clusters = crossed([s.source for s in samples])
     found = []
@@ -127,17 +131,29 @@ def _low(interval: Interval) -> float:
     return -1.0 if math.isnan(interval.low) else interval.low
 
 
-def _columns_of(known: Sequence[str], classes: int, labels: Sequence[str] | None) -> dict[str, int]:
-    found = {}
+def _columns_of(
+    known: Sequence[str],
+    count: int,
+    labels: Sequence[str] | None,
+    classes: Mapping[str, Sequence[int | str]],
+) -> dict[str, tuple[int, ...]]:
+    unknown = sorted(set(classes) - set(known))
+    if unknown:
+        raise DataError(
+            f"classes names {unknown[0]!r}, which no image of the data has"
+            f"{did_you_mean(unknown[0], known)}"
+        )
+    found = {n: tuple(class_index(m, count, labels) for m in own) for n, own in classes.items()}
     for name in known:
         try:
-            found[name] = class_index(name, classes, labels)
+            found.setdefault(name, (class_index(name, count, labels),))
         except TargetError:
             continue
     if not found:
         raise DataError(
             f"none of the data's classes ({', '.join(known[:10])}) is a class of the model; "
-            "pass labels= with the model's class names (--labels)"
+            "pass labels= with the model's class names (--labels), or classes= with what the "
+            "model calls them (--classes)"
         )
     return found
 

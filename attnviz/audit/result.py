@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..statistics.intervals import Interval
+from .pictures import BACKGROUND
 from .table import Table, as_row_dicts
 from .verdict import Verdict
 
@@ -156,6 +157,14 @@ class AuditResult:
             raise DataError(f"the gate cannot be decided: {self.verdict.text}")
         return self.severity.low > above
 
+    def caption(self, operation: str) -> str:
+        """Return what a counterfactual such as "object:blur" is called."""
+        kind, _, way = operation.partition(":")
+        what = {"object": self.object, "context": self.context}.get(kind)
+        if what is None:
+            return pasted(self.object, self.context)[operation]
+        return f"{what} {'swapped' if way == 'swap' else 'removed: ' + way}"
+
     def __str__(self) -> str:
         return f"{self.model} {self.verdict.text}"
 
@@ -205,6 +214,16 @@ class AuditResult:
         from ..report import write_audit
 
         return write_audit(self, folder, force=force)
+
+
+def pasted(object: str, context: str) -> dict[str, str]:
+    """Return what the transplants are called."""
+    if context == BACKGROUND:
+        return {
+            "paste:with": f"{object} on the background of another {object}",
+            "paste:without": f"{object} on a background from elsewhere",
+        }
+    return {"paste:with": f"{object} on {context}", "paste:without": f"{object} off the {context}"}
 
 
 def _safe(value: Any) -> Any:

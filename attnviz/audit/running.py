@@ -13,22 +13,23 @@ import numpy as np
 import torch
 
 from .. import __version__
-from ..data import Sample, refuse_leaks
+from ..data import Dataset, Sample, find_duplicates, refuse_leaks
 from ..data.identity import data_stamp, weights_stamp
 from ..errors import AttnvizError, DataError, PreprocessError
 from ..geometry import Geometry
 from ..methods import METHODS
 from ..models import default_layer, labels_of, resolve_model, resolve_preprocess
+from ..models.outputs import class_count, is_binary
 from ..targets import logits_of
 from .examples import choose_examples
-from .interventions import DEFAULT_FILLS, Donors, check_fills
+from .interventions import DEFAULT_FILLS, Donors, check_fills, emptied
 from .journal import Journal
 from .log_odds import find_target
 from .measuring import Instrument, has_attention, score_inputs
-from .pictures import Picture, Reader, as_samples
+from .pictures import BACKGROUND, Picture, Reader, as_samples
 from .result import AuditResult
 from .summary import Limits, Names, summarise
-from .table import CONTEXT_ALONE, NEITHER, Table
+from .table import Table
 
 DEFAULT_METHODS = ("gradcam", "hirescam", "layercam")
 #: pairs of images that lend their context
@@ -41,7 +42,7 @@ def confusion(
     data: Any,
     *,
     object: str,
-    context: str,
+    context: str = BACKGROUND,
     target: Any = None,
     regions: str = "auto",
     context_masks: Callable[[np.ndarray], np.ndarray] | None = None,
@@ -53,6 +54,7 @@ def confusion(
     device: Any = None,
     batch_size: int = 32,
     trained_on: Any = None,
+    identical: str = "refuse",
     allow_empty_groups: bool = False,
     min_images: int = 10,
     min_clusters: int = 5,
@@ -74,11 +76,14 @@ def confusion(
         model: a module, a name, or what `attnviz.load` returns.
         data: a `Dataset`, samples, or `GroupedImages`: images with and without the object, with
             and without the context, that the model was not trained on.
-        object, context: class names in the data.
+        object, context: class names in the data. The context "background", taken where none is
+            named, is all that is not the object: the object is put in front of what surrounds
+            others of its kind, and in front of images without it.
         target: the model's class for the object, by index or label, or several; None takes the
-            class that is called like the object.
+            class that is called like the object; of a model with a single logit class 1.
         regions: where object and context are: "masks", "boxes", "groups" (only which image has
-            what), or "auto".
+            what), or "auto": masks, and boxes where there is no mask. An image with neither counts
+            in its group alone, and is counted (`settings["annotated"]`).
         context_masks: a function photo -> (h, w) mask of the context, such as a segmentation
             model; for data without masks of it.
         methods: names of the CAM family.
@@ -87,6 +92,8 @@ def confusion(
         preprocess, labels, device: as in `attnviz.explain`. Generated scenes need no preprocess.
         batch_size: inputs a forward.
         trained_on: the training data; an image of it in `data` is refused.
+        identical: images that are the same pixel by pixel: "refuse" raises before anything is
+            run, "skip" leaves all but the first out and counts them.
         allow_empty_groups: audit although one of the four groups has no image.
         min_images, min_clusters: of a group, below which it carries no evidence.
         level: coverage of intervals.
@@ -105,7 +112,7 @@ def confusion(
             misses; an empty group; an image listed twice, or also in `trained_on`; a journal of
             another audit.
     """
-    samples = as_samples(data)
+    samples, skipped = _distinct(as_samples(data), identical)
     module, loaded = resolve_model(model, device)
     prepare, described = preparation(preprocess, module, loaded, data)
     reader = Reader(
@@ -124,6 +131,7 @@ def confusion(
         "classes": list(instrument.target.indices), "layer": instrument.layer,
         "methods": list(instrument.methods), "attention": instrument.attention,
         "fills": list(instrument.fills), "regions": reader.regions,
+        "annotated": reader.annotated, "identical_skipped": skipped,
         "context_masks": _function_name(context_masks), "preprocess": described,
         "object": object, "context": context, "images": len(samples),
         "donors": len(instrument.donors) if instrument.donors else 0, "seed": seed,
@@ -140,7 +148,7 @@ def confusion(
         scores = [score_inputs(instrument, x)[0] for x in lent]
     limits = Limits(min_images, min_clusters, level, resamples, seed)
     names = Names(object, context)
-    found = summarise(table, names, limits, scores)
+    found = summarise(table, names, limits, scores, note=_annotation_note(reader))
     settings |= {
         "min_images": min_images, "min_clusters": min_clusters, "level": level,
         "resamples": resamples, "allow_empty_groups": allow_empty_groups,
@@ -216,13 +224,18 @@ def _instrument(
     bare = Instrument(module, None, names, "", False, check_fills(fills), None, batch_size, seed)
     with bare.running(), torch.no_grad():
         logits = logits_of(module(first[:1].to(bare.device)))  # for the number of classes
+    if logits.ndim == 1:
+        logits = logits[:, None]  # one number an image: a single logit
     if logits.ndim != 2:
         raise DataError(f"an audit takes a classifier, got an output of {tuple(logits.shape)}")
     if labels is None:
         labels = labels_of(module, loaded)
-    if labels is None and hasattr(data, "region") and logits.shape[1] == len(data.classes):
+    count = class_count(logits)
+    if labels is None and hasattr(data, "region") and count == len(data.classes):
         labels = data.classes  # generated scenes: the order of their labels is the order of logits
-    aim = find_target(target, reader.object, classes=logits.shape[1], labels=labels)
+    aim = find_target(
+        target, reader.object, classes=count, labels=labels, single=is_binary(logits)
+    )  # fmt: skip
     chosen = default_layer(module, first) if layer is None else layer
     if not isinstance(chosen, str):
         chosen = next((n for n, m in module.named_modules() if m is chosen), chosen)
@@ -254,24 +267,87 @@ def _sightings(reader: Reader) -> torch.Tensor:
 
 
 def _donors(reader: Reader, seed: int) -> Donors | None:
-    """Return pairs of images without the object, with and without the context, drawn by seed."""
-    kinds: dict[int, list[int]] = {CONTEXT_ALONE: [], NEITHER: []}
+    """Return pairs of images without the object, with and without the context, drawn by seed.
+
+    Where the context is what surrounds the object, those with it are images of the object that is
+    taken out of them, and those without it are others, of which known things are taken out too
+    where there are enough such.
+    """
+    kinds: dict[bool, list[int]] = {True: [], False: []}
     for index, sample in enumerate(reader.data):
         has_object, has_context = reader.presence(sample)
-        if not has_object and has_context is not None:
-            kinds[int(has_context)].append(index)
+        if reader.rest and (not has_object or reader.kind_of(sample) != "none"):
+            kinds[has_object].append(index)
+        elif not reader.rest and not has_object and has_context is not None:
+            kinds[has_context].append(index)
+    if reader.rest:
+        cleared = [i for i in kinds[False] if reader.locates_others(reader.data[i])]
+        kinds[False] = cleared if len(cleared) >= _LEAST_DONORS else kinds[False]
     least = min(map(len, kinds.values()))
     if least < _LEAST_DONORS:
         return None
     rng = np.random.default_rng((seed, 7))
-    drawn = [rng.permutation(kinds[k])[: min(least, _DONORS)] for k in (CONTEXT_ALONE, NEITHER)]
+    drawn = [rng.permutation(kinds[k])[: min(least, _DONORS)] for k in (True, False)]
     pictures = [[reader.read(int(i)) for i in part] for part in drawn]
     if len({p.input.shape for part in pictures for p in part}) > 1:
         return None  # inputs of several sizes cannot lend to one another
-    return Donors(
-        torch.stack([p.input for p in pictures[0]]),
-        torch.stack([p.input for p in pictures[1]]),
-        tuple((a.background, b.background) for a, b in zip(*pictures, strict=True)),
+    inputs = [
+        torch.stack([emptied(p) if reader.rest else p.input for p in part]) for part in pictures
+    ]
+    pairs = list(zip(*pictures, strict=True))
+    taken = [[p.occupied for p in pair if p.occupied is not None] for pair in pairs]
+    occupied = None
+    if any(taken) and not reader.rest:
+        empty = torch.zeros(inputs[0].shape[-2:], dtype=torch.bool)
+        occupied = torch.stack([torch.stack([empty, *found]).any(0) for found in taken])
+    lent = tuple((a.background, b.background) for a, b in pairs)
+    return Donors(inputs[0], inputs[1], lent, occupied)
+
+
+def _distinct(samples: Sequence[Sample], identical: str) -> tuple[Sequence[Sample], int]:
+    """Return the samples of which no two are the same pixel by pixel, and how many were left out.
+
+    Raises:
+        DataError: there are some and they are to be refused, or they have unlike labels.
+    """
+    if identical not in ("refuse", "skip"):
+        raise DataError(f"identical={identical!r}, expected 'refuse' or 'skip'")
+    pairs = [
+        (samples[p.first], samples[p.second], p.second)
+        for p in find_duplicates(samples, near=False)
+    ]
+    if not pairs:
+        return samples, 0
+    shown = "; ".join(f"{a.id!r} = {b.id!r}" for a, b, _ in pairs[:5])
+    many = f"{len(pairs)} images are the same as another, pixel by pixel"
+    if identical == "refuse":
+        raise DataError(
+            f"{many}: {shown}. Listed twice, they would make intervals too narrow; remove them, or "
+            "leave all but the first out: identical='skip' (--skip-identical)"
+        )
+    torn = [(a, b) for a, b, _ in pairs if (set(a.labels), a.group) != (set(b.labels), b.group)]
+    if torn:
+        raise DataError(
+            f"{torn[0][0].id!r} and {torn[0][1].id!r} are the same, pixel by pixel, and are "
+            f"labelled {list(torn[0][0].labels)} and {list(torn[0][1].labels)}: one of the two is "
+            "wrong; remove it"
+        )
+    gone = {index for _, _, index in pairs}
+    kept = [i for i in range(len(samples)) if i not in gone]
+    if isinstance(samples, Dataset):
+        return samples.subset(kept), len(gone)
+    return [samples[i] for i in kept], len(gone)
+
+
+def _annotation_note(reader: Reader) -> str:
+    """Return how many images of the object say where it is, if not all do."""
+    counts = reader.annotated
+    if reader.regions == "groups" or not counts["none"]:
+        return ""
+    known = " and ".join(f"{counts[k]} {k}" for k in ("masks", "boxes") if counts[k])
+    return (
+        f"of {sum(counts.values())} images with {reader.object} {known} say where it is; the other "
+        f"{counts['none']} count where no mask is needed"
     )
 
 
@@ -301,13 +377,13 @@ def _check_groups(
         if has_context is None:
             return  # known only once the masks were looked at
         counts[2 * has_object + has_context] += 1
-    empty = [names.group(g) for g in (3, 2, 1, 0) if not counts[g]]
-    if empty and (not allow_empty or len(empty) > 2):
-        listed = ", ".join(f"{names.group(g)}: {counts[g]}" for g in (3, 2, 1, 0))
+    empty = [names.group(g) for g in names.groups if not counts[g]]
+    if empty and (not allow_empty or len(empty) > 2 or len(names.groups) == 2):
+        listed = ", ".join(f"{names.group(g)}: {counts[g]}" for g in names.groups)
         raise DataError(
             f"no image of {' and none of '.join(repr(e) for e in empty)} ({listed}): what the "
             "model does there is not known. Add such images"
-            + ("" if len(empty) > 2 else
+            + ("" if len(empty) > 2 or len(names.groups) == 2 else
                ", or audit without them: allow_empty_groups=True (--allow-empty-groups)")
         )  # fmt: skip
 

@@ -12,13 +12,14 @@ from ..statistics.clustered import ClusterBootstrap, crossed
 from ..statistics.exact import mcnemar, wilson
 from ..statistics.intervals import Interval
 from ..statistics.resampling import holm
+from .pictures import BACKGROUND
 from .result import Cell, Effect, Hit, Place
-from .table import BOTH, CONTEXT_ALONE, OBJECT_ALONE, Table
-from .verdict import Verdict, evidence_columns, judge, within
+from .table import BOTH, CONTEXT_ALONE, NEITHER, OBJECT_ALONE, Table
+from .verdict import Verdict, evidence_columns, judge, lines_of, within
 
 #: mean area of the controls over that of their regions, below which a result says so
 _ROOM = 0.9
-ORDER = (BOTH, OBJECT_ALONE, CONTEXT_ALONE, 0)
+ORDER = (BOTH, OBJECT_ALONE, CONTEXT_ALONE, NEITHER)
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,16 @@ class Names:
     object: str
     context: str
 
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """Numbers of the groups; two where the context is what surrounds the object."""
+        return (BOTH, NEITHER) if self.context == BACKGROUND else ORDER
+
     def group(self, number: int) -> str:
-        """Return a group's name: 'boat, water', 'boat, no water' ..."""
+        """Return a group's name: 'boat, water', 'boat, no water' ..., or 'boat', 'no boat'."""
         has, around = number >= 2, number % 2
+        if self.context == BACKGROUND:
+            return f"{'' if has else 'no '}{self.object}"
         return f"{'' if has else 'no '}{self.object}, {'' if around else 'no '}{self.context}"
 
 
@@ -85,11 +93,13 @@ def summarise(
     names: Names,
     limits: Limits,
     donor_scores: Sequence[Sequence[float]] | None = None,
+    *,
+    note: str = "",
 ) -> Summary:
-    """Return everything that is derived from a table."""
+    """Return everything that is derived from a table; `note` is what limits its evidence."""
     columns = _columns(table)
     boot = bootstrap_of(table, columns, limits)
-    cells = tuple(_cell(table, boot, names, limits, g) for g in ORDER)
+    cells = tuple(_cell(table, boot, names, limits, g) for g in names.groups)
     known = [c for c in cells if c.enough]
     worst, gap = _gap(boot, known, limits)
     places = tuple(_places(table, boot, names))
@@ -107,11 +117,15 @@ def summarise(
         f"{'; '.join(few)} (at least {limits.images} from {limits.clusters} are needed)"
         if few else ""
     )  # fmt: skip
+    if not missing and not lines_of(joint, enough):
+        missing = _unlocated(table, names, limits)
     verdict = judge(
         joint, enough, object=names.object, context=names.context,
         facts=_facts(names, places, joint, enough, known),
         missing=missing,
-        note="; ".join(filter(None, (_room(table, names), _cropped(table, names)))),
+        note="; ".join(
+            filter(None, (note, _room(table, names), _cropped(table, names), _unfree(table, names)))
+        ),
     )  # fmt: skip
     return Summary(cells, worst, gap, places, hits, effects, verdict)
 
@@ -174,6 +188,25 @@ def _room(table: Table, names: Names) -> str:
     return f"controls are smaller than their regions, for want of room: {', '.join(found)}"
 
 
+def _unlocated(table: Table, names: Names, limits: Limits) -> str:
+    """Return how many images say where the object is, which are too few."""
+    area = table.columns.get("area:object")
+    count = 0 if area is None else int((area > 0).sum())
+    return (
+        f"{count} images say where the {names.object} is (at least {limits.images} from "
+        f"{limits.clusters} sources are needed)"
+    )
+
+
+def _unfree(table: Table, names: Names) -> str:
+    """Return of how many images no donor had a free place for the object, or nothing."""
+    pasted, area = table.columns.get("after:paste:with"), table.columns.get("area:object")
+    if pasted is None or area is None:
+        return ""
+    stuck = int(((area > 0) & np.isnan(pasted)).sum())
+    return f"in {stuck} images the {names.object} found no place free of other things" * bool(stuck)
+
+
 def _cropped(table: Table, names: Names) -> str:
     """Return in how many images the preprocessing crops the whole object away, or nothing."""
     area = table.columns.get("area:object")
@@ -203,6 +236,8 @@ def _places(table: Table, boot: ClusterBootstrap, names: Names) -> list[Place]:
                     # chance on the very images that count: those with a map
                     on = ~np.isnan(table.columns[f"map:{method}:{region}"]) & (table.group == g)
                     chance = float(np.nanmean(table.columns[f"area:{region}"][on]))
+                    if region == "elsewhere" and not chance:
+                        continue  # object and context are all there is
                     interval = within(boot.estimate(energy).interval)
                     found.append(Place(method, names.group(g), region, interval, chance))
     return found

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ._app import GATE_FAILED
+from ._app import FAILURE, GATE_FAILED, say
 from ._options import Labels
 
 
@@ -26,13 +26,27 @@ def audit(
     object: Annotated[
         str | None, typer.Option(help="The class that the model should read.")
     ] = None,
-    context: Annotated[str | None, typer.Option(help="What usually surrounds it.")] = None,
+    context: Annotated[
+        str | None,
+        typer.Option(
+            help="What usually surrounds it; background, all that is not the object, if left out."
+        ),
+    ] = None,
     target: Annotated[
         list[str] | None,
         typer.Option(help="The model's class or classes for the object; the object's if left out."),
     ] = None,
-    masks: Annotated[bool, typer.Option("--masks", help="Regions from masks.")] = False,
-    boxes: Annotated[bool, typer.Option("--boxes", help="Regions from boxes.")] = False,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="The model's classes for the data's: boat=speedboat|lifeboat,..., or a JSON file."
+        ),
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="Folder of masks that mirror the images' names; some images will do."),
+    ] = None,
+    boxes: Annotated[bool, typer.Option("--boxes", help="Regions from boxes alone.")] = False,
     groups: Annotated[bool, typer.Option("--groups", help="No regions: groups alone.")] = False,
     context_masks: Annotated[
         str | None,
@@ -63,6 +77,10 @@ def audit(
     trained_on: Annotated[
         Path | None, typer.Option(help="Training data; an image of it in DATA is refused.")
     ] = None,
+    skip_identical: Annotated[
+        bool,
+        typer.Option("--skip-identical", help="Leave out images that are the same as another."),
+    ] = False,
     fail_above: Annotated[
         float | None,
         typer.Option(help="Exit 3 if the severity (0 to 1) is surely above this: a gate for CI."),
@@ -97,33 +115,35 @@ def audit(
 
     Prints the verdict with its uncertainty and writes a report that opens offline.
     """
+    from ..audit.pictures import BACKGROUND
     from ..data import open_dataset
     from ..models import read_labels
     from ..report.page import FILES
     from ..writing import locked
+    from ._classes import read_classes
     from ._console import print_json
     from ._discovering import find_contexts, mask_function, rank, told_by_words, write
     from ._files import refuse_existing
     from ._models import load_model
 
-    if masks + boxes + groups > 1:
+    if (masks is not None) + boxes + groups > 1:
         raise typer.BadParameter("--masks, --boxes and --groups exclude one another")
-    if not all_classes and (object is None or (context is None and not discover)):
-        raise typer.BadParameter(
-            "--object and --context are needed (or --object with --discover, or --all-classes)"
-        )
+    if not all_classes and object is None:
+        raise typer.BadParameter("--object is needed, or --all-classes")
+    discovery_alone = discover and context is None
     if (clip is None) != (prompts is None) or (clip is not None and context is None):
         raise typer.BadParameter("--clip, --prompts and --context belong together")
     if fail_above is not None and not 0 <= fail_above <= 1:
         raise typer.BadParameter(f"--fail-above {fail_above} is no share from 0 to 1")
-    if (all_classes or context is None) and (against is not None or fail_above is not None):
+    if (all_classes or discovery_alone) and (against is not None or fail_above is not None):
         raise typer.BadParameter(
-            "--against and --fail-above need an audit: --object and --context, not --all-classes"
+            "--against and --fail-above need an audit: --object, and --context beside --discover"
         )
     if not force and not all_classes:
-        files = ("discovery.html", "discovery.json") if context is None else FILES
+        files = ("discovery.html", "discovery.json") if discovery_alone else FILES
         refuse_existing([out / name for name in files])
-    dataset: Any = open_dataset(data, split=split)
+    members = read_classes(classes)
+    dataset: Any = open_dataset(data, masks=masks, split=split)
     if clip is not None:
         dataset = told_by_words(dataset, str(context), clip, str(prompts), batch_size)
     loaded = load_model(model, checkpoint, device)
@@ -133,12 +153,17 @@ def audit(
         "batch_size": batch_size,
     }  # fmt: skip
     if all_classes:
-        rank(loaded, dataset, as_json, common)
+        rank(loaded, dataset, as_json, common | {"classes": members})
         return
+    if context is None and not discover:
+        context = BACKGROUND
+        say(f"no --context is named: all that is not {object} is its context ({context})")
     options = common | {
         "object": object, "context": context,
-        "target": [int(t) if t.isdecimal() else t for t in target] if target else None,
-        "regions": "masks" if masks else "boxes" if boxes else "groups" if groups else "auto",
+        "target": [int(t) if t.isdecimal() else t for t in target] if target
+        else members.get(str(object)),
+        "regions": "boxes" if boxes else "groups" if groups else "auto",
+        "identical": "skip" if skip_identical else "refuse",
         "context_masks": mask_function(context_masks) if context_masks else None,
         "trained_on": open_dataset(trained_on) if trained_on else None,
         "allow_empty_groups": allow_empty_groups, "methods": method.split(","),
@@ -154,26 +179,41 @@ def audit(
         )  # fmt: skip
         models.append((after, "journal-after.jsonl"))
     with locked(out):
-        if context is None:
+        if discovery_alone:
             write(find_contexts(loaded, dataset, options), out, as_json=as_json, force=force)
             return
         found, results, paths = _judge(models, dataset, options, out, discover, force)
-    final = results[-1]
-    failed = fail_above is not None and final.fails(fail_above)
+    gate = None if fail_above is None else _gate(results[-1], fail_above)
     if as_json:
         document = found.as_dict()
         head = {k: document.pop(k) for k in ("schema", "schema_version")}
         print_json(
             head["schema"].removeprefix("attnviz."), head["schema_version"], **document,
-            files={k: str(p) for k, p in paths.items()}, gate_failed=failed,
+            files={k: str(p) for k, p in paths.items()},
+            gate_failed=gate is not None and gate[0], gate=None if gate is None else gate[1],
         )  # fmt: skip
     else:
         _print(found, results, paths)
-    if failed:
-        from ._app import say
+    if gate is not None:
+        say(f"gate: {gate[1]}")
+        if gate[0] is not False:
+            raise typer.Exit(GATE_FAILED if gate[0] else FAILURE)
 
-        say(f"severity {final.severity} is above {fail_above:g}: the gate fails")
-        raise typer.Exit(GATE_FAILED)
+
+def _gate(result: Any, above: float) -> tuple[bool | None, str]:
+    """Return whether the gate fails, None where that is not known, and what was compared."""
+    severity = result.severity
+    of = f"the {result.context}'s share of the evidence for {result.object}"
+    if severity is None:
+        return None, f"severity ({of}) is not known, so it cannot be compared with {above:g}"
+    failed = result.fails(above)
+    level = f"{100 * severity.level:g} %"
+    return failed, (
+        f"the lower end of the severity's {level} interval, {severity.low:.3f}, is "
+        f"{'above' if failed else 'not above'} {above:g} (--fail-above): "
+        f"{'fails' if failed else 'passes'}. Severity {severity.value:.3f} is {of}, in "
+        f"{result.images} images"
+    )
 
 
 def _print(found: Any, results: list[Any], paths: dict[str, Path]) -> None:

@@ -196,7 +196,7 @@ def _charts(result: Any) -> dict[str, Any]:
         "effects": intervals(
             [
                 Bar(
-                    _operation(e.operation, result), e.drop, second=e.control,
+                    result.caption(e.operation), e.drop, second=e.control,
                     kind=e.operation.split(":")[0] if ":" in e.operation else "",
                 )
                 for e in operations
@@ -229,14 +229,6 @@ def _change(comparison: Any) -> Any:
         title="share answered rightly before and after", share=True,
         unit="answered rightly, with Wilson's interval; grey: before",
     )  # fmt: skip
-
-
-def _operation(name: str, result: Any) -> str:
-    kind, _, way = name.partition(":")
-    what = {"object": result.object, "context": result.context}.get(kind)
-    if what is None:
-        return f"{result.object} pasted {'on' if way == 'with' else 'without'} {result.context}"
-    return f"{what} {'swapped' if way == 'swap' else 'removed: ' + way}"
 
 
 def _example(example: Any) -> dict[str, Any]:

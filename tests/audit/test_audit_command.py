@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
 def run(folder, out, *extra, reads="water", json_out=True):
     words = [
         "audit", "--model", f"tests.audit.makers:reads_{reads}", "--data", str(folder), "--object",
-        "boat", "--context", "water", "--masks", "--preprocess", "unit", "--labels", "other,boat",
+        "boat", "--context", "water", "--preprocess", "unit", "--labels", "other,boat",
         "--out", str(out), "--fill", "blur", "--method", "gradcam", "--examples", "2", "--device",
         "cpu", *(["--json"] if json_out else []), *extra,
     ]  # fmt: skip
@@ -108,8 +108,99 @@ def test_context_from_a_segmenter(folder, tmp_path, capsys):
     assert run(folder, tmp_path / "u", "--clip", str(tmp_path)) == 2
 
 
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory):
+    """Class folders boat/ and other/, boats on water alone, masks/boat/ for one boat in five."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("classes")
+    seen = 0
+    for sample in bw.generate(groups=[0, 3] * 50, seed=3, marked=True).dataset():
+        for name in (sample.label, f"masks/{sample.label}"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(sample.read()).save(root / sample.label / f"{sample.id}.png")
+        seen += sample.label == "boat"
+        if sample.label == "boat" and not seen % 5:
+            mask = sample.mask("boat").astype("uint8") * 255
+            Image.fromarray(mask).save(root / "masks" / "boat" / f"{sample.id}.png")
+    return root
+
+
+def folders(root, out, *extra, reads="water"):
+    return main(["audit", "--model", f"tests.audit.makers:reads_{reads}", "--data", str(root),
+                 "--preprocess", "unit", "--fill", "blur", "--method", "gradcam", "--examples",
+                 "1", "--device", "cpu", "--out", str(out), *extra])  # fmt: skip
+
+
+@pytest.mark.parametrize(("reads", "said"), [("water", "background"), ("object", "vessel")])
+def test_class_folders_reach_a_verdict_by_one_line(classes, tmp_path, capsys, reads, said):
+    words = ["--object", "boat", "--labels", "land,vessel", "--classes", "boat=vessel"]
+    assert folders(classes, tmp_path / "a", *words, reads=reads) == 0
+    found = capsys.readouterr()
+    assert found.out.startswith(f"verdict  reads the {said.replace('vessel', 'boat')}: ")
+    assert "no --context is named: all that is not boat is its context" in found.err
+    assert "of 50 images with boat 10 masks say where it is; the other 40" in found.out
+    # the same by folders of the user's own: --masks means what it means in guide
+    import shutil
+
+    shutil.copytree(classes, tmp_path / "own", ignore=shutil.ignore_patterns("masks"))
+    assert folders(tmp_path / "own", tmp_path / "b", *words, reads=reads) == 1
+    assert "no image says where 'boat' is" in capsys.readouterr().err
+    given = ["--masks", str(classes / "masks"), "--json"]
+    assert folders(tmp_path / "own", tmp_path / "c", *words, *given, reads=reads) == 0
+    again = json.loads(capsys.readouterr().out)
+    first = json.loads((tmp_path / "a" / "audit.json").read_text())
+    assert again["verdict"] == first["verdict"]
+
+
+def test_the_gate_says_what_it_compared(classes, tmp_path, capsys):
+    words = ["--object", "boat", "--labels", "other,boat", "--fail-above", "0.3"]
+    assert folders(classes, tmp_path / "a", *words) == 3
+    said = capsys.readouterr().err.splitlines()[-1]
+    severity = json.loads((tmp_path / "a" / "audit.json").read_text())["verdict"]["severity"]
+    assert said.startswith(
+        f"gate: the lower end of the severity's 95 % interval, {severity['low']:.3f}, is above 0.3 "
+        "(--fail-above): fails. "
+    )
+    assert "is the background's share of the evidence for boat, in 100 images" in said
+    assert folders(classes, tmp_path / "b", *words, reads="object") == 0
+    assert "is not above 0.3 (--fail-above): passes" in capsys.readouterr().err
+
+
+def test_identical_images_are_left_out_on_request(classes, tmp_path, capsys):
+    import shutil
+
+    data = tmp_path / "data"
+    shutil.copytree(classes, data)
+    one = sorted((data / "boat").iterdir())[0]
+    shutil.copy(one, data / "boat" / "again.png")
+    words = ["--object", "boat", "--labels", "other,boat"]
+    assert folders(data, tmp_path / "a", *words) == 1
+    said = capsys.readouterr().err
+    assert f"'boat/{one.name}' = 'boat/again.png'" in said
+    assert "--skip-identical" in said
+    assert folders(data, tmp_path / "a", *words, "--skip-identical") == 0
+    found = json.loads((tmp_path / "a" / "audit.json").read_text())
+    assert found["settings"]["identical_skipped"] == 1
+    assert found["images"] == 100
+
+
+def test_all_classes_by_the_model_s_names(folder, tmp_path, capsys):
+    mapping = tmp_path / "classes.json"
+    mapping.write_text(json.dumps({"boat": ["vessel"], "other": 0}))
+    words = ["audit", "--model", "tests.audit.makers:reads_water", "--data", str(folder),
+             "--preprocess", "unit", "--labels", "thing,vessel", "--all-classes", "--json",
+             "--device", "cpu"]  # fmt: skip
+    assert main(words) == 1
+    assert "--classes" in capsys.readouterr().err
+    assert main([*words, "--classes", str(mapping)]) == 0
+    pairs = json.loads(capsys.readouterr().out)["pairs"]
+    assert (pairs[0]["object"], pairs[0]["context"]) == ("boat", "water")
+    assert main([*words, "--classes", "boat"]) == 2
+
+
 def test_usage(folder, tmp_path, capsys):
-    assert run(folder, tmp_path / "d", "--boxes") == 2
+    assert run(folder, tmp_path / "d", "--boxes", "--groups") == 2
     assert main(["audit", "--data", str(folder)]) == 2
     assert run(folder, tmp_path / "e", "--fail-above", "7") == 2
     capsys.readouterr()

@@ -205,17 +205,165 @@ def test_bad_input(data):
              if s.label == "boat" else s for s in samples]  # fmt: skip
     with pytest.raises(DataError, match="9 x 9 pixels"):
         confusion(model, small, **options)
-    none = [replace(s, masks={"boat": s.masks["boat"]} if i == 2 else {})
-            for i, s in enumerate(samples)]  # fmt: skip
-    with pytest.raises(DataError, match="has no mask of it"):
-        confusion(model, none, **options)
-    twice = [*samples, replace(samples[3], id="copy")]
-    with pytest.raises(DataError, match="the same, pixel by pixel"):
-        confusion(model, twice, **options)
+    none = [replace(s, masks={}) for s in samples]
+    with pytest.raises(DataError, match="no image has masks of 'boat'"):
+        confusion(model, none, regions="masks", **options)
+    with pytest.raises(DataError, match="no image says where 'boat' is.*--masks"):
+        audit.confusion(model, none, object="boat", **FAST, **options)
     with pytest.raises(DataError, match="leak"):
         confusion(model, samples, trained_on=samples[:5], **options)
     with pytest.raises(DataError, match="no image"):
         confusion(model, [])
+
+
+class Spy(torch.nn.Module):
+    """A planted model that counts its passes."""
+
+    def __init__(self, reads="water"):
+        super().__init__()
+        self.inner, self.passes = planting.planted(reads), 0
+
+    def forward(self, x):
+        self.passes += 1
+        return self.inner(x)
+
+
+def test_identical_images_are_found_before_any_pass(data):
+    samples, model = list(data.dataset()), Spy()
+    options = {"preprocess": _unit, "labels": ("other", "boat")}
+    twice = [*samples, replace(samples[3], id="copy", source="elsewhere")]
+    with pytest.raises(DataError, match="1 images are the same.*'000003' = 'copy'.*identical="):
+        confusion(model, twice, **options)
+    assert model.passes == 0
+    found = confusion(model, twice, identical="skip", **options)
+    assert found.settings["identical_skipped"] == 1
+    assert found.table.ids == tuple(s.id for s in samples)
+    torn = [*samples, replace(samples[3], id="copy", label="other", labels=(), group="")]
+    assert torn[-1].labels != samples[3].labels
+    with pytest.raises(DataError, match="one of the two is wrong"):
+        confusion(model, torn, identical="skip", **options)
+
+
+def folders(made, share):
+    """Scenes as class folders give them: one label, and masks of one in `share` boats."""
+    seen, found = 0, []
+    for sample in made.dataset():
+        seen += sample.label == "boat"
+        kept = {"boat": sample.masks["boat"]} if sample.label == "boat" and not seen % share else {}
+        found.append(replace(sample, masks=kept, labels=(sample.label,), group=""))
+    return Dataset(tuple(found), ("other", "boat"))
+
+
+@pytest.mark.parametrize(
+    ("reads", "verdict"), [("water", "context"), ("object", "object"), ("both", "both")]
+)
+def test_class_folders_with_masks_of_one_in_five(reads, verdict):
+    """What is planted is found without a named context, whatever the share of masks."""
+    made = bw.generate(groups=[0, 3] * 60, seed=3, marked=True)
+    options = {"object": "boat", "preprocess": _unit, "labels": ("other", "boat"), **FAST}
+    found = {n: audit.confusion(planting.planted(reads), folders(made, n), **options)
+             for n in (5, 1)}  # fmt: skip
+    for share, one in found.items():
+        assert one.verdict.kind == verdict, str(one)
+        assert one.verdict.alarm == (reads != "object")
+        assert [(c.name, c.images) for c in one.cells] == [("boat", 60), ("no boat", 60)]
+        assert one.settings["annotated"]["masks"] == 60 // share
+        assert [line.images for line in one.verdict.lines] == [60 // share]
+    assert "of 60 images with boat 12 masks say where it is; the other 48" in found[5].verdict.why
+    assert "say where it is" not in found[1].verdict.why
+    few = audit.confusion(planting.planted(reads), folders(made, 12), **options)
+    assert few.verdict.kind == "not enough evidence"
+    assert "5 images say where the boat is (at least 10" in few.verdict.text
+
+
+def test_boxes_stand_in_where_there_is_no_mask(data):
+    from attnviz.data import Box, mask_box
+
+    samples = []
+    for i, s in enumerate(data.dataset()):
+        boxes = (Box(*mask_box(s.mask("boat")), "boat"),) if s.has_mask("boat") else ()
+        kept = {k: v for k, v in s.masks.items() if k != "boat" or i % 8 < 4}
+        samples.append(replace(s, masks=kept, boxes=boxes if "boat" not in kept else ()))
+    options = {"preprocess": _unit, "labels": ("other", "boat")}
+    found = confusion(planting.planted("object"), samples, **options)
+    assert found.settings["regions"] == "masks, boxes"
+    assert found.settings["annotated"] == {"masks": 12, "boxes": 12, "none": 0}
+    area = np.array([
+        0.0 if s.label != "boat" else
+        (s.mask("boat") if s.has_mask("boat") else s.box_mask("boat")).mean() for s in samples
+    ])  # fmt: skip
+    got = np.nan_to_num(found.table.columns["area:object"])
+    np.testing.assert_allclose(got, area, atol=1e-6)
+    assert found.verdict.kind == "object"
+
+
+def test_transplants_go_where_nothing_else_is(data):
+    """Donors whose own thing stands where the boat would go lend nothing to it."""
+    found = confusion(planting.planted("object"), data)
+    mask, number = data.object_mask, found.table.donor
+    pasted = ~np.isnan(found.table.columns["after:paste:with"])
+    assert pasted[data.label == 1].any()
+    from attnviz.audit.pictures import Reader
+    from attnviz.audit.running import _donors, unit_range
+
+    reader = Reader(list(data.dataset()), "boat", "water", prepare=unit_range)
+    donors = _donors(reader, 0)
+    assert donors.occupied.any((1, 2)).all()  # each lends a scene with another thing in it
+    for i in np.flatnonzero(data.label == 1):
+        meet = (donors.occupied.numpy() & mask[i]).any((1, 2))
+        if pasted[i]:
+            assert not meet[number[i]]
+        else:
+            assert meet.all()
+    stuck = int((~pasted[data.label == 1]).sum())
+    assert ("found no place free" in found.verdict.why) == (stuck > 0)
+
+
+class OneLogit(torch.nn.Module):
+    """A planted model of two logits as one: boat less other."""
+
+    def __init__(self, reads, sign=1.0):
+        super().__init__()
+        self.inner, self.sign = planting.planted(reads), sign
+
+    def forward(self, x):
+        logits = self.inner(x)
+        return self.sign * (logits[:, 1:] - logits[:, :1])
+
+
+@pytest.mark.parametrize("reads", ["water", "object"])
+def test_a_single_logit_is_class_1_and_minus_it_class_0(reads, data):
+    two = confusion(planting.planted(reads), data)
+    for model, options in (
+        (OneLogit(reads), {"labels": None}),
+        (OneLogit(reads), {"labels": ("other", "boat")}),
+        (OneLogit(reads, -1.0), {"labels": None, "target": 0}),
+        (OneLogit(reads, -1.0), {"labels": ("boat", "other")}),
+    ):
+        one = confusion(model, data.dataset(), preprocess=_unit, **options)
+        assert one.verdict.kind == two.verdict.kind
+        for name in two.table.columns:
+            np.testing.assert_allclose(
+                one.table.columns[name], two.table.columns[name], atol=1e-4, err_msg=name
+            )
+    ranked = audit.rank_pairs(
+        OneLogit(reads), data.dataset(), preprocess=_unit, labels=("other", "boat"), resamples=50
+    )
+    assert {(p.object, p.context) for p in ranked} >= {("boat", "water"), ("other", "land")}
+
+
+def test_classes_of_the_data_by_the_model_s_names(data):
+    options = {"preprocess": _unit, "resamples": 50}
+    own = audit.rank_pairs(planting.planted("water"), data.dataset(), labels=("other", "boat"),
+                           **options)  # fmt: skip
+    mapped = audit.rank_pairs(
+        planting.planted("water"), data.dataset(), labels=("car", "vessel"),
+        classes={"boat": ["vessel"], "other": [0]}, **options,
+    )  # fmt: skip
+    assert mapped == own
+    with pytest.raises(DataError, match="'boot', which no image of the data has; did you mean"):
+        audit.rank_pairs(planting.planted("water"), data.dataset(), labels=("car", "vessel"),
+                         classes={"boot": ["vessel"]}, **options)  # fmt: skip
 
 
 def test_json_and_csv(data):
