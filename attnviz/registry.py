@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Any
@@ -27,7 +28,7 @@ class Entry:
     family: str = ""
     meta: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
-    @property
+    @cached_property
     def options(self) -> tuple[str, ...]:
         """The names of the function's keyword-only arguments, in order."""
         parameters = inspect.signature(self.fn).parameters.values()

@@ -3,7 +3,7 @@
 from .capture import Capture, capture
 from .checkpointing import without_checkpointing
 from .kernels import differentiable_attention
-from .modules import eager, find_layers, unwrap
+from .modules import eager, find_layers, named_parts, unwrap
 from .outputs import wide
 from .preserve import preserved
 from .threads import own_thread
@@ -14,6 +14,7 @@ __all__ = [
     "differentiable_attention",
     "eager",
     "find_layers",
+    "named_parts",
     "own_thread",
     "preserved",
     "unwrap",

@@ -28,6 +28,7 @@ class Capture:
 
     Attributes:
         layers: the dotted names asked for, in that order.
+        modules: these layers, by name.
     """
 
     def __init__(
@@ -42,12 +43,12 @@ class Capture:
     ) -> None:
         self._model = unwrap(model)
         self._wrapped = model
-        self._modules = find_layers(self._model, layers)
+        self.modules = find_layers(self._model, layers)
         self._create_graph = create_graph
         self._call = call
         self._prefix_graph = (prefix_graph or create_graph) and gradients
         self._record = gradients
-        self.layers = tuple(self._modules)
+        self.layers = tuple(self.modules)
         self._tensors: dict[str, Tensor] = {}
         self._calls: dict[str, int] = {}
         self._stack: contextlib.ExitStack | None = None
@@ -65,7 +66,7 @@ class Capture:
             stack.enter_context(without_checkpointing(self._model))
             if not self._create_graph:
                 stack.enter_context(preserved(self._model, eval_mode=False))
-            for name, module in self._modules.items():
+            for name, module in self.modules.items():
                 if isinstance(module, torch.jit.ScriptModule) and not _takes_hooks(module):
                     raise CaptureError(
                         f"layer {name!r} is scripted: it runs outside Python and cannot be read; "

@@ -8,11 +8,14 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from .modules import named_parts
+
 #: the flags by which timm and Hugging Face turn it on
 _FLAGS = ("grad_checkpointing", "gradient_checkpointing")
 
 _lock = threading.Lock()
-_open: dict[tuple[int, str], list] = {}  # (module, flag) -> [blocks that hold it, module]
+_held: dict[tuple[int, str], list] = {}  # (module, flag) -> [models that hold it off, module]
+_open: dict[int, list] = {}  # id(model) -> [open blocks, what they hold]: the first one looks
 
 
 @contextmanager
@@ -22,23 +25,33 @@ def without_checkpointing(model: nn.Module) -> Iterator[None]:
     Activations are then kept instead of computed again, so results are the same, and gradients of
     gradients work. The flags are put back when the last thread leaves.
     """
+    key = id(model)
     with _lock:
-        found = [
-            (module, flag)
-            for module in model.modules()
-            for flag in _FLAGS
-            if module.__dict__.get(flag) is True or (id(module), flag) in _open
-        ]
-        for module, flag in found:
-            _open.setdefault((id(module), flag), [0, module])[0] += 1
-            module.__dict__[flag] = False
+        if key not in _open:
+            _open[key] = [0, _switch_off(model)]
+        _open[key][0] += 1
     try:
         yield
     finally:
         with _lock:
-            for module, flag in found:
-                held = _open[id(module), flag]
-                held[0] -= 1
-                if held[0] == 0:
-                    del _open[id(module), flag]
-                    module.__dict__[flag] = True
+            _open[key][0] -= 1
+            if _open[key][0] == 0:
+                for module, flag in _open.pop(key)[1]:
+                    held = _held[id(module), flag]
+                    held[0] -= 1
+                    if held[0] == 0:
+                        del _held[id(module), flag]
+                        module.__dict__[flag] = True
+
+
+def _switch_off(model: nn.Module) -> list[tuple[nn.Module, str]]:
+    found = [
+        (module, flag)
+        for module in named_parts(model)
+        for flag in _FLAGS
+        if module.__dict__.get(flag) is True or (id(module), flag) in _held
+    ]
+    for module, flag in found:
+        _held.setdefault((id(module), flag), [0, module])[0] += 1
+        module.__dict__[flag] = False
+    return found

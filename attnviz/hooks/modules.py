@@ -36,8 +36,35 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
+def named_parts(model: nn.Module) -> dict[nn.Module, str]:
+    """Return all modules of a model with their dotted names, as `named_modules()` orders them.
+
+    By hand: through the generators of torch it takes three times as long, and several walks as
+    long as a small model's forward.
+    """
+    found: dict[nn.Module, str] = {model: ""}
+
+    def walk(prefix: str, module: nn.Module) -> None:
+        for child, part in module._modules.items():
+            if part is not None and part not in found:
+                found[part] = name = prefix + child
+                if part._modules:
+                    walk(name + ".", part)
+
+    walk("", model)
+    return found
+
+
 def _plain(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def _at(model: nn.Module, name: str) -> nn.Module | None:
+    """Return the part of exactly this name, None where there is none."""
+    here: nn.Module | None = model if name else None
+    for part in name.split("."):
+        here = here._modules[part] if here is not None and part in here._modules else None
+    return here
 
 
 def find_layers(
@@ -54,7 +81,10 @@ def find_layers(
         layers = [layers]
     if not layers:
         raise LayerNotFound("no layer was given; pass a dotted name such as 'layer4', or a module")
-    named = dict(model.named_modules())
+    direct = {layer: _at(model, layer) for layer in layers if isinstance(layer, str)}
+    if len(direct) == len(layers) and None not in direct.values():
+        return direct  # as they stand: nothing to search
+    named = {name: module for module, name in named_parts(model).items()}
     plain = {_plain(name): name for name in named}
     found: dict[str, nn.Module] = {}
     for layer in layers:
@@ -83,27 +113,43 @@ def _is_compiled(model: nn.Module) -> bool:
     # looked up in the dictionaries: hasattr on modules takes as long as a small model's forward
     return any(
         "_orig_mod" in m._modules or m.__dict__.get("_compiled_call_impl") is not None
-        for m in model.modules()
+        for m in named_parts(model)
     )
+
+
+#: id(model) -> [open blocks, whether the model has compiled parts]: the first block looks
+_eager: dict[int, list] = {}
 
 
 @contextmanager
 def eager(model: nn.Module) -> Iterator[None]:
     """Run compiled parts of a model eagerly inside the block: compiled code ignores new hooks."""
-    if not _is_compiled(model):
-        yield
-        return
+    key = id(model)
     # the stance belongs to the process, so it is opened once for all threads
     with _stance_lock:
-        _stance[0] += 1
-        if _stance[0] == 1:
-            _stance[1] = torch.compiler.set_stance("force_eager")
-            _stance[1].__enter__()
+        if key not in _eager:
+            _eager[key] = [0, _is_compiled(model)]
+            _hold_stance(_eager[key][1])
+        _eager[key][0] += 1
     try:
         yield
     finally:
         with _stance_lock:
-            _stance[0] -= 1
-            if _stance[0] == 0:
-                _stance[1].__exit__(None, None, None)
-                _stance[1] = None
+            _eager[key][0] -= 1
+            if _eager[key][0] == 0:
+                _, compiled = _eager.pop(key)
+                _drop_stance(compiled)
+
+
+def _hold_stance(needed: bool) -> None:
+    _stance[0] += needed
+    if needed and _stance[0] == 1:
+        _stance[1] = torch.compiler.set_stance("force_eager")
+        _stance[1].__enter__()
+
+
+def _drop_stance(needed: bool) -> None:
+    _stance[0] -= needed
+    if needed and _stance[0] == 0:
+        _stance[1].__exit__(None, None, None)
+        _stance[1] = None

@@ -8,7 +8,7 @@ it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,35 +16,42 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from .modules import named_parts
 
-@dataclass
+
+@dataclass(slots=True)
 class _Held:
     count: int
-    module: nn.Module
     training: bool
-    buffers: dict[str, Tensor]
-    values: dict[str, Tensor]  # of a scripted part, whose buffers are held outside Python
+    buffers: Mapping[str, Tensor] | None = None
+    values: Mapping[str, Tensor] | None = (
+        None  # of a scripted part: its buffers are held outside Python
+    )
 
 
 _lock = threading.RLock()
-_held: dict[int, _Held] = {}
+_held: dict[nn.Module, _Held] = {}
+#: id(model) -> [open blocks, its modules]: the first block walks through the model
+_open: dict[int, list] = {}
 _random: list = [0, None]  # how many blocks are open, the state before the first
 
 
 def _enter(modules: list[nn.Module], eval_mode: bool) -> None:
     copies: dict[int, Tensor] = {}  # a buffer that two modules share stays shared
     for module in modules:
-        held = _held.get(id(module))
+        held = _held.get(module)
         if held is not None:
             held.count += 1
+            continue
+        held = _held[module] = _Held(1, module.training)
+        if not module._buffers:  # most of them
             continue
         originals: dict[str, Tensor] = {}
         if not _keeps_still(module, eval_mode):
             originals = {name: b for name, b in module._buffers.items() if b is not None}
-        values: dict[str, Tensor] = {}
         if isinstance(module, torch.jit.ScriptModule) and module.training and not eval_mode:
-            values = {n: b.detach().clone() for n, b in module.named_buffers(recurse=False)}
-        _held[id(module)] = _Held(1, module, module.training, originals, values)
+            held.values = {n: b.detach().clone() for n, b in module.named_buffers(recurse=False)}
+        held.buffers = originals
         # The model works on copies and the originals are not touched. Writing old values back
         # instead would invalidate every graph that has saved the buffer.
         for name, buffer in originals.items():
@@ -58,37 +65,32 @@ def _keeps_still(module: nn.Module, eval_mode: bool) -> bool:
     if isinstance(module, _NormBase):
         return eval_mode or not module.training  # most buffers of most models: not copied in vain
     # a scripted or traced part holds its buffers outside Python
-    return isinstance(module, torch.jit.ScriptModule) or not module._buffers
+    return isinstance(module, torch.jit.ScriptModule)
 
 
 def _leave(modules: list[nn.Module]) -> None:
     error: BaseException | None = None
     for module in modules:
-        held = _held.get(id(module))
+        held = _held.get(module)
         if held is None:  # entering had failed before it
             continue
         held.count -= 1
         if held.count:
             continue
-        del _held[id(module)]
+        del _held[module]
         try:
-            _set_mode(module, held.training)
+            if module.training != held.training:
+                # assigned, not called: an overridden train() may do more than set the flag
+                module.training = held.training
             if held.buffers:
                 module._buffers.update(held.buffers)
-            for name, value in held.values.items():
+            for name, value in (held.values or {}).items():
                 with torch.no_grad():
                     getattr(module, name).copy_(value)
         except Exception as failed:  # the other modules are put back all the same
             error = error or failed
     if error is not None:
         raise error
-
-
-def _set_mode(module: nn.Module, training: bool) -> None:
-    if module.training == training:
-        return
-    # assigned, not called: an overridden train() may do more than set the flag
-    module.training = training
 
 
 def _random_state() -> dict[str, Tensor | list[Tensor]]:
@@ -120,29 +122,43 @@ def preserved(model: nn.Module, *, eval_mode: bool = True) -> Iterator[None]:
         eval_mode: switch all submodules to evaluation inside the block. Modes belong to the
             model, so other threads see it in evaluation too while the block is open.
     """
-    modules = list(model.modules())
     with _lock:
-        _random[0] += 1
-        if _random[0] == 1:
-            _random[1] = _random_state()
-        try:
-            _enter(modules, eval_mode)
-            if eval_mode:
-                for module in modules:
-                    _set_mode(module, False)
-        except BaseException:
-            _close(modules)
-            raise
+        _begin(model, eval_mode)
     try:
         yield
     finally:
         with _lock:
-            _close(modules)
+            _end(model)
 
 
-def _close(modules: list[nn.Module]) -> None:
+def _begin(model: nn.Module, eval_mode: bool) -> None:
+    _random[0] += 1
+    if _random[0] == 1:
+        _random[1] = _random_state()
+    first = id(model) not in _open
+    if first:
+        _open[id(model)] = [0, list(named_parts(model))]
+    opened = _open[id(model)]
+    opened[0] += 1
     try:
-        _leave(modules)
+        if first:
+            _enter(opened[1], eval_mode)
+        if eval_mode:
+            for module in opened[1]:
+                if module.training:
+                    module.training = False
+    except BaseException:
+        _end(model)
+        raise
+
+
+def _end(model: nn.Module) -> None:
+    opened = _open[id(model)]
+    opened[0] -= 1
+    try:
+        if opened[0] == 0:
+            del _open[id(model)]
+            _leave(opened[1])
     finally:
         _random[0] -= 1
         if _random[0] == 0:

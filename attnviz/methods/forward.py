@@ -181,10 +181,9 @@ def forward_pass(
     layouts: dict[str, Layout] = {}
     activations: dict[str, Tensor] = {}
     if captured is not None:
-        modules = dict(request.model.named_modules())
         for name, raw in captured.activations.items():
             layouts[name] = request.layout or infer_layout(
-                request.model, modules[name], raw, request.input_size
+                request.model, captured.modules[name], raw, request.input_size
             )
             activations[name] = layouts[name].to_spatial(raw)
     found: dict[str, LinearHead] = {}

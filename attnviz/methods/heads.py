@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..hooks.threads import own_thread
+from ..hooks import named_parts, own_thread
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class HeadProbe:
     """Remembers the last linear layer that ran; a forward hook on each, removed on leaving."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._modules = [m for m in model.modules() if isinstance(m, nn.Linear)]
+        self._modules = [m for m in named_parts(model) if isinstance(m, nn.Linear)]
         self._last: tuple[nn.Linear, Tensor, Tensor] | None = None
         self._handles: list[Any] = []
 

@@ -7,12 +7,12 @@ a batch, what to explain) into one `RawMaps` for each method and layer.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MethodError, did_you_mean
+from ..hooks import without_checkpointing
 from ..inputs import Given, Inputs
 from ..registry import Entry, Registry
 
@@ -35,25 +35,6 @@ FAMILIES: dict[str, str] = {
     "perturbation": "attnviz.methods.perturbation._run:run",
     "attribution": "attnviz.methods.attribution._run:run",
 }
-
-
-@contextmanager
-def all_kept(model: nn.Module) -> Iterator[None]:
-    """Switch off the gradient checkpointing of timm's and Hugging Face's models in the block."""
-    names = ("grad_checkpointing", "gradient_checkpointing")
-    found = [
-        (module, name)
-        for module in model.modules()
-        for name in names
-        if module.__dict__.get(name) is True
-    ]
-    for module, name in found:
-        module.__dict__[name] = False
-    try:
-        yield
-    finally:
-        for module, name in found:
-            module.__dict__[name] = True
 
 
 @dataclass(frozen=True)
@@ -101,7 +82,7 @@ class Request:
         What is read on the way is part of the graph; a layer that is computed again in the
         backward pass would be another one.
         """
-        with all_kept(self.model):
+        with without_checkpointing(self.model):
             return self._call()
 
     def _call(self) -> Any:
@@ -158,6 +139,8 @@ def options_of(entry: Entry) -> tuple[str, ...]:
 
 def taken_by(entry: Entry, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of the options given that a method takes."""
+    if not options:
+        return {}
     known = options_of(entry)
     return {name: value for name, value in options.items() if name in known}
 
@@ -175,6 +158,8 @@ def check_options(
     Raises:
         MethodError: it names the nearest argument or option.
     """
+    if not options:
+        return
     names = {name for entry in entries for name in options_of(entry)}
     if any(e.family == "attention" and not e.meta["own_pass"] for e in entries):
         names.add("grid")  # (rows, columns) of the patches, for whatever starts from attention

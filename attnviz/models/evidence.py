@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from ..hooks import named_parts
+
 #: by the number of axes that positions have
 _CONVOLUTIONS = {
     rank: tuple(getattr(nn, f"{name}{rank}d") for name in ("Conv", "ConvTranspose", "LazyConv"))
@@ -43,7 +45,7 @@ _MOVING = re.compile(r"attention|permute|transpose|rearrange", re.I)
 
 def name_of(module: nn.Module, layer: nn.Module) -> str:
     """Return the dotted name of a layer, or an empty string where it is not a part."""
-    return next((n for n, m in module.named_modules() if m is layer), "")
+    return named_parts(module).get(layer, "")
 
 
 def ancestors(module: nn.Module, layer: nn.Module) -> list[nn.Module]:

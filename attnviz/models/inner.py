@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..geometry import Geometry
+from ..hooks import named_parts
 
 
 def inner_geometry(module: nn.Module, input_size: tuple[int, int] | None) -> Geometry | None:
@@ -25,7 +27,7 @@ def inner_geometry(module: nn.Module, input_size: tuple[int, int] | None) -> Geo
     Returns:
         A geometry whose photo is the model's input; None for a model without such a part.
     """
-    found = [m for m in module.modules() if _resizes(m)]
+    found = [m for m in named_parts(module) if _resizes(type(m))]
     if input_size is None or len(found) != 1:
         return None
     part: Any = copy.copy(found[0]).eval()
@@ -38,8 +40,9 @@ def inner_geometry(module: nn.Module, input_size: tuple[int, int] | None) -> Geo
     )
 
 
-def _resizes(module: nn.Module) -> bool:
+@lru_cache(maxsize=4096)
+def _resizes(module: type[nn.Module]) -> bool:
     return any(
         kind.__name__ == "GeneralizedRCNNTransform" and kind.__module__.startswith("torchvision.")
-        for kind in type(module).__mro__
+        for kind in module.__mro__
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from ..hooks import named_parts
 from .evidence import ancestors, plausible
 
 #: parameters that hold tokens put before (or after) the patches
@@ -27,8 +28,9 @@ _EMBEDDERS = ("patch_embed", "patch_embeds", "patch_embeddings", "embeddings", "
 _STAGES = re.compile(
     r"downsampl|merging|(^|\.)stages|(^|\.)transformers\.1|unroll"
     r"|patch_embed(ding)?s\.1|patch_embed\.1",
-    re.I,
+    re.I | re.M,
 )
+_EMBEDDING = "patch_embed."
 
 #: families whose stem of convolutions states no patch size
 _PATCHES = {"Levit": (16, 16), "LevitDistilled": (16, 16), "Hiera": (4, 4)}
@@ -94,11 +96,12 @@ def token_facts(module: nn.Module, layer: nn.Module) -> TokenFacts:
 
 def _halves(part: nn.Module) -> bool:
     """Return whether a network has stages; in one without, 16 tokens are no quarter of a grid."""
-    return any(
-        _STAGES.search(name) or _STAGES.search(type(inner).__name__)
-        for name, inner in part.named_modules()
-        if not name.startswith("patch_embed.")
-    )
+    words: set[str] = set()
+    for inner, name in named_parts(part).items():
+        if not name.startswith(_EMBEDDING):
+            # the last two parts of every name: those before them are the last of another module's
+            words |= {".".join(name.rsplit(".", 2)[-2:]), type(inner).__name__}
+    return _STAGES.search("\n".join(words)) is not None
 
 
 def _patches(part: nn.Module) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:

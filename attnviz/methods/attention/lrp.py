@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...attention.tap.fold import wide
 from ...errors import MethodError
-from .. import Request, all_kept
+from .. import Request
 from ..forward import ForwardPass, forward_pass
 from ._register import register_attention
 from .lrp_rules import LrpMode
@@ -32,7 +32,7 @@ def _propagate(request: Request, *, constant: bool) -> Passed:
     inputs = request.inputs.detach().requires_grad_()
 
     def forward() -> Any:
-        with LrpMode(constant), all_kept(request.model):
+        with LrpMode(constant):
             return request.model(inputs)
 
     with torch.enable_grad():

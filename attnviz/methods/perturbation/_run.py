@@ -120,11 +120,10 @@ def _layers(request: Request, entries: Sequence[Entry], passes: Passes) -> list[
             number = len(passes.columns)
             scores = [c.score(passes.output).sum() for c in passes.columns]
             grads = [cap.gradients(s, retain_graph=i < number - 1) for i, s in enumerate(scores)]
-    modules = dict(request.model.named_modules())
     found = []
     for name, raw in cap.activations.items():
         layout = request.layout or infer_layout(
-            request.model, modules[name], raw, request.input_size
+            request.model, cap.modules[name], raw, request.input_size
         )
         found.append(
             Layer(
