@@ -40,11 +40,17 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def campaign(request: pytest.FixtureRequest) -> Callable[[int], int]:
-    """A function: how often at size 1 -> how often here."""
+    """A function: how often at size 1 -> how often here; the sum is noted with the test."""
     size = request.config.getoption("--campaign")
-    return lambda often: max(1, round(often * size))
+
+    def often(at_size_one: int) -> int:
+        count = max(1, round(at_size_one * size))
+        request.node.user_properties.append(("tried", count))
+        return count
+
+    return often
 
 
 @pytest.fixture(scope="session")

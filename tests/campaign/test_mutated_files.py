@@ -91,6 +91,7 @@ def everything(path) -> None:
 
 
 def test_datasets_in_json(folder, campaign):
+    """Data sets in JSON, fields and bytes changed."""
     rng = random.Random(11)
     for name, document in (("annotations.json", COCO), ("index.json", INDEX)):
         file = folder / name
@@ -107,6 +108,7 @@ def test_datasets_in_json(folder, campaign):
 
 
 def test_tables_and_xml(folder, campaign):
+    """CSV tables and XML, bytes changed."""
     rng = random.Random(12)
     (folder / "Annotations").mkdir()
     for name, text in (("index.csv", TABLE), ("Annotations/a.xml", XML)):
@@ -121,6 +123,7 @@ def test_tables_and_xml(folder, campaign):
 
 
 def test_masks_and_photos(folder, campaign, monkeypatch):
+    """Masks and photos, bytes changed, PostScript in their name."""
     from PIL import EpsImagePlugin
 
     started = []
@@ -138,6 +141,7 @@ def test_masks_and_photos(folder, campaign, monkeypatch):
 
 
 def test_results(tmp_path, campaign):
+    """Saved maps, fields and bytes changed."""
     rng = random.Random(14)
     maps = Heatmaps(
         torch.rand(2, 3, 4), method="gradcam", layer="conv", target=(1, 2), label=("a", "b"),
