@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from ..errors import DataError
 from ..statistics.exact import mcnemar
 from ..statistics.intervals import Interval
 from ..statistics.resampling import holm
+from .examples import Example
 from .result import AuditResult, plain
 from .running import confusion
 from .summary import ORDER, Limits, Names, bootstrap_of, percent
@@ -49,6 +50,23 @@ class Change:
 
 
 @dataclass(frozen=True, eq=False)
+class Moved:
+    """An image whose answer changed, as both models see it.
+
+    Attributes:
+        id, group: names.
+        better: it came right; else it went wrong.
+        before, after: the image with each model's map and score.
+    """
+
+    id: str
+    group: str
+    better: bool
+    before: Example
+    after: Example
+
+
+@dataclass(frozen=True, eq=False)
 class BeforeAfter:
     """Two audits of the same images.
 
@@ -58,6 +76,7 @@ class BeforeAfter:
         better, worse: ids of images that came right, and that went wrong; the greatest change of
             the score first.
         text: one sentence.
+        shown: the first of both, with maps before and after, for the report.
     """
 
     before: AuditResult
@@ -66,7 +85,7 @@ class BeforeAfter:
     better: tuple[str, ...]
     worse: tuple[str, ...]
     text: str
-    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    shown: tuple[Moved, ...] = field(default=(), repr=False)
 
     def __str__(self) -> str:
         return self.text
@@ -107,11 +126,16 @@ def against(before: Any, after: Any, data: Any, **options: Any) -> BeforeAfter:
     return compare(*results)
 
 
-def compare(before: AuditResult, after: AuditResult) -> BeforeAfter:
+def compare(before: AuditResult, after: AuditResult, *, examples: int = 6) -> BeforeAfter:
     """Compare two audits of the same images.
 
     Accuracy by exact McNemar in each group, scores and energies by the clustered bootstrap of
     paired differences; Holm over all of them together.
+
+    Args:
+        before, after: what `confusion` gave.
+        examples: how many images that came right, and that went wrong, are kept with the maps of
+            both models; each is run once more.
 
     Raises:
         DataError: other images, another object or context.
@@ -151,10 +175,26 @@ def compare(before: AuditResult, after: AuditResult) -> BeforeAfter:
         )  # fmt: skip
     adjusted = holm([d["p"] for d in drawn])
     changes = tuple(Change(**d, adjusted=p) for d, p in zip(drawn, adjusted, strict=True))
+    better, worse = _moved(before.table, after.table)
+    ids = before.table.ids
     return BeforeAfter(
-        before, after, changes, *_moved(before.table, after.table),
+        before, after, changes, tuple(ids[i] for i in better), tuple(ids[i] for i in worse),
         text=_sentence(before, after, changes),
+        shown=(
+            *_shown(before, after, better[:examples], True),
+            *_shown(before, after, worse[:examples], False),
+        ),
     )  # fmt: skip
+
+
+def _shown(
+    before: AuditResult, after: AuditResult, rows: Sequence[int], better: bool
+) -> Iterator[Moved]:
+    if before.illustrate is None or after.illustrate is None or not len(rows):
+        return
+    # none of either, where a model has other weights by now
+    for a, b in zip(before.illustrate(rows), after.illustrate(rows), strict=False):
+        yield Moved(a.id, a.group, better, a, b)
 
 
 def _pairs(a: Table, b: Table, names: Names) -> dict[str, tuple[str, str, np.ndarray, np.ndarray]]:
@@ -175,14 +215,15 @@ def _pairs(a: Table, b: Table, names: Names) -> dict[str, tuple[str, str, np.nda
     return {k: v for k, v in found.items() if not np.isnan(v[3] - v[2]).all()}
 
 
-def _moved(a: Table, b: Table) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _moved(a: Table, b: Table) -> tuple[list[int], list[int]]:
+    """Return the rows that came right, and that went wrong, the greatest change first."""
     sign = np.where(a.group >= 2, 1, -1)
     gain = sign * (b.columns["score"] - a.columns["score"])
     better = np.flatnonzero(b.right > a.right)
     worse = np.flatnonzero(b.right < a.right)
     return (
-        tuple(a.ids[i] for i in better[np.argsort(-gain[better], kind="stable")]),
-        tuple(a.ids[i] for i in worse[np.argsort(gain[worse], kind="stable")]),
+        better[np.argsort(-gain[better], kind="stable")].tolist(),
+        worse[np.argsort(gain[worse], kind="stable")].tolist(),
     )
 
 
@@ -206,8 +247,10 @@ def _sentence(before: AuditResult, after: AuditResult, changes: tuple[Change, ..
     losses = [c for c in stands if c.difference.value < 0]
     for word, rows in (("better", gains), ("worse", losses)):
         if rows:
-            groups = ", ".join(f"'{c.group}'" for c in rows)
-            parts.append(f"{word} after Holm in {groups}")
+            groups = ", ".join(f"'{c.group}'" for c in rows if c.group != "all")
+            where = ["over all images"] * any(c.group == "all" for c in rows)
+            where += [f"in {groups}"] * bool(groups)
+            parts.append(f"answers got {word} {' and '.join(where)}, beyond chance (Holm)")
     if not stands:
-        parts.append("no change of accuracy stands after Holm")
+        parts.append("no change of the answers is beyond chance (Holm)")
     return "; ".join(parts)

@@ -41,7 +41,6 @@ class Example:
         method: its name.
         object_mask, context_mask: (H, W) bool at the input's size, or None.
         strip: counterfactuals with scores.
-        note: why it is shown.
     """
 
     id: str
@@ -54,7 +53,6 @@ class Example:
     object_mask: np.ndarray | None
     context_mask: np.ndarray | None
     strip: tuple[Frame, ...]
-    note: str = ""
 
 
 def choose_examples(
@@ -74,19 +72,16 @@ def choose_examples(
 
 
 def make_example(
-    instrument: Instrument, reader: Reader, row: int, names: Names, note: str = ""
+    instrument: Instrument, reader: Reader, row: int, names: Names, *, strip: bool = True
 ) -> Example:
-    """Return one image with its map and strip, by running the model on it once more."""
+    """Return one image with its map, and strip if asked, by running the model on it once more."""
     picture = reader.read(row)
     with instrument.running():
         maps, logits = instrument.maps(picture.input[None])
-        changed = {
-            v.name: v.input
-            for v in variants(
-                [picture], fills=instrument.fills[:1], donors=instrument.donors,
-                seed=instrument.seed,
-            )
-        }  # fmt: skip
+        made = variants(
+            [picture], fills=instrument.fills[:1], donors=instrument.donors, seed=instrument.seed
+        )
+        changed = {v.name: v.input for v in made} if strip else {}
         kept = [(caption, changed[name]) for name, caption in _captions(instrument, names).items()
                 if name in changed]  # fmt: skip
         scores = []
@@ -106,7 +101,6 @@ def make_example(
             Frame(caption, view.picture(x), s)
             for (caption, x), s in zip(kept, scores, strict=True)
         ),
-        note,
     )  # fmt: skip
 
 

@@ -55,12 +55,14 @@ class Donors:
         with_context, without_context: (D, 3, H, W) inputs, in pairs.
         sources: of each pair, both images' clusters.
         occupied: (D, H, W) bool, where other objects are known to be in either; None where in none.
+        natural: how many are as they are; the rest are the same once more, without those objects.
     """
 
     with_context: Tensor
     without_context: Tensor
     sources: tuple[tuple[str, str], ...]
     occupied: Tensor | None = None
+    natural: int = 0
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -164,7 +166,7 @@ def variants(
     * `context:swap`, `context-control:swap`: the region's pixels taken from an image without
       context;
     * `paste:with`, `paste:without`: the object on a donor with and without the context, at a
-      place that is free of other objects in both; none where no donor has it free.
+      place that is free of other objects in both.
 
     Where the context is all that is not the object, it is exchanged by the transplants alone:
     nothing would be left to fill it from.
@@ -201,8 +203,6 @@ def variants(
     for row, picture in enumerate(pictures):
         if picture.object_mask is not None and picture.object_mask.any():
             number = donor_of(picture, donors, seed)
-            if not _free(picture, donors, number):
-                continue
             for name, lent in (("with", donors.with_context), ("without", donors.without_context)):
                 changed = torch.where(picture.object_mask, picture.input, lent[number])
                 yield Variant(row, f"paste:{name}", changed)
@@ -235,13 +235,15 @@ def _regions(picture: Picture) -> list[tuple[str, Tensor]]:
 def donor_of(picture: Picture, donors: Donors, seed: int) -> int:
     """Return the pair of donors that a picture is given: by its number, never its own source.
 
-    One with nothing else where the object goes, if there is one.
+    One with nothing else where the object goes, or one that other things are taken out of.
     """
-    start = int(np.random.default_rng((seed, picture.index)).integers(len(donors)))
+    count = donors.natural or len(donors)
+    start = int(np.random.default_rng((seed, picture.index)).integers(count))
     own = {picture.source, picture.background}
-    turns = [(start + step) % len(donors) for step in range(len(donors))]
+    turns = [(start + step) % count for step in range(count)]
     foreign = [number for number in turns if not own & set(donors.sources[number])] or [start]
-    return next((number for number in foreign if _free(picture, donors, number)), foreign[0])
+    free = (number for number in foreign if _free(picture, donors, number))
+    return next(free, foreign[0] + len(donors) - count)
 
 
 def _free(picture: Picture, donors: Donors, number: int) -> bool:

@@ -47,8 +47,8 @@ class Picture(Prepared):
     has_context: bool
     object_mask: Tensor | None
     context_mask: Tensor | None
-    rest: bool
-    occupied: Tensor | None
+    rest: bool = False
+    occupied: Tensor | None = None
     digest: str
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -119,6 +119,8 @@ class AuditResult:
         settings: what was done with what, versions included.
         discovery: contexts found without annotation, for the report; add it by
             `dataclasses.replace(result, discovery=audit.discover(...))`.
+        illustrate: rows of the table -> their `Example`s, made when asked; none once the model has
+            other weights, and None after pickling: it holds model and data.
     """
 
     model: str
@@ -137,6 +139,10 @@ class AuditResult:
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
     examples: tuple[Any, ...] = field(default=(), repr=False)
     discovery: Any = field(default=None, repr=False)
+    illustrate: Callable[[Sequence[int]], Sequence[Any]] | None = field(default=None, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"illustrate": None}
 
     @property
     def severity(self) -> Interval | None:

@@ -21,7 +21,7 @@ from ..methods import METHODS
 from ..models import default_layer, labels_of, resolve_model, resolve_preprocess
 from ..models.outputs import class_count, is_binary
 from ..targets import logits_of
-from .examples import choose_examples
+from .examples import Example, choose_examples, make_example
 from .interventions import DEFAULT_FILLS, Donors, check_fills, emptied
 from .journal import Journal
 from .log_odds import find_target
@@ -148,6 +148,12 @@ def confusion(
         scores = [score_inputs(instrument, x)[0] for x in lent]
     limits = Limits(min_images, min_clusters, level, resamples, seed)
     names = Names(object, context)
+
+    def illustrate(rows: Sequence[int]) -> list[Example]:
+        if weights_stamp(module) != settings["weights"]:
+            return []  # trained on since then: it would show what was not audited
+        return [make_example(instrument, reader, row, names, strip=False) for row in rows]
+
     found = summarise(table, names, limits, scores, note=_annotation_note(reader))
     settings |= {
         "min_images": min_images, "min_clusters": min_clusters, "level": level,
@@ -159,6 +165,7 @@ def confusion(
         gap=found.gap, places=found.places, hits=found.hits, effects=found.effects, table=table,
         settings=settings,
         examples=choose_examples(instrument, reader, table, names, examples),
+        illustrate=illustrate,
     )  # fmt: skip
 
 
@@ -291,17 +298,20 @@ def _donors(reader: Reader, seed: int) -> Donors | None:
     pictures = [[reader.read(int(i)) for i in part] for part in drawn]
     if len({p.input.shape for part in pictures for p in part}) > 1:
         return None  # inputs of several sizes cannot lend to one another
-    inputs = [
-        torch.stack([emptied(p) if reader.rest else p.input for p in part]) for part in pictures
-    ]
     pairs = list(zip(*pictures, strict=True))
-    taken = [[p.occupied for p in pair if p.occupied is not None] for pair in pairs]
-    occupied = None
-    if any(taken) and not reader.rest:
-        empty = torch.zeros(inputs[0].shape[-2:], dtype=torch.bool)
-        occupied = torch.stack([torch.stack([empty, *found]).any(0) for found in taken])
     lent = tuple((a.background, b.background) for a, b in pairs)
-    return Donors(inputs[0], inputs[1], lent, occupied)
+    cleared = [torch.stack([emptied(p) for p in part]) for part in pictures]
+    if reader.rest:
+        return Donors(*cleared, lent)
+    inputs = [torch.stack([p.input for p in part]) for part in pictures]
+    taken = [[p.occupied for p in pair if p.occupied is not None] for pair in pairs]
+    if not any(taken):
+        return Donors(*inputs, lent)
+    empty = torch.zeros(inputs[0].shape[-2:], dtype=torch.bool)
+    occupied = [torch.stack([empty, *found]).any(0) for found in taken]
+    both = [torch.cat(parts) for parts in zip(inputs, cleared, strict=True)]
+    places = torch.stack([*occupied, *(empty for _ in pairs)])
+    return Donors(*both, (*lent, *lent), places, len(pairs))
 
 
 def _distinct(samples: Sequence[Sample], identical: str) -> tuple[Sequence[Sample], int]:

@@ -124,7 +124,7 @@ def summarise(
         facts=_facts(names, places, joint, enough, known),
         missing=missing,
         note="; ".join(
-            filter(None, (note, _room(table, names), _cropped(table, names), _unfree(table, names)))
+            filter(None, (note, _room(table, names), _cropped(table, names)))
         ),
     )  # fmt: skip
     return Summary(cells, worst, gap, places, hits, effects, verdict)
@@ -196,15 +196,6 @@ def _unlocated(table: Table, names: Names, limits: Limits) -> str:
         f"{count} images say where the {names.object} is (at least {limits.images} from "
         f"{limits.clusters} sources are needed)"
     )
-
-
-def _unfree(table: Table, names: Names) -> str:
-    """Return of how many images no donor had a free place for the object, or nothing."""
-    pasted, area = table.columns.get("after:paste:with"), table.columns.get("area:object")
-    if pasted is None or area is None:
-        return ""
-    stuck = int(((area > 0) & np.isnan(pasted)).sum())
-    return f"in {stuck} images the {names.object} found no place free of other things" * bool(stuck)
 
 
 def _cropped(table: Table, names: Names) -> str:

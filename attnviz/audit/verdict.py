@@ -60,8 +60,8 @@ class Verdict:
             enough evidence.
         alarm: whether the model surely relies on the context.
         text: one sentence for a reader.
-        why: what is missing, where the lines disagree, or what else limits the evidence; "" if
-            nothing.
+        why: in words, which numbers led to it: the rule that the severity met, what each line
+            found, and what is missing or else limits the evidence.
         lines: the evidence.
     """
 
@@ -201,8 +201,9 @@ def judge(
         effects.append((context_effect, object_effect))
     columns = [name for _, _, _, names in drawn for name in names]
     severity = within(boot.estimate(severity_of(drawn), columns).interval)
-    kind, why = _kind(severity, lines, effects)
-    why = "; ".join(filter(None, (why, missing, note)))
+    kind, rule = _kind(severity, lines, effects, context)
+    found = [_line_in_words(line, object, context) for line in lines]
+    why = "; ".join(filter(None, (rule, *found, missing, note)))
     text = _sentence(kind, severity, object, context, facts)
     return Verdict(kind, severity, kind in ("context", "both"), text, why, tuple(lines))
 
@@ -214,8 +215,13 @@ def within(interval: Interval) -> Interval:
 
 
 def _kind(
-    severity: Interval, lines: Sequence[Line], effects: Sequence[tuple[Estimate, Estimate]]
+    severity: Interval,
+    lines: Sequence[Line],
+    effects: Sequence[tuple[Estimate, Estimate]],
+    context: str,
 ) -> tuple[str, str]:
+    """Return the kind of verdict, and the rule that gives it."""
+    share = f"the {context}'s share of the evidence, {_span(severity)},"
     moved = [c.interval.low > 0 for c, _ in effects]
     held = [o.interval.low > 0 for _, o in effects]
     if not any(moved) and not any(held):
@@ -226,10 +232,33 @@ def _kind(
     if severity.low > ALARM and 2 * sum(moved) >= len(moved):
         if against:
             return "unclear", f"the line {against[0]!r} says otherwise than the others"
-        return ("context" if severity.low > MAJOR else "both"), ""
+        if severity.low > MAJOR:
+            return "context", f"{share} is surely above {MAJOR:g}"
+        return "both", f"{share} is surely above {ALARM:g}, and not surely above {MAJOR:g}"
     if severity.high < MAJOR and any(held):
-        return "object", ""
-    return "unclear", "the interval of the severity is too wide to tell"
+        return "object", f"{share} is surely below {MAJOR:g}"
+    if severity.low > ALARM:
+        return "unclear", f"{share} is above {ALARM:g}, but most lines have no sure effect of it"
+    return "unclear", f"{share} has too wide an interval to tell"
+
+
+#: how each line of evidence was got
+_WAYS = {
+    "groups": "between the groups", "removal": "when either is taken away",
+    "transplant": "when the {object} is put elsewhere",
+}  # fmt: skip
+
+
+def _line_in_words(line: Line, object: str, context: str) -> str:
+    way = _WAYS[line.name].format(object=object)
+    return (
+        f"{way} the {context} moves the log-odds of {object} by {_span(line.context)} and the "
+        f"{object} by {_span(line.object)} ({line.images} images)"
+    )
+
+
+def _span(interval: Interval) -> str:
+    return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
 
 
 def _sentence(kind: str, severity: Interval, object: str, context: str, facts: str) -> str:
@@ -240,5 +269,6 @@ def _sentence(kind: str, severity: Interval, object: str, context: str, facts: s
         "neither": f"reads neither the {object} nor the {context}",
         "unclear": f"unclear whether it reads the {object} or the {context}",
     }[kind]
-    span = f"{severity.value:.2f} [{severity.low:.2f}, {severity.high:.2f}]"
-    return f"{head}: {facts}; severity {span}" if facts else f"{head}; severity {span}"
+    return f"{head}: {facts}; severity {_span(severity)}" if facts else (
+        f"{head}; severity {_span(severity)}"
+    )  # fmt: skip

@@ -221,13 +221,13 @@ def _print(found: Any, results: list[Any], paths: dict[str, Path]) -> None:
     from ._console import print_table
 
     if len(results) == 2:
-        print(f"before   {results[0].verdict.text}")
-        print(f"after    {results[1].verdict.text}")
+        for word, each in zip(("before", "after"), results, strict=True):
+            print(f"{word:<8} {each.verdict.text}")
+            print(f"why      {each.verdict.why}")
         print(f"change   {found.text}")
     else:
         print(f"verdict  {results[0].verdict.text}")
-        if results[0].verdict.why:
-            print(f"note     {results[0].verdict.why}")
+        print(f"why      {results[0].verdict.why}")
     rows = [
         [c.name, str(c.images), *(percent(a.cells[i].right) if c.images else "-" for a in results)]
         for i, c in enumerate(results[0].cells)

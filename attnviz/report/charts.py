@@ -10,7 +10,23 @@ from markupsafe import Markup, escape
 
 from ..statistics.intervals import Interval
 
-_LEFT, _RIGHT, _ROW, _WIDTH = 250, 150, 26, 760
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where a chart's parts are: `left` and `right` of the axis, labels and values at x."""
+
+    name: str
+    width: int
+    left: int
+    right: int
+    row: int
+    label: int
+    value: int
+
+
+_WIDE = _Layout("broad", 760, 250, 150, 26, 240, 624)
+#: at its own size on a telephone: text above each row
+_NARROW = _Layout("narrow", 360, 18, 18, 44, 0, 360)
 
 
 @dataclass(frozen=True)
@@ -45,7 +61,7 @@ def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def intervals(bars: Sequence[Bar], *, title: str, unit: str = "", share: bool = False) -> Markup:
-    """Return a chart of values with intervals, one row each, as an SVG element.
+    """Return a chart of values with intervals, one row each: SVG, wide and for narrow screens.
 
     Args:
         bars: the rows; those without a number are left out.
@@ -63,17 +79,26 @@ def intervals(bars: Sequence[Bar], *, title: str, unit: str = "", share: bool = 
                 numbers += [interval.value, interval.low, interval.high]
     numbers = [n for n in numbers if not math.isnan(n)]
     ticks = nice_ticks(min(numbers), max(numbers))
-    height = 16 + _ROW * len(bars) + 44
+    drawn = "".join(_drawn(bars, ticks, layout, title, share) for layout in (_WIDE, _NARROW))
+    below = f'<p class="unit">{escape(unit)}</p>' if unit else ""
+    return Markup(f'<div class="charts">{drawn}{below}</div>')
+
+
+def _drawn(
+    bars: Sequence[Bar], ticks: Sequence[float], layout: _Layout, title: str, share: bool
+) -> str:
+    """Return the rows and their axis as one SVG element."""
 
     def x(value: float) -> float:
         span = ticks[-1] - ticks[0]
-        return round(_LEFT + (value - ticks[0]) / span * (_WIDTH - _LEFT - _RIGHT), 1)
+        inner = layout.width - layout.left - layout.right
+        return round(layout.left + (value - ticks[0]) / span * inner, 1)
 
+    bottom = 12 + layout.row * len(bars)
     parts = [
-        f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" class="chart">'
+        f'<svg viewBox="0 0 {layout.width} {bottom + 24}" role="img" class="chart {layout.name}">'
         f"<title>{escape(title)}</title>"
     ]
-    bottom = 12 + _ROW * len(bars)
     for tick in ticks:
         zero = " zero" if tick == 0 else ""
         text = f"{100 * tick:.0f} %" if share else f"{tick:g}"
@@ -82,8 +107,13 @@ def intervals(bars: Sequence[Bar], *, title: str, unit: str = "", share: bool = 
             f'<text class="tick" x="{x(tick)}" y="{bottom + 15}">{text}</text>'
         )
     for row, bar in enumerate(bars):
-        y = 12 + _ROW * row + _ROW / 2
-        parts.append(f'<text class="label" x="{_LEFT - 10}" y="{y + 4}">{escape(bar.label)}</text>')
+        top = 12 + layout.row * row
+        y = top + layout.row - 13
+        # beside the row where there is room, else above it
+        line = y + 4 if layout is _WIDE else top + 14
+        parts.append(
+            f'<text class="label" x="{layout.label}" y="{line}">{escape(bar.label)}</text>'
+        )
         if bar.second is not None and not math.isnan(bar.second.value):
             parts.append(_whisker(bar.second, x, y + 7, "control", share))
         parts.append(_whisker(bar.interval, x, y - (2 if bar.second else 0), bar.kind, share))
@@ -97,14 +127,8 @@ def intervals(bars: Sequence[Bar], *, title: str, unit: str = "", share: bool = 
         if not math.isnan(bar.interval.low):
             low, high = _text(bar.interval.low, share), _text(bar.interval.high, share)
             value += f"  [{low}, {high}]".replace(" %,", ",")
-        parts.append(
-            f'<text class="value" x="{_WIDTH - _RIGHT + 14}" y="{y + 4}">{escape(value)}</text>'
-        )
-    if unit:
-        middle = (_LEFT + _WIDTH - _RIGHT) / 2
-        parts.append(f'<text class="unit" x="{middle}" y="{bottom + 34}">{escape(unit)}</text>')
-    parts.append("</svg>")
-    return Markup("".join(parts))
+        parts.append(f'<text class="value" x="{layout.value}" y="{line}">{escape(value)}</text>')
+    return "".join(parts) + "</svg>"
 
 
 def _whisker(interval: Interval, x: object, y: float, kind: str, share: bool) -> str:

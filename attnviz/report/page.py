@@ -18,6 +18,7 @@ from .pictures import data_uri, enlarged, shown_map
 
 FILES = ("report.html", "audit.json", "images.csv")
 _MOST_MOVED = 40
+_CAME, _WENT = "came right", "went wrong"
 
 
 def write_audit(
@@ -59,9 +60,8 @@ def audit_page(result: Any, *, comparison: Any = None) -> str:
         charts=_charts(result) | {"change": _change(comparison)},
         examples=[_example(e) for e in result.examples],
         changes=comparison.changes if comparison else (),
-        moved={"came right": comparison.better, "went wrong": comparison.worse}
-        if comparison
-        else {},
+        moved={_CAME: comparison.better, _WENT: comparison.worse} if comparison else {},
+        shown=_pairs(comparison),
         most=_MOST_MOVED,
         settings=_settings(result),
         found=result.discovery,
@@ -201,8 +201,8 @@ def _charts(result: Any) -> dict[str, Any]:
                 )
                 for e in operations
             ],
-            title="what each operation costs", unit=f"drop of the log-odds in '{both}'; grey: the "
-            "same operation on a region of neither" + _room(operations),
+            title="what each operation costs",
+            unit=f"drop of the log-odds in '{both}'" + _room(operations),
         ),
     }  # fmt: skip
 
@@ -213,7 +213,8 @@ def _room(effects: Sequence[Any]) -> str:
     if not shares:
         return ""
     low = min(shares)
-    return ", equally large" if low > 0.995 else f", at least {100 * low:.0f} % as large"
+    how = "equally large" if low > 0.995 else f"at least {100 * low:.0f} % as large"
+    return f"; grey: the same operation on a region of neither, {how}"
 
 
 def _change(comparison: Any) -> Any:
@@ -243,6 +244,24 @@ def _example(example: Any) -> dict[str, Any]:
             for f in example.strip
         ],
     }
+
+
+def _pairs(comparison: Any) -> dict[str, list[dict[str, Any]]]:
+    """Return the images that came right and went wrong, each with its map before and after."""
+    found: dict[str, list[dict[str, Any]]] = {_CAME: [], _WENT: []}
+    for moved in () if comparison is None else comparison.shown:
+        maps = [
+            {
+                "when": when, "image": data_uri(shown_map(e)), "right": e.right,
+                "score": f"{e.score:+.2f}", "top": f"{max(0.0, float(e.map.max())):.3g}",
+            }
+            for when, e in (("before", moved.before), ("after", moved.after))
+        ]  # fmt: skip
+        found[_CAME if moved.better else _WENT].append(
+            {"id": moved.id, "group": moved.group, "maps": maps,
+             "photo": data_uri(enlarged(moved.before.photo))}
+        )  # fmt: skip
+    return found
 
 
 def _settings(result: Any) -> list[tuple[str, str]]:

@@ -51,7 +51,9 @@ def test_lines_and_comparison(folder, tmp_path, capsys):
     )
     said = capsys.readouterr().out
     assert code == 0
-    assert "better after Holm in" in said
+    assert said.count("why      the water's share of the evidence, ") == 2
+    assert "is surely above 0.5; between the groups the water moves the log-odds of boat by" in said
+    assert "answers got better over all images and in 'boat, no water', 'no boat, water'" in said
     assert "'boat, no water' 0 % [0, 24] to 100 % [76, 100] right" in said
 
 

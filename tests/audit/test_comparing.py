@@ -37,17 +37,44 @@ def test_paired_by_hand(data):
     assert energy.difference.low > 0
     assert set(both.better) == {a.ids[i] for i in np.flatnonzero(b.right > a.right)}
     assert both.worse == ()
-    assert "better after Holm" in both.text
+    assert "answers got better over all images and in 'boat, no water'" in both.text
+    # each that is shown is what the tables say, before and after
+    assert [m.id for m in both.shown] == list(both.better[:6])
+    for moved in both.shown:
+        row = a.ids.index(moved.id)
+        assert moved.better
+        for example, table in ((moved.before, a), (moved.after, b)):
+            assert example.score == pytest.approx(float(table.columns["score"][row]), abs=1e-5)
+            assert example.right == bool(table.right[row])
+            assert example.strip == ()
 
 
 def test_a_model_against_itself_changes_nothing(data):
     same = audit.against(planting.planted("water"), planting.planted("water"), data, **FAST)
     assert all(c.difference.value == 0 for c in same.changes)
     assert not any(c.significant for c in same.changes)
-    assert "no change of accuracy stands" in same.text
+    assert "no change of the answers is beyond chance" in same.text
+    assert same.shown == ()
     other = audit.confusion(planting.planted("water"), data.subset(range(44)), **FAST)
     with pytest.raises(DataError, match="unlike images"):
         audit.compare(same.before, other)
+
+
+def test_a_model_trained_on_since_its_audit_is_not_shown(data):
+    import pickle
+
+    import torch
+
+    model = planting.planted("water")
+    before = audit.confusion(model, data, **FAST)
+    after = audit.confusion(planting.planted("object"), data, **FAST)
+    assert len(audit.compare(before, after, examples=2).shown) == 2
+    with torch.no_grad():
+        model.fc.bias.add_(1)
+    assert audit.compare(before, after).shown == ()
+    again = pickle.loads(pickle.dumps(before))
+    assert again.as_dict() == before.as_dict()
+    assert audit.compare(again, after).shown == ()
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from attnviz import audit
+from attnviz.audit.interventions import grown
 from attnviz.data import ArrayMask, Dataset
 from attnviz.data import boatwater as bw
 from attnviz.errors import DataError, OutputExists
@@ -298,25 +299,32 @@ def test_boxes_stand_in_where_there_is_no_mask(data):
 
 
 def test_transplants_go_where_nothing_else_is(data):
-    """Donors whose own thing stands where the boat would go lend nothing to it."""
-    found = confusion(planting.planted("object"), data)
-    mask, number = data.object_mask, found.table.donor
-    pasted = ~np.isnan(found.table.columns["after:paste:with"])
-    assert pasted[data.label == 1].any()
+    """No donor has its own thing where the boat goes; of one that must, the thing is taken out."""
     from attnviz.audit.pictures import Reader
     from attnviz.audit.running import _donors, unit_range
 
+    found = confusion(planting.planted("object"), data)
     reader = Reader(list(data.dataset()), "boat", "water", prepare=unit_range)
     donors = _donors(reader, 0)
-    assert donors.occupied.any((1, 2)).all()  # each lends a scene with another thing in it
+    count = donors.natural
+    assert count == 12
+    assert len(donors) == len(donors.with_context) == 24
+    assert donors.occupied[:count].any((1, 2)).all()  # each lends a scene with another thing in it
+    assert not donors.occupied[count:].any()
+    for natural, cleared, taken in zip(
+        donors.with_context[:count], donors.with_context[count:], donors.occupied[:count]
+    ):
+        changed = (natural != cleared).any(0)
+        assert changed.any()
+        assert not (changed & ~grown(taken)).any()
+    numbers, used = found.table.donor, set()
     for i in np.flatnonzero(data.label == 1):
-        meet = (donors.occupied.numpy() & mask[i]).any((1, 2))
-        if pasted[i]:
-            assert not meet[number[i]]
-        else:
-            assert meet.all()
-    stuck = int((~pasted[data.label == 1]).sum())
-    assert ("found no place free" in found.verdict.why) == (stuck > 0)
+        meet = (donors.occupied[:count].numpy() & data.object_mask[i]).any((1, 2))
+        assert meet.all() if numbers[i] >= count else not meet[numbers[i]]
+        used.add(bool(numbers[i] >= count))
+    assert used == {False, True}
+    pasted = ~np.isnan(found.table.columns["after:paste:with"])
+    assert (pasted == (data.label == 1)).all()
 
 
 class OneLogit(torch.nn.Module):

@@ -30,7 +30,7 @@ def test_opens_offline_in_a_browser(found, tmp_path, open_in_browser):
     assert 'data-ready="yes"' in dom
     assert asked == []
     assert dom.count('class="example"') == 8
-    assert dom.count("<svg") == 5
+    assert dom.count("<svg") == 10  # five charts, each for broad and for narrow screens
 
 
 def test_files(found, tmp_path):
@@ -69,9 +69,12 @@ def test_comparison(found, tmp_path, open_in_browser):
     dom, asked = open_in_browser(both.save(tmp_path / "c")["report"])
     assert asked == []
     assert "Before and after" in dom
-    assert "20 images that came right" in dom
+    assert "20 images came right, the greatest changes first" in dom
+    assert dom.count('class="pair"') == 6
+    assert dom.count('alt="map before"') == dom.count('alt="map after"') == 6
+    assert dom.count("Why: the water's share of the evidence, ") == 2
     # four groups, before in grey at its own place: from 250 (0 %) to 610 (100 %)
-    chart = dom[dom.index("before and after</title>") : dom.index("grey: before")]
+    chart = dom[dom.index("before and after</title>") : dom.index('class="chart narrow"')]
     assert chart.count('class="dot control"') == chart.count('class="dot object"') == 4
     for cells, kind in ((both.before.cells, "control"), (both.after.cells, "object")):
         places = [float(x) for x in re.findall(rf'class="dot {kind}" cx="([\d.]+)"', chart)]
@@ -82,12 +85,16 @@ def test_chart_places_points_on_its_axis():
     assert nice_ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
     assert nice_ticks(-0.3, 7.1) == [-2, 0, 2, 4, 6, 8]
     bar = Bar("<a>", Interval(0.5, 0.25, 0.75, 0.95, 9), mark=1.0)
-    svg = str(intervals([bar], title="t", share=True))
-    x = {k: float(v) for k, v in re.findall(r'whisker " (x1)="([\d.]+)"', svg)}
-    x |= {"x2": float(re.search(r'whisker .*?x2="([\d.]+)"', svg).group(1))}
-    x |= {"value": float(re.search(r'cx="([\d.]+)"', svg).group(1))}
-    assert x == {"x1": 340.0, "value": 430.0, "x2": 520.0}  # 250 to 610 is 0 to 100 %
-    assert "&lt;a&gt;" in svg
+    svg = str(intervals([bar], title="t", share=True, unit="<u>"))
+    broad, narrow = svg.split('class="chart narrow"')
+    for part, want in (
+        (broad, (340.0, 430.0, 520.0)),  # 250 to 610 is 0 to 100 %
+        (narrow, (99.0, 180.0, 261.0)),  # 18 to 342
+    ):
+        found = (r'whisker " x1="([\d.]+)"', r'cx="([\d.]+)"', r'whisker .*?x2="([\d.]+)"')
+        assert tuple(float(re.search(p, part).group(1)) for p in found) == want
+        assert "&lt;a&gt;" in part
+    assert "&lt;u&gt;" in svg
     assert str(intervals([Bar("n", Interval(np.nan, 0, 0, 0.95, 0))], title="t")) == ""
 
 
