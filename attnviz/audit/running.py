@@ -22,8 +22,9 @@ from ..models import default_layer, labels_of, resolve_model, resolve_preprocess
 from ..models.outputs import class_count, is_binary
 from ..targets import logits_of
 from .examples import Example, choose_examples, make_example
-from .interventions import DEFAULT_FILLS, Donors, check_fills, emptied
+from .interventions import DEFAULT_FILLS, check_fills
 from .journal import Journal
+from .lending import draw_donors
 from .log_odds import find_target
 from .measuring import Instrument, has_attention, score_inputs
 from .pictures import BACKGROUND, Picture, Reader, as_samples
@@ -32,9 +33,6 @@ from .summary import Limits, Names, summarise
 from .table import Table
 
 DEFAULT_METHODS = ("gradcam", "hirescam", "layercam")
-#: pairs of images that lend their context
-_DONORS = 24
-_LEAST_DONORS = 4
 
 
 def confusion(
@@ -247,7 +245,7 @@ def _instrument(
     if not isinstance(chosen, str):
         chosen = next((n for n, m in module.named_modules() if m is chosen), chosen)
     made = Instrument(module, aim, names, chosen, False, bare.fills, None, batch_size, seed)
-    donors = _donors(reader, seed) if reader.regions != "groups" else None
+    donors = draw_donors(reader, seed) if reader.regions != "groups" else None
     return Instrument(
         module, aim, names, chosen, has_attention(made, first), bare.fills, donors, batch_size,
         seed,
@@ -271,47 +269,6 @@ def _sightings(reader: Reader) -> torch.Tensor:
         if not found or tensor.shape == found[0].shape:
             found.append(tensor)
     return torch.stack(found)
-
-
-def _donors(reader: Reader, seed: int) -> Donors | None:
-    """Return pairs of images without the object, with and without the context, drawn by seed.
-
-    Where the context is what surrounds the object, those with it are images of the object that is
-    taken out of them, and those without it are others, of which known things are taken out too
-    where there are enough such.
-    """
-    kinds: dict[bool, list[int]] = {True: [], False: []}
-    for index, sample in enumerate(reader.data):
-        has_object, has_context = reader.presence(sample)
-        if reader.rest and (not has_object or reader.kind_of(sample) != "none"):
-            kinds[has_object].append(index)
-        elif not reader.rest and not has_object and has_context is not None:
-            kinds[has_context].append(index)
-    if reader.rest:
-        cleared = [i for i in kinds[False] if reader.locates_others(reader.data[i])]
-        kinds[False] = cleared if len(cleared) >= _LEAST_DONORS else kinds[False]
-    least = min(map(len, kinds.values()))
-    if least < _LEAST_DONORS:
-        return None
-    rng = np.random.default_rng((seed, 7))
-    drawn = [rng.permutation(kinds[k])[: min(least, _DONORS)] for k in (True, False)]
-    pictures = [[reader.read(int(i)) for i in part] for part in drawn]
-    if len({p.input.shape for part in pictures for p in part}) > 1:
-        return None  # inputs of several sizes cannot lend to one another
-    pairs = list(zip(*pictures, strict=True))
-    lent = tuple((a.background, b.background) for a, b in pairs)
-    cleared = [torch.stack([emptied(p) for p in part]) for part in pictures]
-    if reader.rest:
-        return Donors(*cleared, lent)
-    inputs = [torch.stack([p.input for p in part]) for part in pictures]
-    taken = [[p.occupied for p in pair if p.occupied is not None] for pair in pairs]
-    if not any(taken):
-        return Donors(*inputs, lent)
-    empty = torch.zeros(inputs[0].shape[-2:], dtype=torch.bool)
-    occupied = [torch.stack([empty, *found]).any(0) for found in taken]
-    both = [torch.cat(parts) for parts in zip(inputs, cleared, strict=True)]
-    places = torch.stack([*occupied, *(empty for _ in pairs)])
-    return Donors(*both, (*lent, *lent), places, len(pairs))
 
 
 def _distinct(samples: Sequence[Sample], identical: str) -> tuple[Sequence[Sample], int]:

@@ -300,12 +300,13 @@ def test_boxes_stand_in_where_there_is_no_mask(data):
 
 def test_transplants_go_where_nothing_else_is(data):
     """No donor has its own thing where the boat goes; of one that must, the thing is taken out."""
+    from attnviz.audit.lending import draw_donors
     from attnviz.audit.pictures import Reader
-    from attnviz.audit.running import _donors, unit_range
+    from attnviz.audit.running import unit_range
 
     found = confusion(planting.planted("object"), data)
     reader = Reader(list(data.dataset()), "boat", "water", prepare=unit_range)
-    donors = _donors(reader, 0)
+    donors = draw_donors(reader, 0)
     count = donors.natural
     assert count == 12
     assert len(donors) == len(donors.with_context) == 24
