@@ -96,6 +96,7 @@ class Reader:
     Attributes:
         annotated: of the images that show the object, how many have "masks", "boxes" alone, and
             "none" (what `regions` leaves out counts as none).
+        masks_from: what made masks of object or context that no person drew -> how many.
 
     Raises:
         DataError: object = context, or names that do not occur.
@@ -152,6 +153,8 @@ class Reader:
                 "audit by groups alone (regions='groups', --groups)"
             )
         self.regions = regions
+        made = Counter(s.mask_source(n) for s in data for n in (object, context))
+        self.masks_from = {name: count for name, count in made.items() if name}
         showing = [self.kind_of(s) for s in data if self.presence(s)[0]]
         self.annotated = {kind: showing.count(kind) for kind in ("masks", "boxes", "none")}
         if self.rest and regions == "groups":

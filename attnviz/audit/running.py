@@ -129,7 +129,8 @@ def confusion(
         "classes": list(instrument.target.indices), "layer": instrument.layer,
         "methods": list(instrument.methods), "attention": instrument.attention,
         "fills": list(instrument.fills), "regions": reader.regions,
-        "annotated": reader.annotated, "identical_skipped": skipped,
+        "annotated": reader.annotated, "masks_from": reader.masks_from,
+        "identical_skipped": skipped,
         "context_masks": _function_name(context_masks), "preprocess": described,
         "object": object, "context": context, "images": len(samples),
         "donors": len(instrument.donors) if instrument.donors else 0, "seed": seed,
@@ -307,15 +308,20 @@ def _distinct(samples: Sequence[Sample], identical: str) -> tuple[Sequence[Sampl
 
 
 def _annotation_note(reader: Reader) -> str:
-    """Return how many images of the object say where it is, if not all do."""
-    counts = reader.annotated
-    if reader.regions == "groups" or not counts["none"]:
+    """Return how many images of the object say where it is, if not all do, and by whom."""
+    if reader.regions == "groups":
         return ""
-    known = " and ".join(f"{counts[k]} {k}" for k in ("masks", "boxes") if counts[k])
-    return (
-        f"of {sum(counts.values())} images with {reader.object} {known} say where it is; the other "
-        f"{counts['none']} count where no mask is needed"
-    )
+    counts = reader.annotated
+    found = [
+        f"{n} masks are not drawn by people but from {s}" for s, n in reader.masks_from.items()
+    ]
+    if counts["none"]:
+        known = " and ".join(f"{counts[k]} {k}" for k in ("masks", "boxes") if counts[k])
+        found.append(
+            f"of {sum(counts.values())} images with {reader.object} {known} say where it is; the "
+            f"other {counts['none']} count where no mask is needed"
+        )
+    return "; ".join(found)
 
 
 def preparation(preprocess: Any, module: Any, loaded: Any, data: Any) -> tuple[Any, str]:

@@ -51,6 +51,8 @@ def report(run: GuideRun, result: GuideResult) -> None:
     if result.head is not None:
         print(f"head         {result.head}")
     print(f"before       {result.compared}")
+    for note in run.notes:
+        print(f"note         {note}")
     print_table(
         ["validation", "right", "before", "after", "n"], rows_of(result.before, result.after)
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from ..models import LoadedModel, Preprocess, resolve_preprocess
 from ..writing import write_file
 from ._app import say
 from ._models import load_model
+from ._segmenting import segmented
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,7 @@ def prepare(
     checkpoint: Path | None,
     object: str | None,
     masks: Path | None,
+    masks_from: str | None,
     fraction: float,
     boxes: bool,
     mixed: bool,
@@ -220,6 +223,10 @@ def prepare(
     if boxes and mixed:
         raise typer.BadParameter("--boxes and --mixed exclude each other")
     dataset = open_dataset(data, masks=masks)
+    named = {s.label for s in dataset if s.label is not None}
+    if masks_from is not None:
+        wanted = [object] if object is not None else [c for c in dataset.classes if c in named]
+        dataset = segmented(dataset, masks_from, wanted, device)
     train, held = _divide(dataset, validation, seed, object)
     loaded = load_model(model, checkpoint, device)
     pipeline = resolve_preprocess(preprocess, loaded.module, loaded)
@@ -229,8 +236,7 @@ def prepare(
     }
     classes = None
     if object is None:
-        known = {s.label for s in dataset if s.label is not None}
-        classes = [c for c in dataset.classes if c in known]
+        classes = [c for c in dataset.classes if c in named]
     pipeline, notes = (pipeline, ()) if preprocess else _uncut(pipeline, train, object)
     examples = Examples(
         train, pipeline, classes=classes, object=object, flip=flip, seed=seed, **shares
@@ -244,6 +250,12 @@ def prepare(
         f"{len(examples)} images to train on ({counts['masks']} with masks, {counts['boxes']} with "
         f"boxes), {len(others)} for validation, classes: "
         + ", ".join(f"{n} ({examples.labels.count(k)})" for k, n in enumerate(examples.classes[:8]))
+    )
+    made = Counter(s.mask_source(n) for s in dataset for n in s.labels)
+    notes += tuple(
+        f"{count} masks are not drawn by people but from {name}"
+        for name, count in made.items()
+        if name
     )
     for note in notes:
         say(note)

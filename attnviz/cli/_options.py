@@ -26,6 +26,13 @@ Labels = Annotated[
     str | None,
     typer.Option(help="Class names: a file (text, JSON, CSV, YAML), a,b,c, or imagenet."),
 ]
+MasksFrom = Annotated[
+    str | None,
+    typer.Option(
+        help="hf:NAME or hf:FOLDER of a segmenter (SegFormer, Mask2Former): its masks where the "
+        "data has none, marked as such."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the GPU if there is one.")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ._app import FAILURE, GATE_FAILED, say
-from ._options import Labels
+from ._options import Labels, MasksFrom
 
 
 def audit(
@@ -44,8 +44,12 @@ def audit(
     ] = None,
     masks: Annotated[
         Path | None,
-        typer.Option(help="Folder of masks that mirror the images' names; some images will do."),
+        typer.Option(
+            help="Folder of masks that mirror the images' names, or a COCO or Label Studio file; "
+            "masks of some images will do."
+        ),
     ] = None,
+    masks_from: MasksFrom = None,
     boxes: Annotated[bool, typer.Option("--boxes", help="Regions from boxes alone.")] = False,
     groups: Annotated[bool, typer.Option("--groups", help="No regions: groups alone.")] = False,
     context_masks: Annotated[
@@ -125,12 +129,15 @@ def audit(
     from ._discovering import find_contexts, mask_function, rank, told_by_words, write
     from ._files import refuse_existing
     from ._models import load_model
+    from ._segmenting import segmented
 
     if (masks is not None) + boxes + groups > 1:
         raise typer.BadParameter("--masks, --boxes and --groups exclude one another")
     if not all_classes and object is None:
         raise typer.BadParameter("--object is needed, or --all-classes")
     discovery_alone = discover and context is None
+    if masks_from is not None and (boxes or groups or object is None):
+        raise typer.BadParameter("--masks-from makes masks of --object: not with --boxes, --groups")
     if (clip is None) != (prompts is None) or (clip is not None and context is None):
         raise typer.BadParameter("--clip, --prompts and --context belong together")
     if fail_above is not None and not 0 <= fail_above <= 1:
@@ -146,6 +153,9 @@ def audit(
     dataset: Any = open_dataset(data, masks=masks, split=split)
     if clip is not None:
         dataset = told_by_words(dataset, str(context), clip, str(prompts), batch_size)
+    if masks_from is not None:
+        around = [context] if context not in (None, BACKGROUND) else []
+        dataset = segmented(dataset, masks_from, [object, *around], device, everywhere=around)
     loaded = load_model(model, checkpoint, device)
     common: dict[str, Any] = {
         "preprocess": _preprocess(preprocess),

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ._options import MasksFrom
+
 GUIDE_SCHEMA = 1
 
 
@@ -27,8 +29,12 @@ def guide(
         typer.Option(help="Train two classes, this one and other; all of the dataset's otherwise."),
     ] = None,
     masks: Annotated[
-        Path | None, typer.Option(help="Folder of masks that mirror the images' names.")
+        Path | None,
+        typer.Option(
+            help="Folder of masks that mirror the images' names, or a COCO or Label Studio file."
+        ),
     ] = None,
+    masks_from: MasksFrom = None,
     fraction: Annotated[
         float, typer.Option(help="Share of the masks that is used, 0 to 1.", min=0, max=1)
     ] = 1.0,
@@ -179,7 +185,8 @@ def guide(
     given = split_options(options or ())
     run = prepare(
         data=data, model=model, checkpoint=checkpoint, object=object, masks=masks,
-        fraction=fraction, boxes=boxes, mixed=mixed, loss=loss, validation=validation, flip=flip,
+        masks_from=masks_from, fraction=fraction, boxes=boxes, mixed=mixed, loss=loss,
+        validation=validation, flip=flip,
         preprocess=preprocess, seed=seed, device=device,
     )  # fmt: skip
     with locked(out):

@@ -1,6 +1,7 @@
 """Datasets of annotated images behind one face, splits that do not leak, and boats on water.
 
-`open_dataset` reads an image folder, COCO JSON, Pascal VOC, a CSV, or images with label images.
+`open_dataset` reads an image folder, COCO JSON, Pascal VOC, a CSV, images with label images, and
+what Label Studio exports.
 `splits` divides them by source. `attnviz.data.boatwater` is the benchmark of context confusion.
 
 Boxes are half-open in pixels: (x0, y0, x1, y1) covers [x0, x1) x [y0, y1), pixel i spans
@@ -17,6 +18,7 @@ from .masks import (
     mask_box,
     polygon_mask,
     rle_decode,
+    rle_encode,
 )
 from .opening import open_dataset
 from .sample import Box, Sample
@@ -40,5 +42,6 @@ __all__ = [
     "polygon_mask",
     "refuse_leaks",
     "rle_decode",
+    "rle_encode",
     "splits",
 ]

@@ -241,6 +241,14 @@ def rle_decode(counts: str | bytes | Sequence[int], size: tuple[int, int]) -> np
     return flat.reshape(width, height).T.copy()
 
 
+def rle_encode(mask: np.ndarray) -> list[int]:
+    """Return the runs of 0 and 1 in turn of a mask (h, w), column by column: see `rle_decode`."""
+    flat = np.asarray(mask, bool).T.ravel()
+    ends = np.flatnonzero(np.diff(flat)) + 1
+    runs = np.diff(np.concatenate([[0], ends, [len(flat)]])).tolist()
+    return [0, *runs] if len(flat) and flat[0] else runs
+
+
 def _unpack_runs(code: bytes) -> list[int]:
     runs: list[int] = []
     value = shift = 0

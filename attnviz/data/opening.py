@@ -11,7 +11,7 @@ from .dataset import READERS, Dataset, split_name
 from .mask_folders import add_masks
 
 #: detection asks these first, in this order, then further layouts, and last the folder of folders
-_ORDER = ("coco", "masks", "voc", "csv")
+_ORDER = ("label_studio", "coco", "masks", "voc", "csv")
 _PLAIN = "imagefolder"
 
 
@@ -29,14 +29,15 @@ def open_dataset(
     Layouts (`attnviz.data.READERS` lists them): "imagefolder" (a folder a class, below
     train/validation/test or not, with masks/ beside or not), "coco" (JSON), "voc" (Pascal VOC),
     "csv" (one row an image or a box), "masks" (index.json, images and label images),
-    "images_masks" (flat images/ and masks/).
+    "images_masks" (flat images/ and masks/), "label_studio" (its JSON export).
 
     Args:
         path: the folder or annotation file.
         format: the layout's name; None recognises it.
         images: the folder that relative image names start from; None looks in the usual places.
         masks: a folder of mask files that mirror the images' names (not 0 = the image's label),
-            or class name -> such a folder. They add to the masks of the dataset itself.
+            or class name -> such a folder; or annotations of the same images, a COCO file or a
+            Label Studio export. They add to the masks of the dataset itself.
         split: keep one split only ("train", "validation", "test"; "val" is validation).
         faults: "raise" lists all faulty entries in one error; "skip" drops them with a warning.
 

@@ -199,6 +199,10 @@ class Sample:
         """Return whether `mask(name)` can be asked for."""
         return name in self.masks
 
+    def mask_source(self, name: str) -> str:
+        """Return what made the mask of class `name`: a map, a segmenter; "" for people."""
+        return str(self.meta.get("masks_from", {}).get(name, "")) if self.has_mask(name) else ""
+
     def box_mask(self, name: str) -> np.ndarray:
         """Return the union of the boxes of class `name`, (h, w) bool; all False without any."""
         size = self.image_size()

@@ -12,7 +12,7 @@ from ...errors import DataError
 from ..dataset import READERS, Dataset, build, split_name
 from ..masks import MaskSource, PolygonMask, RunLengthMask, UnionMask
 from ..sample import Box, Sample
-from ._common import image_root, inside, key, number, read_json, whole_size
+from ._common import image_root, inside, key, number, read_json, text, whole_size
 
 _NAMES = ("annotations.json", "_annotations.coco.json", "instances.json")
 #: files of several splits below one folder: COCO's own root, and what annotation tools export
@@ -59,7 +59,8 @@ def read_coco(root: Path, *, images: Path | None = None, faults: str = "raise") 
     one class in an image are united; each box keeps its own. An annotation may name its category
     in `category` instead of by `category_id`. A folder with several files
     (annotations/instances_train2017.json beside train2017/, or train/_annotations.coco.json) is
-    read whole, each file a split.
+    read whole, each file a split. `masks_from` of an annotation says what made its mask, if no
+    person did (`Sample.mask_source`).
     """
     files = _files(root)
     if not files:
@@ -74,6 +75,11 @@ def read_coco(root: Path, *, images: Path | None = None, faults: str = "raise") 
         entries += made
         classes |= dict.fromkeys(names)
     return build(entries, classes=list(classes) or None, root=root, format="coco", faults=faults)
+
+
+def annotations_of(root: Path) -> list[Sample]:
+    """Return the samples of all files of a path, without a look for their images."""
+    return [make() for file in _files(root) for make in _entries(file, None, None)[0]]
 
 
 def _entries(
@@ -133,12 +139,15 @@ def _sample(
     size = whole_size(item.get("height"), item.get("width"), where)
     boxes = []
     parts: dict[str, list[MaskSource]] = defaultdict(list)
+    made_by: dict[str, str] = {}
     for annotation in of_image.get(item["id"], ()):
         of = f"{where}, annotation {annotation.get('id')!r}"
         label = _label(annotation, categories, of)
         mask = _mask(annotation.get("segmentation"), size, of)
         if mask is not None:
             parts[label].append(mask)
+            if source := text(annotation, "masks_from", of):
+                made_by[label] = source
         box = annotation.get("bbox")
         if box is None:
             continue
@@ -161,7 +170,8 @@ def _sample(
         boxes=tuple(boxes),
         masks={n: p[0] if len(p) == 1 else UnionMask(tuple(p)) for n, p in parts.items()},
         size=size,
-        meta={k: item[k] for k in fields if k in item},
+        meta={k: item[k] for k in fields if k in item}
+        | ({"masks_from": made_by} if made_by else {}),
     )
 
 

@@ -1,0 +1,107 @@
+"""`attnviz choose`: which images to annotate next, as files for annotation tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ._options import AsJson, Checkpoint, Device, Labels, Layer, ModelOption, Preprocessing
+
+CHOOSE_SCHEMA = 1
+
+
+def choose(
+    data: Annotated[Path, typer.Argument(help="Images with labels: folders, COCO, VOC, CSV.")],
+    model: ModelOption = None,
+    checkpoint: Checkpoint = None,
+    budget: Annotated[int, typer.Option(min=1, help="Images to annotate.")] = 50,
+    object: Annotated[
+        str | None, typer.Option(help="Images of this class only; of all classes if left out.")
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="The model's classes for the data's: boat=speedboat,..., or a JSON file."
+        ),
+    ] = None,
+    masks: Annotated[
+        Path | None, typer.Option(help="Masks that are there: a folder, or annotations.")
+    ] = None,
+    criterion: Annotated[
+        str, typer.Option(help="outside, flip, layers, heads, confusion, or random.")
+    ] = "outside",
+    split: Annotated[str | None, typer.Option(help="Of one split of the data only.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("annotate"),
+    preprocess: Preprocessing = None,
+    labels: Labels = None,
+    layer: Layer = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Inputs a forward pass.")] = 32,
+    device: Device = None,
+    as_json: AsJson = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the files.")] = False,
+) -> None:
+    """Choose the images whose annotation is expected to help most.
+
+    Those whose evidence lies most outside of its main part, in turn by class. Writes them as a
+    COCO file and as tasks for Label Studio, with polygons from the model's map to correct. What
+    comes back is read by --masks of `guide` and `audit`.
+    """
+    from ..data import open_dataset
+    from ..data.proposing import FILES, write_proposals
+    from ..guidance import classes_among, propose
+    from ..models import labels_of, read_labels
+    from ._classes import read_classes
+    from ._console import print_json
+    from ._files import refuse_existing
+    from ._models import load_model
+
+    if not force:
+        refuse_existing([out / name for name in FILES])
+    dataset = open_dataset(data, masks=masks, split=split)
+    loaded = load_model(model, checkpoint, device)
+    names: Any = read_labels(labels) if labels else labels_of(loaded.module, loaded)
+    if object is not None:
+        dataset.class_index(object)
+    outputs = _outputs(loaded, dataset, preprocess)
+    found = classes_among(dataset.classes, outputs, names, read_classes(classes))
+    if object is not None and object not in found:
+        classes_among([object], outputs, names or [], read_classes(classes))
+    wanted = found if object is None else {object: found[object]}
+    proposals, pool = propose(
+        loaded, dataset, budget, classes=wanted, preprocess=preprocess, criterion=criterion,
+        layer=layer, batch_size=batch_size,
+    )  # fmt: skip
+    root = dataset.root if dataset.root is None or dataset.root.is_dir() else dataset.root.parent
+    paths = write_proposals(proposals, out, root=root, force=force)
+    files = {k: str(p) for k, p in paths.items()}
+    if as_json:
+        chosen = [{"id": p.sample.id, "label": p.label, "score": p.score} for p in proposals]
+        print_json("choose", CHOOSE_SCHEMA, criterion=criterion, pool=pool, chosen=chosen,
+                   masks_from=proposals[0].source, files=files)  # fmt: skip
+        return
+    counts = {name: sum(p.label == name for p in proposals) for name in wanted}
+    print(f"chosen   {len(proposals)} of {pool} images without annotation, by '{criterion}': "
+          + ", ".join(f"{name} {n}" for name, n in counts.items() if n))  # fmt: skip
+    print(f"filled   with regions from the model's map ({proposals[0].source}): correct them")
+    print(f"coco     {paths['coco']}")
+    print(f"tasks    {paths['label_studio']} (labels: {paths['labels']})")
+    print("back     --masks FILE of attnviz guide and audit reads a corrected COCO file, or Label "
+          "Studio's JSON export")  # fmt: skip
+
+
+def _outputs(loaded: Any, dataset: Any, preprocess: str | None) -> int:
+    """Return the number of the model's classes."""
+    import torch
+
+    from ..data.prepared import Prepared
+    from ..hooks import preserved
+    from ..models import resolve_preprocess
+    from ..models.outputs import class_count, logits_of
+
+    prepare = resolve_preprocess(preprocess, loaded.module, loaded)
+    first = Prepared.read(dataset[0], prepare).input[None]
+    parameter = next(loaded.module.parameters(), first)
+    with preserved(loaded.module, eval_mode=True), torch.no_grad():
+        return class_count(logits_of(loaded.module(first.to(parameter.device))))
