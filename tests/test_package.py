@@ -90,6 +90,13 @@ def test_version_is_that_of_the_distribution(repo: Path) -> None:
     assert attnviz.__version__ == stated[1]
 
 
+#: a command line that prints nothing
+QUIET = (
+    "import contextlib, io; from attnviz.cli import main\n"
+    "with contextlib.redirect_stdout(io.StringIO()): assert main({}) == 0"
+)
+
+
 @pytest.mark.parametrize(
     ("command", "absent"),
     [
@@ -99,6 +106,9 @@ def test_version_is_that_of_the_distribution(repo: Path) -> None:
             "torchvision timm captum cv2 matplotlib transformers",
         ),
         ("import attnviz.explaining", "matplotlib captum transformers IPython"),
+        (QUIET.format(["methods", "--json"]), "torch torchvision timm numpy cv2 PIL"),
+        (QUIET.format(["--help"]), "torch torchvision timm numpy cv2 PIL"),
+        (QUIET.format(["explain", "--help"]), "torch torchvision timm numpy cv2 PIL"),
     ],
 )
 def test_heavy_packages_are_imported_only_when_needed(command: str, absent: str) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
-from typing import Annotated
+from collections.abc import Iterable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -21,14 +25,12 @@ def methods(
 ) -> None:
     """List the methods: name, what it is, and its paper."""
     from ..errors import did_you_mean
-    from ..methods import METHODS
     from ._console import print_json, print_table
 
-    entries = sorted(
-        (e for e in METHODS if family in ("", e.family)), key=lambda e: (e.family, e.name)
-    )
+    everything = sorted(_all(), key=lambda e: (e.family, e.name))
+    entries = [e for e in everything if family in ("", e.family)]
     if not entries:
-        known = sorted({e.family for e in METHODS})
+        known = sorted({e.family for e in everything})
         raise typer.BadParameter(
             f"family {family!r} is not known{did_you_mean(family, known) or '.'} "
             f"Known: {', '.join(known)}"
@@ -46,6 +48,39 @@ def methods(
             ["method", "family", "paper", "what it is"],
             [[e.name, e.family, e.paper, e.summary] for e in entries],
         )
+
+
+def _all() -> Iterable[Any]:
+    if entry_points(group="attnviz.methods"):  # somebody's plug-ins register on import alone
+        from ..methods import METHODS
+
+        return METHODS
+    return stated_methods()
+
+
+class Stated(NamedTuple):
+    """What a method's file says of it."""
+
+    name: str
+    family: str
+    summary: str
+    paper: str
+
+
+def stated_methods() -> list[Stated]:
+    """Return the methods that attnviz has, read off their files: importing them imports torch."""
+    found = []
+    for path in sorted(Path(__file__, "../../methods").resolve().glob("*/[!_]*.py")):
+        for node in ast.parse(path.read_bytes()).body:
+            for call in getattr(node, "decorator_list", []):
+                maker = getattr(getattr(call, "func", None), "id", "")
+                if not isinstance(node, ast.FunctionDef) or not maker.startswith("register_"):
+                    continue
+                said = {k.arg: k.value.value for k in call.keywords if hasattr(k.value, "value")}
+                summary = (ast.get_docstring(node) or "").split("\n", 1)[0]
+                family = maker.removeprefix("register_")
+                found.append(Stated(call.args[0].value, family, summary, said.get("paper", "")))
+    return found
 
 
 def paper_link(paper: str) -> str:
