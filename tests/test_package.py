@@ -107,8 +107,6 @@ QUIET = (
         ),
         ("import attnviz.explaining", "matplotlib captum transformers IPython"),
         (QUIET.format(["methods", "--json"]), "torch torchvision timm numpy cv2 PIL"),
-        (QUIET.format(["--help"]), "torch torchvision timm numpy cv2 PIL"),
-        (QUIET.format(["explain", "--help"]), "torch torchvision timm numpy cv2 PIL"),
     ],
 )
 def test_heavy_packages_are_imported_only_when_needed(command: str, absent: str) -> None:
