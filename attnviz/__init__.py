@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import attention, audit, data, erasing, gallery, guidance, metrics, models, render
+    from .concepts import find_concepts
     from .errors import AttnvizError, AttnvizWarning
     from .explaining import explain
     from .geometry import Geometry
@@ -41,6 +42,7 @@ __all__ = [
     "data",
     "erasing",
     "explain",
+    "find_concepts",
     "find_images",
     "gallery",
     "grid",
@@ -74,6 +76,7 @@ _PUBLIC: dict[str, str] = {
     "data": "",
     "erasing": "",
     "explain": "attnviz.explaining",
+    "find_concepts": "attnviz.concepts",
     "find_images": "attnviz.images",
     "gallery": "",
     "guidance": "",

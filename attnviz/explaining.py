@@ -3,78 +3,26 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, overload
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .errors import AttnvizError, ImageError, MethodError, TargetError
-from .geometry import Geometry
+from .errors import AttnvizError, MethodError, TargetError
 from .heatmaps import Heatmaps, warn_of_flat
 from .hooks import eager, find_layers, preserved
-from .images import read_image
-from .inputs import Given, Inputs, frames_first, gather, size_of
+from .inputs import Given, gather, size_of
 from .methods import METHODS, RawMaps, Request, check_options, runner
 from .methods.frame import check_frame, of_layer
-from .models import Layout, LoadedModel, labels_of, reading, resolve_model, resolve_preprocess
-from .models.argument import device_of, dtype_of
+from .models import Layout, LoadedModel, labels_of, reading, resolve_model
 from .models.inner import inner_geometry
 from .models.outputs import Choice, stated_activation
+from .preparing import Prepared, preparation, prepared
 from .registry import Entry
 from .targets import Setting, parsed, prompted, ready
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """One batch, ready for the model, and where it came from."""
-
-    tensor: Inputs
-    geometry: tuple[Geometry, ...] | None = None
-    images: tuple[np.ndarray, ...] | None = None
-    sources: tuple[str | None, ...] | None = None
-    inner: tuple[Geometry, ...] | None = None  # where what the layers see lies on the photo
-
-
-def _source(image: Any) -> str | None:
-    if isinstance(image, str | Path):
-        return str(image)
-    return getattr(image, "filename", None) or None
-
-
-def _given(inputs: Inputs, module: nn.Module) -> _Inputs:
-    """Inputs as given; signals and volumes are kept to draw on, channels first."""
-    size = size_of(inputs, module)
-    if not isinstance(inputs, Tensor) or size is None or len(size) == 2:
-        return _Inputs(inputs)
-    seen = inputs.detach().transpose(1, 2) if frames_first(inputs, module) else inputs.detach()
-    return _Inputs(inputs, images=tuple(seen.float().cpu().numpy()))
-
-
-def _prepare(module: nn.Module, loaded: LoadedModel | None, preprocess: Any) -> Callable[..., Any]:
-    pipeline = resolve_preprocess(preprocess, module, loaded)
-
-    def prepare(images: Sequence[Any]) -> _Inputs:
-        arrays = [read_image(image) for image in images]
-        pairs = [pipeline(array) for array in arrays]
-        shapes = {tuple(tensor.shape) for tensor, _ in pairs}
-        if len(shapes) > 1:
-            raise ImageError(
-                f"the preprocessing gives inputs of different shapes {sorted(shapes)}, which make "
-                "no batch; resize or crop to one size, or use batch_size=1"
-            )
-        return _Inputs(
-            torch.stack([tensor for tensor, _ in pairs]).to(device_of(module), dtype_of(module)),
-            tuple(geometry for _, geometry in pairs),
-            tuple(arrays),
-            tuple(_source(image) for image in images),
-        )
-
-    return prepare
 
 
 def output_for(module: nn.Module, loaded: LoadedModel | None, preprocess: Any, photo: Any) -> Any:
@@ -85,7 +33,7 @@ def output_for(module: nn.Module, loaded: LoadedModel | None, preprocess: Any, p
         preprocess: as in `explain`.
         photo: anything `read_image` reads.
     """
-    inputs = _prepare(module, loaded, preprocess)([photo])
+    inputs = preparation(module, loaded, preprocess)([photo])
     with torch.no_grad(), preserved(module):
         return module(inputs.tensor)
 
@@ -242,7 +190,6 @@ def explain(
     layers = None if layer is None else list(find_layers(module, layer))
 
     given = gather(images, module)
-    prepare = None if isinstance(given, Given) else _prepare(module, loaded, preprocess)
     total = given.count if isinstance(given, Given) else len(given)
     if create_graph:
         batch_size = total
@@ -252,13 +199,8 @@ def explain(
     plain = [f"{k}={v}" for k, v in options.items() if isinstance(v, int | float | str)]
     if plain:
         facts["options"] = ", ".join(plain)
-    batches: list[tuple[_Inputs, list[RawMaps]]] = []
-    for start in range(0, total, batch_size):
-        part = slice(start, min(start + batch_size, total))
-        if isinstance(given, Given):
-            inputs = _given(given.part(part.start, part.stop, device_of(module)), module)
-        else:
-            inputs = prepare(given[part])
+    batches: list[tuple[Prepared, list[RawMaps]]] = []
+    for part, inputs in prepared(given, module, loaded, preprocess, batch_size):
         size = size_of(inputs.tensor, module)
         rank = 2 if size is None else len(size)
         if rank != 2:
@@ -333,7 +275,7 @@ def _run(request: Request, families: dict[str, list[Entry]]) -> list[RawMaps]:
     return maps
 
 
-def _join(parts: list[tuple[_Inputs, RawMaps]], repeat: int, facts: dict[str, Any]) -> Heatmaps:
+def _join(parts: list[tuple[Prepared, RawMaps]], repeat: int, facts: dict[str, Any]) -> Heatmaps:
     """Put the batches of one method and layer together; rows of one image stand together."""
     first = parts[0][1]
     inner = parts[0][0].inner is not None and of_layer(first)
