@@ -7,7 +7,7 @@ from .request import (
     RawMaps,
     Request,
     check_options,
-    options_of,
+    rectifies,
     runner,
     taken_by,
 )
@@ -21,7 +21,7 @@ __all__ = [
     "check_finite",
     "check_options",
     "forward_pass",
-    "options_of",
+    "rectifies",
     "rows",
     "runner",
     "taken_by",

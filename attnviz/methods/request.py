@@ -118,31 +118,50 @@ class RawMaps:
     probability: Tensor | None = None
 
 
-#: arguments of a method's function that the house gives itself, and the argument that sets them
-_GIVEN = {"relu": "signed"}
+#: options that a family's runner takes for its methods, and whether for those that run the model
+#: themselves, too
+_OF_FAMILY = {
+    # average the maps of six copies of the picture; a principal component for the sum of channels
+    "cam": {"augment": True, "eigen_smooth": False},
+    "attention": {"grid": False},  # (rows, columns) of the patches
+    "perturbation": {"budget": True},  # bytes that a pass may take
+    "attribution": {"budget": True},
+}
 
 #: what other tools, and other functions of this one, call the arguments of `explain`
 _ELSEWHERE = {
-    "aug_smooth": None, "cam": "method", "category": "target", "class_idx": "target",
-    "class_index": "target", "eigen_smooth": None, "image": "images", "index": "target",
+    "aug_smooth": "augment", "cam": "method", "category": "target", "class_idx": "target",
+    "class_index": "target", "image": "images", "index": "target",
     "input": "images", "input_tensor": "images", "inputs": "images", "layer_name": "layer",
     "layers": "layer", "processor": "preprocess", "target_category": "target",
     "target_class": "target", "target_layer": "layer", "target_layers": "layer",
-    "transform": "preprocess", "use_cuda": "device", "x": "images", "y": "target", **_GIVEN,
+    "transform": "preprocess", "use_cuda": "device", "x": "images", "y": "target",
+    "relu": "signed",
 }  # fmt: skip
 
 
-def options_of(entry: Entry) -> tuple[str, ...]:
-    """Return the names of the options that a method takes in `explain`."""
-    return tuple(name for name in entry.options if name not in _GIVEN)
-
-
 def taken_by(entry: Entry, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the options given that a method takes."""
-    if not options:
-        return {}
-    known = options_of(entry)
+    """Return those of the options given that a method's function takes."""
+    known = entry.options if options else ()
     return {name: value for name, value in options.items() if name in known}
+
+
+def rectifies(entry: Entry, signed: bool | None) -> bool:
+    """Return whether the negative part of a method's maps is to be dropped.
+
+    Args:
+        entry: the method.
+        signed: as in `Request`.
+
+    Raises:
+        MethodError: the method has one form only, and `signed` is not None.
+    """
+    own = entry.meta["signed"]
+    if own is None and signed is not None:
+        raise MethodError(
+            f"method {entry.name!r} has no {'' if signed else 'un'}signed form; leave signed=None"
+        )
+    return own is not None and not (own if signed is None else signed)
 
 
 def check_options(
@@ -160,14 +179,16 @@ def check_options(
     """
     if not options:
         return
-    names = {name for entry in entries for name in options_of(entry)}
-    if any(e.family == "attention" and not e.meta["own_pass"] for e in entries):
-        names.add("grid")  # (rows, columns) of the patches, for whatever starts from attention
+    names = {name for entry in entries for name in entry.options}
+    for entry in entries:
+        for name, always in _OF_FAMILY.get(entry.family, {}).items():
+            if always or not entry.meta.get("own_pass"):
+                names.add(name)
     known = sorted(names)
     for name in options:
         if name in known:
             continue
-        if _ELSEWHERE.get(name) in arguments:
+        if _ELSEWHERE.get(name) in (*known, *arguments):
             meant = f"; use {_ELSEWHERE[name]}="
         else:
             meant = did_you_mean(name, [*known, *arguments])

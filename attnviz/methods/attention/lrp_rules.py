@@ -22,7 +22,6 @@ from ...attention.tap.functions import (
     MATMUL,
     MULTIPLY,
     torch_functions,
-    twice_differentiable,
     unguarded_mha,
 )
 from ...attention.tap.tags import Notes
@@ -71,13 +70,11 @@ class LrpMode(TorchFunctionMode):
         constant: CP-LRP: attention weights and gates are constants, relevance passes through the
             values alone. Otherwise AttnLRP: each product of two activations passes half to each,
             and the softmax passes relevance by its Taylor expansion (its plain gradient).
-        twice: compute attention so that relevance can be differentiated in turn.
     """
 
-    def __init__(self, constant: bool, *, twice: bool = False) -> None:
+    def __init__(self, constant: bool) -> None:
         super().__init__()
         self.constant = constant
-        self.twice = twice
         self._sources = Notes()  # output of a sigmoid -> weak reference to its input
 
     def __torch_function__(
@@ -105,7 +102,7 @@ class LrpMode(TorchFunctionMode):
         else:
             q, k = scaled(given["query"], 0.25), scaled(given["key"], 0.25)
             v = scaled(given["value"], 0.5)
-        return (twice_differentiable if self.twice else func)(q, k, v, *rest, **others)
+        return func(q, k, v, *rest, **others)
 
     def multihead(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The inside of `nn.MultiheadAttention`, operation by operation."""

@@ -7,7 +7,13 @@ from .. import METHODS
 
 
 def register_attribution(
-    name: str, *, paper: str, units: str, class_specific: bool = True, aliases: tuple[str, ...] = ()
+    name: str,
+    *,
+    paper: str,
+    units: str,
+    class_specific: bool = True,
+    signed: bool | None = True,
+    aliases: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a method `(job, *, options) -> (K, g, H, W)`.
 
@@ -16,6 +22,7 @@ def register_attribution(
         paper: its source.
         units: what the raw values are measured in.
         class_specific: False where the map is the same for every target.
+        signed: None where the map is never negative.
         aliases: other names for it.
     """
     return METHODS.register(
@@ -25,4 +32,5 @@ def register_attribution(
         aliases=aliases,
         units=units,
         class_specific=class_specific,
+        signed=signed,
     )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...errors import AttnvizWarning, MethodError
 from ...registry import Entry
-from .. import RawMaps, Request, taken_by
+from .. import RawMaps, Request, rectifies, taken_by
 from ..altered import Group, Passes, replacement
 from ..forward import ForwardPass
 from ..twin import twin
@@ -134,19 +134,14 @@ def run(request: Request, entries: Sequence[Entry]) -> list[RawMaps]:
     rows = max(1, passes.rows() // GRAPH)
     found = []
     for entry in entries:
-        options = taken_by(entry, request.options)
-        options.pop("budget", None)
-        if request.signed is not None:
-            if "relu" not in entry.options:
-                raise MethodError(f"method {entry.name!r} has no signed form; leave signed=None")
-            options["relu"] = not request.signed
+        options, drop = taken_by(entry, request.options), rectifies(entry, request.signed)
         jobs = [Job(group, model, rows, request) for group in passes.groups(rows)]
         maps = torch.cat([entry.fn(job, **options) for job in jobs], 1)
         meta: dict[str, Any] = {"class_specific": entry.meta["class_specific"]}
         gaps = [float(gap.max()) for job in jobs for gap in job.gaps]
         if gaps:
             meta["convergence_delta"] = max(gaps)
-        found.append(_raw(entry, passes, maps, meta))
+        found.append(_raw(entry, passes, maps.relu() if drop else maps, meta))
     return found
 
 
@@ -155,7 +150,6 @@ def _raw(entry: Entry, passes: Passes, maps: Tensor, meta: dict[str, Any]) -> Ra
     return done.raw_maps(entry, "input", list(maps), meta)
 
 
-def summed(attributions: Sequence[Tensor], *, relu: bool = False) -> Tensor:
+def summed(attributions: Sequence[Tensor]) -> Tensor:
     """Return attributions, K of (g, C, H, W), summed over their channels: (K, g, H, W)."""
-    maps = torch.stack([a.sum(1) for a in attributions])
-    return maps.relu() if relu else maps
+    return torch.stack([a.sum(1) for a in attributions])

@@ -14,10 +14,8 @@ from ._run import Job, summed
 def deeplift(
     job: Job,
     *,
-    relu: bool = False,
     baseline: str | Tensor = "zero",
     seed: int = 0,
-    budget: int | None = None,
 ) -> Tensor:
     """DeepLIFT: differences from a baseline, passed back by the rescale rule (Shrikumar 2017).
 
@@ -28,10 +26,8 @@ def deeplift(
 
     Args:
         job: the images.
-        relu: drop the negative part.
         baseline: "zero", "mean", "blur", "noise" or a tensor like the images.
         seed: of a noisy baseline.
-        budget: bytes that a plain pass may take.
 
     Returns:
         (K, g, H, W), signed.
@@ -43,4 +39,4 @@ def deeplift(
             gradient = job.gradient(torch.cat([job.inputs, behind]), k).chunk(2)[0]
         found.append(gradient * (job.inputs - behind))
     job.complete(found, behind)
-    return summed(found, relu=relu)
+    return summed(found)

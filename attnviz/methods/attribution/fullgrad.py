@@ -66,9 +66,7 @@ def full_gradient(job: Job, k: int) -> tuple[Tensor, list[Tensor], Tensor]:
 
 
 @register_attribution("fullgrad", paper="arXiv:1905.00780", units="rescaled layers, summed")
-def fullgrad(
-    job: Job, *, rescale: bool = True, relu: bool = False, budget: int | None = None
-) -> Tensor:
+def fullgrad(job: Job, *, rescale: bool = True) -> Tensor:
     """FullGrad: the input's gradient and those of all biases (Srinivas & Fleuret 2019).
 
     S = x . dS/dx + sum over layers of b . dS/db in piecewise linear networks; a batch norm's bias
@@ -80,8 +78,6 @@ def fullgrad(
         job: the images.
         rescale: False sums the terms themselves, signed and in units of the score; the map then
             sums to the score, less the biases of layers without positions.
-        relu: drop the negative part, for rescale=False.
-        budget: bytes that a plain pass may take.
 
     Returns:
         (K, g, H, W).
@@ -111,4 +107,4 @@ def fullgrad(
         maps.append(total)
     job.miss(torch.stack(reached), job.group.scores)
     found = torch.stack(maps)
-    return found.relu() if relu else found
+    return found

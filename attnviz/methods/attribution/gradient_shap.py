@@ -15,12 +15,10 @@ from ._run import Job, summed
 def gradient_shap(
     job: Job,
     *,
-    relu: bool = False,
     samples: int = 50,
     baseline: str | Tensor = "noise",
     noise: float = 0.0,
     seed: int = 0,
-    budget: int | None = None,
 ) -> Tensor:
     """Gradient SHAP: integrated gradients over random baselines (Lundberg & Lee 2017).
 
@@ -31,12 +29,10 @@ def gradient_shap(
 
     Args:
         job: the images.
-        relu: drop the negative part.
         samples: gradients.
         baseline: "noise", "zero", "mean", "blur" or a tensor like the images.
         noise: standard deviation, in units of the input.
         seed: of all draws, the same for every image.
-        budget: bytes that a plain pass may take.
 
     Returns:
         (K, g, H, W), signed.
@@ -61,4 +57,4 @@ def gradient_shap(
         x, behind, _ = ends(number)
         return gradient * (x - behind)
 
-    return summed([job.mean_gradient(k, samples, build, weigh) for k in job.classes], relu=relu)
+    return summed([job.mean_gradient(k, samples, build, weigh) for k in job.classes])

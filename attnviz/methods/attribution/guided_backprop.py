@@ -30,7 +30,7 @@ def guided_gradients(job: Job) -> list[Tensor]:
 
 
 @register_attribution("guided_backprop", paper="arXiv:1412.6806", units="score / input")
-def guided_backprop(job: Job, *, relu: bool = False, budget: int | None = None) -> Tensor:
+def guided_backprop(job: Job) -> Tensor:
     """Guided backpropagation: ReLUs pass positive gradients only (Springenberg et al. 2015).
 
     Summed over channels. It shows edges that the network can see, for every class much alike; it
@@ -38,10 +38,8 @@ def guided_backprop(job: Job, *, relu: bool = False, budget: int | None = None) 
 
     Args:
         job: the images.
-        relu: drop the negative part.
-        budget: bytes that a plain pass may take.
 
     Returns:
         (K, g, H, W), signed.
     """
-    return summed(guided_gradients(job), relu=relu)
+    return summed(guided_gradients(job))

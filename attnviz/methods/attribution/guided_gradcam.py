@@ -15,15 +15,13 @@ from .guided_backprop import guided_gradients
 
 @register_attribution("guided_gradcam", paper="arXiv:1610.02391", units="score^2 / input",
                       aliases=("guided_grad_cam",))  # fmt: skip
-def guided_gradcam(job: Job, *, relu: bool = False, budget: int | None = None) -> Tensor:
+def guided_gradcam(job: Job) -> Tensor:
     """Guided Grad-CAM: guided backpropagation times the upsampled Grad-CAM (Selvaraju et al. 2017).
 
     The layer of Grad-CAM is `layer=`, or the model's default; bilinear upsampling.
 
     Args:
         job: the images.
-        relu: drop the negative part.
-        budget: bytes that a plain pass may take.
 
     Returns:
         (K, g, H, W), signed.
@@ -41,4 +39,4 @@ def guided_gradcam(job: Job, *, relu: bool = False, budget: int | None = None) -
         size = tuple(gradient.shape[-2:])
         cam = F.interpolate(maps.values[:, None], size, mode="bilinear", align_corners=False)
         found.append(gradient * cam.to(gradient))
-    return summed(found, relu=relu)
+    return summed(found)

@@ -10,7 +10,7 @@ from ._run import Job, summed
 
 @register_attribution("input_x_gradient", paper="arXiv:1605.01713", units="score",
                       aliases=("inputxgradient",))  # fmt: skip
-def input_x_gradient(job: Job, *, relu: bool = False, budget: int | None = None) -> Tensor:
+def input_x_gradient(job: Job) -> Tensor:
     """Input x gradient: x dS/dx, summed over channels (Shrikumar et al. 2016).
 
     In a network of ReLUs without biases it sums to the score. Zero in the input's units (with the
@@ -18,10 +18,8 @@ def input_x_gradient(job: Job, *, relu: bool = False, budget: int | None = None)
 
     Args:
         job: the images.
-        relu: drop the negative part.
-        budget: bytes that a plain pass may take.
 
     Returns:
         (K, g, H, W), signed.
     """
-    return summed([job.inputs * job.gradient(job.inputs, k) for k in job.classes], relu=relu)
+    return summed([job.inputs * job.gradient(job.inputs, k) for k in job.classes])

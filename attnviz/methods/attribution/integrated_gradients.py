@@ -14,11 +14,9 @@ from ._run import Job, summed
 def integrated_gradients(
     job: Job,
     *,
-    relu: bool = False,
     steps: int = 50,
     baseline: str | Tensor = "zero",
     seed: int = 0,
-    budget: int | None = None,
 ) -> Tensor:
     """Integrated gradients: the gradient along the way from a baseline (Sundararajan et al. 2017).
 
@@ -27,11 +25,9 @@ def integrated_gradients(
 
     Args:
         job: the images.
-        relu: drop the negative part.
         steps: of the integral.
         baseline: "zero", "mean", "blur", "noise" or a tensor like the images.
         seed: of a noisy baseline.
-        budget: bytes that a plain pass may take.
 
     Returns:
         (K, g, H, W), signed.
@@ -49,4 +45,4 @@ def integrated_gradients(
         for k in job.classes
     ]  # fmt: skip
     job.complete(found, behind)
-    return summed(found, relu=relu)
+    return summed(found)

@@ -12,10 +12,8 @@ from ._run import Job
 
 
 @register_attribution("jacobian", paper="Graves 2020, lecture on attention and memory",
-                      units="logits / input", class_specific=False)  # fmt: skip
-def jacobian(
-    job: Job, *, samples: int | None = 32, seed: int = 0, budget: int | None = None
-) -> Tensor:
+                      units="logits / input", class_specific=False, signed=None)  # fmt: skip
+def jacobian(job: Job, *, samples: int | None = 32, seed: int = 0) -> Tensor:
     """Implicit attention: the norm of the full Jacobian d logits / d input at each pixel.
 
     sqrt(sum over logits and channels of (d y_k / d x_c)^2), for no class and all of them. With
@@ -26,7 +24,6 @@ def jacobian(
         job: the images.
         samples: random combinations, or None.
         seed: of the combinations.
-        budget: bytes that a plain pass may take.
 
     Returns:
         (K, g, H, W), not negative, the same for every class.

@@ -26,7 +26,7 @@ class _Scored(nn.Module):
 
 
 @register_attribution("lrp", paper="doi:10.1371/journal.pone.0130140", units="score")
-def lrp(job: Job, *, relu: bool = False, budget: int | None = None) -> Tensor:
+def lrp(job: Job) -> Tensor:
     """LRP: the score passed back layer by layer with the epsilon rule (Bach et al. 2015).
 
     captum's, on a copy of the model. It knows linear layers, convolutions, pools, batch norms and
@@ -35,8 +35,6 @@ def lrp(job: Job, *, relu: bool = False, budget: int | None = None) -> Tensor:
 
     Args:
         job: the images.
-        relu: drop the negative part.
-        budget: bytes that a plain pass may take.
 
     Returns:
         (K, g, H, W), signed; sums to the score where nothing is lost.
@@ -71,4 +69,4 @@ def lrp(job: Job, *, relu: bool = False, budget: int | None = None) -> Tensor:
             "integrated_gradients, or attnlrp for a transformer"
         )
     job.miss(reached, job.group.scores)
-    return summed(found, relu=relu)
+    return summed(found)

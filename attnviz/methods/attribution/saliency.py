@@ -9,13 +9,12 @@ from ._register import register_attribution
 from ._run import Job
 
 
-@register_attribution("saliency", paper="arXiv:1312.6034", units="score / input")
-def saliency(job: Job, *, budget: int | None = None) -> Tensor:
+@register_attribution("saliency", paper="arXiv:1312.6034", units="score / input", signed=None)
+def saliency(job: Job) -> Tensor:
     """Saliency: the largest |dS/dx| of each pixel's channels (Simonyan et al. 2014).
 
     Args:
         job: the images.
-        budget: bytes that a plain pass may take.
 
     Returns:
         (K, g, H, W), not negative.

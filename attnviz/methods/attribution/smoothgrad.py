@@ -12,7 +12,7 @@ from ._run import Job
 KINDS = ("smoothgrad", "squared", "variance")
 
 
-@register_attribution("smoothgrad", paper="arXiv:1706.03825", units="score / input")
+@register_attribution("smoothgrad", paper="arXiv:1706.03825", units="score / input", signed=None)
 def smoothgrad(
     job: Job,
     *,
@@ -20,7 +20,6 @@ def smoothgrad(
     noise: float = 0.15,
     kind: str = "smoothgrad",
     seed: int = 0,
-    budget: int | None = None,
 ) -> Tensor:
     """SmoothGrad: the gradient averaged over noisy pictures (Smilkov et al. 2017).
 
@@ -35,7 +34,6 @@ def smoothgrad(
         noise: as a share of the picture's range.
         kind: "smoothgrad", "squared" or "variance".
         seed: of the noise, the same for every image.
-        budget: bytes that a plain pass may take.
 
     Returns:
         (K, g, H, W), not negative.

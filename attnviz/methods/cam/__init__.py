@@ -2,8 +2,8 @@
 
     fn(activation (B, C, h, w), gradient (B, C, h, w)) -> map (B, h, w)
 
-No function detaches, so the map that is shown can be trained too. With `relu=False` a map keeps
-its negative part (what speaks against the score).
+No function detaches, so the map that is shown can be trained too. A function returns
+negative values too (what speaks against the score); `apply_cam` drops them where the paper does.
 """
 
 from .. import METHODS

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,8 +13,10 @@ from ...errors import MethodError
 from ...hooks import wide
 from ...models import default_layer
 from ...registry import Entry
-from .. import RawMaps, Request, taken_by
+from .. import RawMaps, Request, rectifies, taken_by
 from ..forward import ForwardPass, forward_pass
+from ._augment import augmented
+from .eigencam import eigen_smoothed
 
 #: a pass, its maps by layer (K of (B, h, w) each), and facts about them
 OwnMaps = tuple[ForwardPass, Mapping[str, Sequence[Tensor]], Mapping[str, Any]]
@@ -90,22 +93,42 @@ def apply_cam(
         entry: the method.
         activation, gradient: of one layer; the gradient None where the method needs none.
         signed: keep negative values; None is the method's own default.
-        options: of which it takes its own.
+        options: of which it takes its own. `eigen_smooth=True` replaces the sum over channels by
+            their first principal component (pytorch-grad-cam's, which centres them).
 
     Raises:
-        MethodError: the method has no signed form.
+        MethodError: the method has no signed form; its map is no sum over channels.
     """
-    given = taken_by(entry, options or {})
-    if signed is not None:
-        if "relu" not in entry.options:
-            raise MethodError(f"method {entry.name!r} has no signed form; leave signed=None")
-        given["relu"] = not signed
+    make = partial(entry.fn, **taken_by(entry, options or {}))
+    if options and options.get("eigen_smooth"):
+        if not entry.meta["additive"]:
+            raise MethodError(f"{entry.name} is a principal component already; no eigen_smooth=")
+        make = partial(_smoothed, make)
     activation, gradient = wide(activation), None if gradient is None else wide(gradient)
     if activation.ndim == 4:
-        return entry.fn(activation, gradient, **given)
-    row = activation.flatten(2)[:, :, None]
-    slope = None if gradient is None else gradient.flatten(2)[:, :, None]
-    return entry.fn(row, slope, **given)[:, 0].unflatten(1, activation.shape[2:])
+        maps = make(activation, gradient)
+    else:
+        row = activation.flatten(2)[:, :, None]
+        slope = None if gradient is None else gradient.flatten(2)[:, :, None]
+        maps = make(row, slope)[:, 0].unflatten(1, activation.shape[2:])
+    return maps.relu() if rectifies(entry, signed) else maps
+
+
+def _smoothed(
+    make: Callable[[Tensor, Tensor | None], Tensor], activation: Tensor, gradient: Tensor | None
+) -> Tensor:
+    alone = [None if t is None else t.flatten(0, 1)[:, None] for t in (activation, gradient)]
+    return eigen_smoothed(make(*alone).view(activation.shape))
+
+
+def signed_maps(done: ForwardPass, entry: Entry) -> dict[str, list[Tensor]]:
+    """Return a method's maps of a pass with their sign, by layer K of (B, h, w)."""
+    maps: dict[str, list[Tensor]] = {name: [] for name in done.activations}
+    for number in range(len(done.columns)):
+        for name, gradient in done.gradients(number, read_off=False).items():
+            with torch.set_grad_enabled(done.request.create_graph):
+                maps[name].append(apply_cam(entry, done.activations[name], gradient, signed=True))
+    return maps
 
 
 def run(request: Request, entries: Sequence[Entry]) -> list[RawMaps]:
@@ -116,6 +139,8 @@ def run(request: Request, entries: Sequence[Entry]) -> list[RawMaps]:
             the gradient is zero by construction.
         LayoutError: the layer's output has no spatial layout.
     """
+    if request.options.get("augment"):
+        return augmented(request, lambda copy: run(copy, entries))
     found = {e.name: _own(request, e) for e in entries if e.meta["own_pass"]}
     sharing = [e for e in entries if not e.meta["own_pass"]]
     if sharing:
@@ -124,17 +149,13 @@ def run(request: Request, entries: Sequence[Entry]) -> list[RawMaps]:
 
 
 def _own(request: Request, entry: Entry) -> list[RawMaps]:
-    given = taken_by(entry, request.options)
-    if request.signed is not None:
-        if "relu" not in entry.options:
-            raise MethodError(f"method {entry.name!r} has no signed form; leave signed=None")
-        given["relu"] = not request.signed
-    done, maps, facts = entry.fn(request, **given)
+    drop = rectifies(entry, request.signed)
+    done, maps, facts = entry.fn(request, **taken_by(entry, request.options))
     return [
         done.raw_maps(
             entry,
             layer,
-            [wide(m) for m in values],
+            [wide(m.relu() if drop else m) for m in values],
             {"layout": done.layouts[layer].describe(), **facts} if layer in done.layouts else facts,
         )
         for layer, values in maps.items()

@@ -6,9 +6,13 @@ from ._register import register_cam
 
 
 @register_cam(
-    "cam", paper="arXiv:1512.04150", units="logit (mean + bias = logit)", needs_linear_head=True
+    "cam",
+    paper="arXiv:1512.04150",
+    units="logit (mean + bias = logit)",
+    needs_linear_head=True,
+    signed=True,
 )
-def cam(activation: Tensor, gradient: Tensor, *, relu: bool = False) -> Tensor:
+def cam(activation: Tensor, gradient: Tensor) -> Tensor:
     """CAM: the classifier's weights applied at every position (Zhou et al. 2016).
 
     M = sum_k w_k A_k, where the logit is w . GAP(A) + b, so that mean(M) + b = logit. There the
@@ -18,11 +22,9 @@ def cam(activation: Tensor, gradient: Tensor, *, relu: bool = False) -> Tensor:
     Args:
         activation: (B, C, h, w).
         gradient: (B, C, h, w), d score / d activation.
-        relu: drop the negative part; the paper keeps it.
 
     Returns:
         (B, h, w) in units of the logit.
     """
     weights = gradient.sum((-2, -1), keepdim=True)
-    values = (weights * activation).sum(1)
-    return values.relu() if relu else values
+    return (weights * activation).sum(1)

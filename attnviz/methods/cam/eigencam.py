@@ -1,4 +1,4 @@
-"""Eigen-CAM, and the principal projection that EigenGrad-CAM shares."""
+"""Eigen-CAM, and the principal projection that EigenGrad-CAM and eigen smoothing share."""
 
 import torch
 from torch import Tensor
@@ -36,8 +36,22 @@ def principal_projection(features: Tensor) -> Tensor:
     return (first * sign * scale[..., 0]).view(batch, height, width)
 
 
-@register_cam("eigencam", paper="arXiv:2008.00299", units="activation", needs_gradient=False)
-def eigencam(activation: Tensor, gradient: Tensor | None = None, *, relu: bool = True) -> Tensor:
+def eigen_smoothed(parts: Tensor) -> Tensor:
+    """Return what is common to the parts of a map: their first principal component, (B, h, w).
+
+    Args:
+        parts: (B, C, h, w) what each channel adds. The sign is chosen so that the result agrees
+            with their sum (the inner product is not negative).
+    """
+    values = principal_projection(parts)
+    agreement = (values * parts.sum(1)).sum((-2, -1), keepdim=True)
+    return torch.where(agreement < 0, -values, values)
+
+
+@register_cam(
+    "eigencam", paper="arXiv:2008.00299", units="activation", needs_gradient=False, additive=False
+)
+def eigencam(activation: Tensor, gradient: Tensor | None = None) -> Tensor:
     """Eigen-CAM: the activation's first principal component, no class (Muhammad & Yeasin 2020).
 
     As in the paper the activation is not centred (pytorch-grad-cam centres it). The map says
@@ -46,10 +60,8 @@ def eigencam(activation: Tensor, gradient: Tensor | None = None, *, relu: bool =
     Args:
         activation: (B, C, h, w).
         gradient: not used.
-        relu: drop the negative part.
 
     Returns:
         (B, h, w) in units of the activation.
     """
-    values = principal_projection(activation)
-    return values.relu() if relu else values
+    return principal_projection(activation)

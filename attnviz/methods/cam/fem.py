@@ -7,9 +7,7 @@ from ._register import register_cam
 
 @register_cam("fem", paper="doi:10.1109/MIPR49039.2020.00048", units="activation",
               needs_gradient=False)  # fmt: skip
-def fem(
-    activation: Tensor, gradient: Tensor | None = None, *, sigmas: float = 2.0, relu: bool = True
-) -> Tensor:
+def fem(activation: Tensor, gradient: Tensor | None = None, *, sigmas: float = 2.0) -> Tensor:
     """FEM: where channels are unusually strong, no class (Fuad et al. 2020).
 
     M = sum_k mean(A_k) [A_k >= mean(A_k) + sigmas std(A_k)]: each channel marks its rare strong
@@ -20,7 +18,6 @@ def fem(
         activation: (B, C, h, w).
         gradient: not used.
         sigmas: how many standard deviations above its mean a channel marks.
-        relu: drop the negative part, which only channels of negative mean make.
 
     Returns:
         (B, h, w) in units of the activation.
@@ -28,5 +25,4 @@ def fem(
     mean = activation.mean((-2, -1), keepdim=True)
     spread = activation.std((-2, -1), keepdim=True, correction=0)
     marked = (activation >= mean + sigmas * spread) & (spread > 0)
-    values = (mean * marked).sum(1)
-    return values.relu() if relu else values
+    return (mean * marked).sum(1)

@@ -7,7 +7,7 @@ from ._register import register_cam
 
 
 def gradcampp_from_derivatives(
-    activation: Tensor, first: Tensor, second: Tensor, third: Tensor, *, relu: bool = True
+    activation: Tensor, first: Tensor, second: Tensor, third: Tensor
 ) -> Tensor:
     """Grad-CAM++ from the diagonal derivatives of Y = exp(S), before any simplification.
 
@@ -19,7 +19,6 @@ def gradcampp_from_derivatives(
         activation: (B, C, h, w).
         first, second, third: (B, C, h, w), the first three derivatives of Y by each single
             element of the activation. A common positive factor per image cancels in alpha.
-        relu: drop the negative part, as the paper does.
 
     Returns:
         (B, h, w).
@@ -29,12 +28,11 @@ def gradcampp_from_derivatives(
     flat = denominator == 0
     alpha = torch.where(flat, 0.0, second / torch.where(flat, 1.0, denominator))
     weights = (alpha * first.relu()).sum((-2, -1), keepdim=True)
-    values = (weights * activation).sum(1)
-    return values.relu() if relu else values
+    return (weights * activation).sum(1)
 
 
 @register_cam("gradcam++", paper="arXiv:1710.11063", units="score", aliases=("gradcampp",))
-def gradcampp(activation: Tensor, gradient: Tensor, *, relu: bool = True) -> Tensor:
+def gradcampp(activation: Tensor, gradient: Tensor) -> Tensor:
     """Grad-CAM++: positions weighted by a ratio of higher derivatives (Chattopadhyay et al. 2018).
 
     The closed form for Y = exp(S): alpha = g^2 / (2 g^2 + sum_ab A_ab g^3). It is exact where the
@@ -48,11 +46,8 @@ def gradcampp(activation: Tensor, gradient: Tensor, *, relu: bool = True) -> Ten
     Args:
         activation: (B, C, h, w).
         gradient: (B, C, h, w), d score / d activation.
-        relu: drop the negative part, as the paper does.
 
     Returns:
         (B, h, w).
     """
-    return gradcampp_from_derivatives(
-        activation, gradient, gradient.square(), gradient.pow(3), relu=relu
-    )
+    return gradcampp_from_derivatives(activation, gradient, gradient.square(), gradient.pow(3))

@@ -6,7 +6,7 @@ from ._register import register_cam
 
 
 @register_cam("hirescam", paper="arXiv:2011.08891", units="score")
-def hirescam(activation: Tensor, gradient: Tensor, *, relu: bool = True) -> Tensor:
+def hirescam(activation: Tensor, gradient: Tensor) -> Tensor:
     """HiResCAM: gradient times activation at every position (Draelos & Carin 2020).
 
     M = sum_k dS/dA_k * A_k. Without the ReLU, sum(M) + bias = logit wherever one linear layer
@@ -15,10 +15,8 @@ def hirescam(activation: Tensor, gradient: Tensor, *, relu: bool = True) -> Tens
     Args:
         activation: (B, C, h, w).
         gradient: (B, C, h, w), d score / d activation.
-        relu: drop the negative part.
 
     Returns:
         (B, h, w) in units of the score.
     """
-    values = (gradient * activation).sum(1)
-    return values.relu() if relu else values
+    return (gradient * activation).sum(1)

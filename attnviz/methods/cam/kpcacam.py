@@ -10,14 +10,13 @@ KERNELS = ("sigmoid", "rbf", "linear")
 
 
 @register_cam("kpcacam", paper="arXiv:2410.00267", units="kernel", needs_gradient=False,
-              aliases=("kpca-cam",))  # fmt: skip
+              additive=False, aliases=("kpca-cam",))  # fmt: skip
 def kpcacam(
     activation: Tensor,
     gradient: Tensor | None = None,
     *,
     kernel: str = "sigmoid",
     gamma: float | None = None,
-    relu: bool = True,
 ) -> Tensor:
     """KPCA-CAM: the activation's first kernel principal component, no class (Karmani et al. 2024).
 
@@ -31,7 +30,6 @@ def kpcacam(
         gradient: not used.
         kernel: "sigmoid": tanh(gamma x.y + 1), "rbf": exp(-gamma |x - y|^2), or "linear".
         gamma: None is one over the number of channels.
-        relu: drop the negative part.
 
     Returns:
         (B, h, w).
@@ -55,5 +53,4 @@ def kpcacam(
     first = vectors[..., -1] * eigenvalues[..., -1:].clamp_min(0).sqrt()
     level = activation.flatten(2).mean(1)
     agreement = (first * (level - level.mean(1, keepdim=True))).sum(1, keepdim=True)
-    values = torch.where(agreement < 0, -first, first).view(batch, height, width)
-    return values.relu() if relu else values
+    return torch.where(agreement < 0, -first, first).view(batch, height, width)

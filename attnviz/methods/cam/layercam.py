@@ -6,7 +6,7 @@ from ._register import register_cam
 
 
 @register_cam("layercam", paper="10.1109/TIP.2021.3089943", units="score")
-def layercam(activation: Tensor, gradient: Tensor, *, relu: bool = True) -> Tensor:
+def layercam(activation: Tensor, gradient: Tensor) -> Tensor:
     """LayerCAM: the positive gradient weights each position (Jiang et al. 2021).
 
     M = ReLU(sum_k ReLU(dS/dA_k) * A_k). With A >= 0 it is never below HiResCAM.
@@ -14,10 +14,8 @@ def layercam(activation: Tensor, gradient: Tensor, *, relu: bool = True) -> Tens
     Args:
         activation: (B, C, h, w).
         gradient: (B, C, h, w), d score / d activation.
-        relu: apply the outer ReLU, which acts only where activations are negative.
 
     Returns:
         (B, h, w) in units of the score.
     """
-    values = (gradient.relu() * activation).sum(1)
-    return values.relu() if relu else values
+    return (gradient.relu() * activation).sum(1)

@@ -35,7 +35,7 @@ def fused(request: Request, base: str, fuse: Callable[[dict[str, Tensor]], Tenso
 
 
 @register_cam("refinecam", paper="arXiv:2605.14641", units="product of shares of the maxima",
-              own_pass=True)  # fmt: skip
+              own_pass=True, signed=None)  # fmt: skip
 def refinecam(request: Request, *, base: str = "gradcam++") -> OwnMaps:
     """RefineCAM: the product of CAMs over layers, each in [0, 1] (Domeniconi et al. 2026).
 
@@ -56,7 +56,7 @@ def refinecam(request: Request, *, base: str = "gradcam++") -> OwnMaps:
 
 
 @register_cam("layercam_fused", paper="doi:10.1109/TIP.2021.3089943", units="share of the maximum",
-              own_pass=True)  # fmt: skip
+              own_pass=True, signed=None)  # fmt: skip
 def layercam_fused(request: Request, *, gamma: float = 2.0) -> OwnMaps:
     """LayerCAM fused over layers: the larger of coarse and sharpened fine maps (Jiang et al. 2021).
 

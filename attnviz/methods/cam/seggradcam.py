@@ -13,7 +13,7 @@ from ...models.outputs import logits_of
 from ...targets import RegionTarget, Target
 from .. import METHODS, Request
 from ._register import register_cam
-from ._run import OwnMaps, apply_cam, read_own
+from ._run import OwnMaps, read_own, signed_maps
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ def _region(target: Any) -> Any:
 
 @register_cam("seggradcam", paper="arXiv:2002.11434", units="score", own_pass=True,
               aliases=("seg-grad-cam",))  # fmt: skip
-def seggradcam(request: Request, *, relu: bool = True) -> OwnMaps:
+def seggradcam(request: Request) -> OwnMaps:
     """Seg-Grad-CAM: Grad-CAM of a class's logits summed over a region (Vinogradova et al. 2020).
 
     For segmentation networks. A class as target is explained where the network finds it; a
@@ -66,16 +66,10 @@ def seggradcam(request: Request, *, relu: bool = True) -> OwnMaps:
 
     Args:
         request: what to explain.
-        relu: drop the negative part.
     """
     if request.classes is not None:
         request = replace(request, classes=[_region(c) for c in request.classes])
     else:
         request = replace(request, target=_region(request.target))
     done = read_own(request)
-    entry = METHODS.get("gradcam")
-    maps: dict[str, list[Tensor]] = {name: [] for name in done.activations}
-    for number in range(len(done.columns)):
-        for name, gradient in done.gradients(number).items():
-            maps[name].append(apply_cam(entry, done.activations[name], gradient, signed=not relu))
-    return done, maps, {}
+    return done, signed_maps(done, METHODS.get("gradcam")), {}

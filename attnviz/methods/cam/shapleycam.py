@@ -37,7 +37,7 @@ def shapley_gradient(done: ForwardPass, column: int) -> dict[str, Tensor]:
 
 
 @register_cam("shapleycam", paper="arXiv:2501.06261", units="score", own_pass=True)
-def shapleycam(request: Request, *, relu: bool = True) -> OwnMaps:
+def shapleycam(request: Request) -> OwnMaps:
     """ShapleyCAM: Grad-CAM with the Shapley values' second-order term (Cai 2025).
 
     w_k = GAP(g - H a / 2), g and H being the score's gradient and Hessian at the activation, and
@@ -47,7 +47,6 @@ def shapleycam(request: Request, *, relu: bool = True) -> OwnMaps:
 
     Args:
         request: what to explain.
-        relu: drop the negative part.
     """
     if request.create_graph:
         raise MethodError("shapleycam keeps no graph (create_graph=True); use gradcam")
@@ -59,5 +58,5 @@ def shapleycam(request: Request, *, relu: bool = True) -> OwnMaps:
             activation = done.activations[name].detach()
             axes = tuple(range(2, activation.ndim))
             values = (gradient.mean(axes, keepdim=True) * activation).sum(1)
-            maps[name].append(values.relu() if relu else values)
+            maps[name].append(values)
     return replace(done, request=request), maps, {}

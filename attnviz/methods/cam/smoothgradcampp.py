@@ -17,7 +17,7 @@ from .gradcampp import gradcampp_from_derivatives
 @register_cam("smoothgradcam++", paper="arXiv:1908.01224", units="score", own_pass=True,
               aliases=("smoothgradcampp",))  # fmt: skip
 def smoothgradcampp(
-    request: Request, *, relu: bool = True, samples: int = 8, noise: float = 0.15, seed: int = 0
+    request: Request, *, samples: int = 8, noise: float = 0.15, seed: int = 0
 ) -> OwnMaps:
     """Smooth Grad-CAM++: Grad-CAM++ of derivatives averaged over noise (Omeiza et al. 2019).
 
@@ -28,7 +28,6 @@ def smoothgradcampp(
 
     Args:
         request: what to explain.
-        relu: drop the negative part.
         samples: noisy pictures, each a pass.
         noise: as a share of the picture's range.
         seed: of the noise, the same for every image.
@@ -55,7 +54,7 @@ def smoothgradcampp(
                     total += term / samples
     maps = {
         name: [
-            gradcampp_from_derivatives(activation, *powers[name, k], relu=relu)
+            gradcampp_from_derivatives(activation, *powers[name, k])
             for k in range(len(done.columns))
         ]
         for name, activation in done.activations.items()

@@ -7,7 +7,7 @@ from ._register import register_cam
 
 
 @register_cam("xgradcam", paper="arXiv:2008.02312", units="score / (h w)")
-def xgradcam(activation: Tensor, gradient: Tensor, *, relu: bool = True) -> Tensor:
+def xgradcam(activation: Tensor, gradient: Tensor) -> Tensor:
     """XGrad-CAM: gradients averaged with the activation as weight (Fu et al. 2020).
 
     w_k = sum_ij A_kij dS/dA_kij / sum_ij A_kij, M = ReLU(sum_k w_k A_k). A channel whose
@@ -17,7 +17,6 @@ def xgradcam(activation: Tensor, gradient: Tensor, *, relu: bool = True) -> Tens
     Args:
         activation: (B, C, h, w).
         gradient: (B, C, h, w), d score / d activation.
-        relu: drop the negative part.
 
     Returns:
         (B, h, w).
@@ -26,5 +25,4 @@ def xgradcam(activation: Tensor, gradient: Tensor, *, relu: bool = True) -> Tens
     weighted = (gradient * activation).sum((-2, -1), keepdim=True)
     empty = total == 0
     weights = torch.where(empty, 0.0, weighted / torch.where(empty, 1.0, total))
-    values = (weights * activation).sum(1)
-    return values.relu() if relu else values
+    return (weights * activation).sum(1)

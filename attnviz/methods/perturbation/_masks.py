@@ -32,7 +32,7 @@ def masked(group: Group, masks: Tensor) -> Tensor:
     return group.inputs * masks[:, :, None].to(group.inputs.dtype)
 
 
-def weighted(activation: Tensor, gains: Tensor, *, relu: bool) -> Tensor:
+def weighted(activation: Tensor, gains: Tensor) -> Tensor:
     """Return sum_k softmax_k(gains) A_k of (g, C, h, w) and gains (K, g, C): (K, g, h, w).
 
     Channels that are constant make no mask and have no weight.
@@ -40,5 +40,4 @@ def weighted(activation: Tensor, gains: Tensor, *, relu: bool) -> Tensor:
     flat = activation.amax((-2, -1)) == activation.amin((-2, -1))
     gains = gains.to(activation).masked_fill(flat, float("-inf"))
     weights = gains.softmax(-1).nan_to_num(0.0)  # NaN where every channel is constant
-    maps = torch.einsum("kgc,gchw->kghw", weights, activation)
-    return maps.relu() if relu else maps
+    return torch.einsum("kgc,gchw->kghw", weights, activation)

@@ -13,6 +13,7 @@ def register_perturbation(
     units: str,
     reads_layer: bool = False,
     needs_gradient: bool = False,
+    signed: bool | None = None,
     aliases: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a method `(group, layer, *, options) -> (K, g, h, w)`.
@@ -23,6 +24,8 @@ def register_perturbation(
         units: what the raw values are measured in.
         reads_layer: it reads an activation, a `Layer`; otherwise it gets None.
         needs_gradient: it reads the gradient there, too.
+        signed: False drops negative values where `signed=` says nothing; None keeps them, and
+            `signed=` is an error.
         aliases: other names for it.
     """
     return METHODS.register(
@@ -33,4 +36,5 @@ def register_perturbation(
         units=units,
         reads_layer=reads_layer or needs_gradient,
         needs_gradient=needs_gradient,
+        signed=signed,
     )

@@ -16,7 +16,7 @@ from ...hooks import capture
 from ...models import Layout, default_layer, infer_layout
 from ...registry import Entry
 from ...targets import logits_of
-from .. import RawMaps, Request, taken_by
+from .. import RawMaps, Request, rectifies, taken_by
 from ..altered import Group, Passes
 from ..forward import ForwardPass
 from ..heads import HeadProbe, LinearHead
@@ -75,21 +75,13 @@ def run(request: Request, entries: Sequence[Entry]) -> list[RawMaps]:
     layers = _layers(request, entries, passes)
     found = []
     for entry in entries:
-        options = taken_by(entry, request.options)
-        if request.signed is not None:
-            if "relu" not in entry.options:
-                raise MethodError(
-                    f"method {entry.name!r} has no unsigned form; leave signed=None"
-                    if request.signed is False
-                    else f"method {entry.name!r} has no signed form; leave signed=None"
-                )
-            options["relu"] = not request.signed
-        options.pop("budget", None)
+        options, drop = taken_by(entry, request.options), rectifies(entry, request.signed)
         for layer in layers if entry.meta["reads_layer"] else [None]:
-            maps = [
+            parts = [
                 entry.fn(group, layer and layer.of(group), **options) for group in passes.groups()
             ]
-            found.append(_raw(entry, passes, layer, torch.cat(maps, 1)))
+            maps = torch.cat(parts, 1)
+            found.append(_raw(entry, passes, layer, maps.relu() if drop else maps))
     return found
 
 

@@ -12,11 +12,9 @@ from ._run import Layer
 
 @register_perturbation(
     "ablationcam", paper="doi:10.1109/WACV45572.2020.9093360", units="score x activation",
-    reads_layer=True,
+    reads_layer=True, signed=False,
 )  # fmt: skip
-def ablationcam(
-    group: Group, layer: Layer, *, relu: bool = True, budget: int | None = None
-) -> Tensor:
+def ablationcam(group: Group, layer: Layer) -> Tensor:
     """Ablation-CAM: a channel weighs what the score loses without it (Desai & Ramaswamy 2020).
 
     w_k = y - y_k, y_k being the score with channel k set to zero at every position that the map
@@ -30,8 +28,6 @@ def ablationcam(
     Args:
         group: the images.
         layer: its activation.
-        relu: drop the negative part.
-        budget: bytes that a pass may take.
 
     Returns:
         (K, g, h, w).
@@ -40,8 +36,7 @@ def ablationcam(
     drops = _analytic(group, layer)
     if drops is None:
         drops = _measured(group, layer)
-    maps = torch.einsum("kgc,gchw->kghw", drops.to(activation), activation)
-    return maps.relu() if relu else maps
+    return torch.einsum("kgc,gchw->kghw", drops.to(activation), activation)
 
 
 def _analytic(group: Group, layer: Layer) -> Tensor | None:

@@ -31,7 +31,6 @@ def extremal(
     steps: int = 150,
     cell: int | None = None,
     rate: float = 0.1,
-    budget: int | None = None,
 ) -> Tensor:
     """Extremal perturbation: the smooth mask of an area that keeps the score highest (Fong 2019).
 
@@ -52,7 +51,6 @@ def extremal(
         steps: of the optimiser; each is a forward and backward pass of every mask.
         cell: pixels between the grid's values; None is a 32nd of the shorter side.
         rate: of the optimiser.
-        budget: bytes that a pass may take; a graph takes about four times a plain pass.
 
     Returns:
         (K, g, H, W) in [0, 1].

@@ -14,17 +14,15 @@ from ._run import Layer
 
 @register_perturbation(
     "groupcam", paper="arXiv:2103.13859", units="score", needs_gradient=True,
-    aliases=("group-cam",),
+    aliases=("group-cam",), signed=False,
 )  # fmt: skip
 def groupcam(
     group: Group,
     layer: Layer,
     *,
-    relu: bool = True,
     groups: int = 32,
     quantile: float = 0.7,
     baseline: str | Tensor = "blur",
-    budget: int | None = None,
 ) -> Tensor:
     """Group-CAM: Grad-CAM's channels in groups, each weighed by a masked pass (Zhang et al. 2021).
 
@@ -36,11 +34,9 @@ def groupcam(
     Args:
         group: the images.
         layer: its activation and gradients.
-        relu: drop the negative part.
         groups: number of groups, at most that of the channels.
         quantile: share of each mask's positions that are set to zero, in [0, 1).
         baseline: what stands outside of a mask: "blur", "zero", "mean", "noise" or a tensor.
-        budget: bytes that a pass may take.
 
     Returns:
         (K, g, h, w).
@@ -67,5 +63,5 @@ def groupcam(
         scores = torch.cat([s for _, _, s in group.each(number + 1, build, "Group-CAM")], 1)[k]
         gains = scores[:-1] - scores[-1:]
         values = (gains.to(masks)[..., None, None] * masks).sum(0)
-        maps.append(values.relu() if relu else values)
+        maps.append(values)
     return torch.stack(maps)

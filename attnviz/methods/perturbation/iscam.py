@@ -12,12 +12,9 @@ from ._register import register_perturbation
 from ._run import Layer
 
 
-@register_perturbation(
-    "iscam", paper="arXiv:2010.03023", units="activation", reads_layer=True, aliases=("is-cam",)
-)
-def iscam(
-    group: Group, layer: Layer, *, relu: bool = True, samples: int = 10, budget: int | None = None
-) -> Tensor:
+@register_perturbation("iscam", paper="arXiv:2010.03023", units="activation", reads_layer=True,
+                       signed=False, aliases=("is-cam",))  # fmt: skip
+def iscam(group: Group, layer: Layer, *, samples: int = 10) -> Tensor:
     """IS-CAM: Score-CAM averaged over masks of rising strength (Naidu et al. 2020).
 
     w = softmax over channels of the mean over i = 1 ... samples of S(x * (i / samples) m_k), m_k
@@ -27,9 +24,7 @@ def iscam(
     Args:
         group: the images.
         layer: its activation.
-        relu: drop the negative part.
         samples: steps of the integral; it costs as many times Score-CAM.
-        budget: bytes that a pass may take.
 
     Returns:
         (K, g, h, w).
@@ -49,4 +44,4 @@ def iscam(
 
     scores = torch.cat([s for _, _, s in group.each(channels * samples, build, "IS-CAM")], 1)
     gains = scores.unflatten(1, (channels, samples)).mean(2)
-    return weighted(layer.activation, gains.transpose(1, 2), relu=relu)
+    return weighted(layer.activation, gains.transpose(1, 2))

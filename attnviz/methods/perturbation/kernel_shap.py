@@ -21,7 +21,6 @@ def kernel_shap(
     cell: int | None = None,
     baseline: str | Tensor = "mean",
     seed: int = 0,
-    budget: int | None = None,
 ) -> Tensor:
     """Kernel SHAP: Shapley values of square cells by regression (Lundberg & Lee 2017).
 
@@ -36,7 +35,6 @@ def kernel_shap(
         cell: side of a cell in pixels; None is an eighth of the shorter side.
         baseline: what stands in hidden cells: "mean", "zero", "blur", "noise" or a tensor.
         seed: of the coalitions, the same for every image.
-        budget: bytes that a pass may take.
 
     Returns:
         (K, g, H, W), signed; a cell's pixels sum to its value.

@@ -22,7 +22,6 @@ def lime(
     ridge: float = 1.0,
     baseline: str | Tensor = "mean",
     seed: int = 0,
-    budget: int | None = None,
 ) -> Tensor:
     """LIME: a linear model of which cells are shown, fitted near the picture (Ribeiro et al. 2016).
 
@@ -39,7 +38,6 @@ def lime(
         ridge: strength of the penalty, on all weights but the intercept.
         baseline: what stands in hidden cells: "mean", "zero", "blur", "noise" or a tensor.
         seed: of the samples, the same for every image.
-        budget: bytes that a pass may take.
 
     Returns:
         (K, g, H, W), signed; a cell's pixels sum to its weight.

@@ -20,7 +20,6 @@ def occlusion(
     window: int | None = None,
     stride: int | None = None,
     baseline: str | Tensor = "zero",
-    budget: int | None = None,
 ) -> Tensor:
     """Occlusion: what the score loses where a square is covered (Zeiler & Fergus 2014).
 
@@ -33,7 +32,6 @@ def occlusion(
         window: side of the square in pixels; None is an eighth of the shorter side.
         stride: pixels between squares; None is half a window.
         baseline: what covers: "zero", "mean", "blur", "noise" or a tensor.
-        budget: bytes that a pass may take.
 
     Returns:
         (K, g, H, W).

@@ -21,7 +21,6 @@ def rise(
     keep: float = 0.5,
     baseline: str | Tensor = "zero",
     seed: int = 0,
-    budget: int | None = None,
 ) -> Tensor:
     """RISE: the mean score of randomly masked pictures, by what they show (Petsiuk et al. 2018).
 
@@ -41,7 +40,6 @@ def rise(
         keep: probability that a cell is shown, in (0, 1).
         baseline: what stands in the hidden places: "zero", "mean", "blur", "noise" or a tensor.
         seed: of the masks, which are the same for every image.
-        budget: bytes that a pass may take.
 
     Returns:
         (K, g, H, W).

@@ -13,9 +13,9 @@ from ._run import Layer
 
 @register_perturbation(
     "scorecam", paper="arXiv:1910.01279", units="activation", reads_layer=True,
-    aliases=("score-cam",),
+    aliases=("score-cam",), signed=False,
 )  # fmt: skip
-def scorecam(group: Group, layer: Layer, *, relu: bool = True, budget: int | None = None) -> Tensor:
+def scorecam(group: Group, layer: Layer) -> Tensor:
     """Score-CAM: a channel weighs the score of the picture masked by it (Wang et al. 2020).
 
     M = ReLU(sum_k w_k A_k) with w = softmax over channels of S(x * N(up(A_k))), N stretching to
@@ -26,8 +26,6 @@ def scorecam(group: Group, layer: Layer, *, relu: bool = True, budget: int | Non
     Args:
         group: the images.
         layer: its activation.
-        relu: drop the negative part.
-        budget: bytes that a pass may take.
 
     Returns:
         (K, g, h, w).
@@ -39,4 +37,4 @@ def scorecam(group: Group, layer: Layer, *, relu: bool = True, budget: int | Non
 
     channels = layer.activation.shape[1]
     gains = torch.cat([s for _, _, s in group.each(channels, build, "Score-CAM")], 1)
-    return weighted(layer.activation, gains.transpose(1, 2), relu=relu)
+    return weighted(layer.activation, gains.transpose(1, 2))

@@ -14,19 +14,16 @@ from ._run import Layer
 PLACES = ("activation", "input")
 
 
-@register_perturbation(
-    "sscam", paper="arXiv:2006.14255", units="activation", reads_layer=True, aliases=("ss-cam",)
-)
+@register_perturbation("sscam", paper="arXiv:2006.14255", units="activation", reads_layer=True,
+                       signed=False, aliases=("ss-cam",))  # fmt: skip
 def sscam(
     group: Group,
     layer: Layer,
     *,
-    relu: bool = True,
     samples: int = 10,
     noise: float = 2.0,
     where: str = "activation",
     seed: int = 0,
-    budget: int | None = None,
 ) -> Tensor:
     """SS-CAM: Score-CAM's scores averaged over noise (Wang et al. 2020).
 
@@ -39,12 +36,10 @@ def sscam(
     Args:
         group: the images.
         layer: its activation.
-        relu: drop the negative part.
         samples: draws for each channel; it costs as many times Score-CAM.
         noise: standard deviation, in units of the activation or of the input.
         where: "activation" or "input".
         seed: of the noise, the same for every image.
-        budget: bytes that a pass may take.
 
     Returns:
         (K, g, h, w).
@@ -74,4 +69,4 @@ def sscam(
 
     scores = torch.cat([s for _, _, s in group.each(channels * samples, build, "SS-CAM")], 1)
     gains = scores.unflatten(1, (channels, samples)).mean(2)
-    return weighted(activation, gains.transpose(1, 2), relu=relu)
+    return weighted(activation, gains.transpose(1, 2))

@@ -7,15 +7,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from attnviz.methods.cam import METHODS
+from attnviz.methods.cam import METHODS, apply_cam
 from attnviz.methods.cam.eigencam import principal_projection
 from attnviz.methods.cam.gradcampp import gradcampp_from_derivatives
 
 NAMES = "cam gradcam gradcam++ hirescam xgradcam layercam eigencam eigengradcam".split()
 
 
-def run(name, activation, gradient, **options):
-    return METHODS.get(name).fn(activation, gradient, **options)
+def run(name, activation, gradient, *, relu=None):
+    signed = None if relu is None else not relu
+    return apply_cam(METHODS.get(name), activation, gradient, signed=signed)
 
 
 def test_the_family_is_registered():
