@@ -90,7 +90,7 @@ def count(
             meta = measure.entry.meta
             forwards += meta["forwards"](measure.options)
             imputations += meta["imputations"](measure.options)
-            if "explainer" in measure.needs and name != "mask":
+            if {"explainer", "grid"} & {*measure.needs} and name != "mask":
                 again = meta["explanations"](measure.options)
                 explanations[name] = explanations.get(name, 0) + again
     return forwards, imputations, explanations

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from ..errors import AttnvizError, AttnvizWarning
 from ..explaining import explain
-from ..metrics import Scores, control_maps, faithfulness_curves
+from ..metrics import DisconnectedGrid, Scores, control_maps, faithfulness_curves
 from ..metrics.curves import CURVES
+from ..models.outputs import logits_of
 from .settings import Measure
 
 #: measure's key -> map's name (a method or control) -> result
@@ -51,14 +52,31 @@ def method_explainer(name: str, layer: str | None) -> Explainer:
     """Return a method as a function of model, images and targets.
 
     A network of random weights may give no finite score, or none that depends on the layer: its
-    map is NaN then, which the measure counts as unlike any other.
+    map is NaN then, which the measure counts as unlike any other. Of a `DisconnectedGrid` the
+    cells are explained, for a score that is zero but in the target's cell.
     """
 
-    def run(model: nn.Module, x: Tensor, target: Sequence[Any]) -> Tensor:
+    def run(model: nn.Module, x: Tensor, target: Any) -> Tensor:
+        if isinstance(model, DisconnectedGrid):
+            cells, number = model.cells(x), model.side**2
+
+            def score(output: Any) -> Tensor:
+                logits = logits_of(output).unflatten(0, (len(x), number))
+                index = torch.as_tensor(target, device=logits.device)
+                cell, cls = index // logits.shape[2], index % logits.shape[2]
+                row = torch.arange(len(x), device=logits.device)
+                here = torch.zeros(len(x), number, device=logits.device, dtype=logits.dtype)
+                here[row, cell] = 1
+                return (logits[row, :, cls] * here).flatten()
+
+            return explained(model.model, cells, score)
+        return explained(model, x, list(target))
+
+    def explained(model: nn.Module, x: Tensor, target: Any) -> Tensor:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", AttnvizWarning)
-                return explain(model, x, method=name, layer=layer, target=list(target)).values
+                return explain(model, x, method=name, layer=layer, target=target).values
         except AttnvizError:
             return x.new_full((len(x), 1, 1), float("nan"))
 
@@ -72,6 +90,24 @@ def control_explainer(name: str, size: tuple[int, int], seed: int) -> Explainer:
         return control_maps(x, size=size, seed=seed)[name]
 
     return run
+
+
+def judge_grid(
+    measures: Sequence[Measure],
+    model: nn.Module,
+    x: Tensor,
+    classes: Sequence[int],
+    explainers: Mapping[str, Explainer],
+) -> Judged:
+    """Return every measure of grids for the images (B, C, H, W) of one grid, in their order."""
+    judged: Judged = {m.key: {} for m in measures}
+    for measure in measures:
+        for name, explainer in explainers.items():
+            found = measure.entry.fn(explainer, model, x, classes, **measure.options)
+            order = found.extra["image"].argsort().tolist()
+            reasons = tuple(found.reasons[i] for i in order)
+            judged[measure.key][name] = Scores(found.values[order], found.protocol, reasons)
+    return judged
 
 
 def judge(
@@ -142,9 +178,9 @@ def _one(
         return run(maps, batch.boxes, size=tuple(x.shape[-2:]), **options)
     if needs == ():
         return run(maps, **options)
-    if explainer is None:
+    if explainer is None or needs == ("grid",):
         return None
-    if measure.metric == "random_logit":
+    if needs == ("explainer", "target"):
         return run(
             lambda images, target: explainer(batch.model, images, target),
             x,
@@ -152,6 +188,8 @@ def _one(
             classes=batch.classes,
             **options,
         )
+    if "target" in needs:
+        options |= {"target": list(batch.target), "batch_size": batch.batch_size}
     if "model" in needs:
         return run(
             lambda model, images: explainer(model, images, batch.target), batch.model, x, **options

@@ -15,17 +15,24 @@ from .. import __version__
 from ..data import Sample
 from ..data.identity import sample_stamp, weights_stamp
 from ..data.prepared import Prepared
-from ..errors import AttnvizError, AttnvizWarning, DataError, ImageError, MethodError
+from ..errors import (
+    AttnvizError,
+    AttnvizWarning,
+    DataError,
+    ImageError,
+    MethodError,
+    MetricError,
+)
 from ..explaining import explain
 from ..heatmaps import Heatmaps
-from ..metrics import control_maps
+from ..metrics import control_maps, grid_members
 from ..metrics.forward import untouched
 from ..models import LoadedModel, labels_of, resolve_preprocess
 from ..models.outputs import class_count, logits_of, predicted
 from ..targets import class_index
 from .cost import Cost, measure_cost
 from .export import write_all
-from .judging import Batch, Explainer, control_explainer, judge, method_explainer
+from .judging import Batch, Explainer, control_explainer, judge, judge_grid, method_explainer
 from .pictures import draw
 from .settings import Settings
 from .store import Store
@@ -193,6 +200,30 @@ class Runner:
                 waiting = []
         if waiting:
             yield from self._judge(waiting, store, pictures)
+        self._judge_grids(store)
+
+    def _judge_grids(self, store: Store) -> None:
+        """Judge what grids of images of four classes tell, each class being the one explained."""
+        measures = [m for m in self.settings.measures() if m.needs == ("grid",)]
+        done = [s for s in self.subjects if store.has(s.id, sample_stamp(s))]
+        try:
+            grids = grid_members([store.rows[s.id]["target"] for s in done]) if measures else []
+        except MetricError as error:
+            self.refused |= {m.key: str(error) for m in measures}
+            return
+        for members in grids:
+            chosen = [done[i] for i in members]
+            if store.has_grid([s.id for s in chosen]):
+                continue
+            ready = [Prepared.read(s, self._prepare) for s in chosen]
+            if len({r.input.shape for r in ready}) > 1:
+                continue  # images of unlike sizes make no grid
+            facts = [store.rows[s.id] for s in chosen]
+            classes = [fact["target"] for fact in facts]
+            judged = judge_grid(
+                measures, self.model, self._batch(ready), classes, self._explainers()
+            )
+            store.add_grid(facts, judged)
 
     def _judge(
         self, ready: Sequence[tuple[Sample, Prepared]], store: Store, pictures: Path | None

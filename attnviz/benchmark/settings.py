@@ -13,13 +13,6 @@ from ..metrics import BASELINES, CONTROLS, METRICS
 from ..metrics.curves import CURVES
 from ..registry import Entry
 
-#: measures that no single image has, or that need images of many classes at once
-_NOT_HERE = {
-    "pooled_pxap": "it pools the pixels of all images; use pxap, or attnviz.metrics.pooled_pxap",
-    "grid_pointing": "it builds grids of several images; use attnviz.metrics.grid_pointing",
-    "difull": "it builds grids of several images; use attnviz.metrics.difull",
-}
-
 
 @dataclass(frozen=True)
 class Measure:
@@ -85,9 +78,6 @@ class Settings:
         put(self, "metrics", tuple(dict.fromkeys(METRICS.get(m).name for m in self.metrics)))
         if not self.methods or not self.metrics:
             raise MetricError("a comparison needs at least one method and one metric")
-        for name in self.metrics:
-            if name in _NOT_HERE:
-                raise MetricError(f"metric {name!r} cannot be compared here: {_NOT_HERE[name]}")
         for name in self.baselines:
             if name not in BASELINES:
                 raise MetricError(f"baseline {name!r} is not one of {', '.join(BASELINES)}")
@@ -128,6 +118,8 @@ class Settings:
             wanted["baseline"] = baseline
         if entry.name == "average_gain":
             del wanted["score"]  # a share of probability by definition
+        if entry.name == "pooled_pxap":
+            wanted["legacy"] = True  # counts in bins can be kept on disk, all pixels cannot
         return {k: v for k, v in wanted.items() if k in _accepted(entry)}
 
 

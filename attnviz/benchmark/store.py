@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import DataError, OutputExists
-from ..metrics import BoxAccuracy, Curve, Protocol, Scores
+from ..metrics import BoxAccuracy, Curve, PooledPrecision, Protocol, Scores
 from .judging import Judged
 
 VERSION = 1
@@ -35,6 +35,7 @@ class Store:
         self.plan = json.loads(json.dumps(plan))
         self.protocols: dict[str, dict[str, Any]] = {}
         self.rows: dict[str, dict[str, Any]] = {}
+        self._grids: dict[tuple[tuple[str, str], ...], dict[str, dict[str, Any]]] = {}
         if path.exists() and not self._read(force):
             path.unlink()
         if not path.exists():
@@ -67,6 +68,8 @@ class Store:
         for line in lines[1:]:
             if "protocols" in line:
                 self.protocols |= line["protocols"]
+            elif "grid" in line:
+                self._keep_grid(line)
             else:
                 self.rows[line["id"]] = line
         return True
@@ -92,6 +95,29 @@ class Store:
             facts: per image "id", "stamp" and whatever is to be known of it, as JSON values.
             judged: results of the batch.
         """
+        for fact, results in zip(facts, self._results(judged, len(facts)), strict=True):
+            row = {**fact, "results": results}
+            self._append(row)
+            self.rows[fact["id"]] = json.loads(json.dumps(row))
+
+    def add_grid(self, facts: Sequence[Mapping[str, Any]], judged: Judged) -> None:
+        """Write what a grid of these images tells; arguments as `add`."""
+        members = [[fact["id"], fact["stamp"]] for fact in facts]
+        line = {"grid": members, "results": self._results(judged, len(facts))}
+        self._append(line)
+        self._keep_grid(json.loads(json.dumps(line)))
+
+    def has_grid(self, ids: Sequence[str]) -> bool:
+        """Return whether a grid of these images was judged, as they are now."""
+        return tuple((i, self.rows[i]["stamp"]) for i in ids) in self._grids
+
+    def _keep_grid(self, line: Mapping[str, Any]) -> None:
+        members = tuple(tuple(pair) for pair in line["grid"])
+        names = [name for name, _ in members]
+        self._grids[members] = dict(zip(names, line["results"], strict=True))
+
+    def _results(self, judged: Judged, images: int) -> list[dict[str, Any]]:
+        """Return each image's results as JSON values; writes what they have in common first."""
         fresh = {
             key: _shared(next(iter(by_map.values())))
             for key, by_map in judged.items()
@@ -100,23 +126,29 @@ class Store:
         if fresh:
             self.protocols |= fresh
             self._append({"protocols": fresh})
-        for number, fact in enumerate(facts):
-            results = {
+        return [
+            {
                 key: {name: _row(scores, number) for name, scores in by_map.items()}
                 for key, by_map in judged.items()
+                if by_map
             }
-            row = {**fact, "results": results}
-            self._append(row)
-            self.rows[fact["id"]] = json.loads(json.dumps(row))
+            for number in range(images)
+        ]
 
     def judged(self, ids: Sequence[str]) -> Judged:
         """Return all results of the images named, as if they had been one batch."""
-        rows = [self.rows[i] for i in ids if i in self.rows]
+        rows = {i: self.rows[i]["results"] for i in ids if i in self.rows}
+        for members, results in self._grids.items():
+            if all(self.has(*pair) for pair in members):
+                rows |= {i: rows[i] | part for i, part in results.items() if i in rows}
         found: Judged = {}
+        outside = {"value": None, "skipped": "in no grid"}
         for key, shared in self.protocols.items():
-            names = rows[0]["results"].get(key, {}) if rows else {}
+            each = [row.get(key) for row in rows.values()]
+            names = next((part for part in each if part), {})
             found[key] = {
-                name: _scores(shared, [row["results"][key][name] for row in rows]) for name in names
+                name: _scores(shared, [part[name] if part else outside for part in each])
+                for name in names
             }
         return found
 
@@ -149,6 +181,8 @@ def _shared(scores: Scores) -> dict[str, Any]:
     found: dict[str, Any] = {"protocol": scores.protocol.as_dict()}
     if isinstance(scores, Curve):
         found["fraction"] = scores.fraction.tolist()
+    if isinstance(scores, PooledPrecision):
+        found["bins"] = scores.thresholds
     if isinstance(scores, BoxAccuracy):
         found["thresholds"] = scores.thresholds.tolist()
         found["required"] = list(scores.required)
@@ -161,6 +195,8 @@ def _row(scores: Scores, number: int) -> dict[str, Any]:
         found["skipped"] = scores.reasons[number]
     if isinstance(scores, Curve):
         found["scores"] = _plain(scores.scores[number])
+    if isinstance(scores, PooledPrecision):
+        found["counts"] = [part.long().tolist() for part in scores.counts(number)]
     if isinstance(scores, BoxAccuracy):
         found["overlap"] = _plain(scores.overlap[number])
     return found
@@ -193,6 +229,10 @@ def _scores(shared: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Sco
             reasons,
             fraction=_tensor(shared["fraction"]),
             scores=_tensor([row["scores"] for row in rows]),
+        )
+    if "bins" in shared:
+        return PooledPrecision.of_counts(
+            values, protocol, reasons, shared["bins"], [row["counts"] for row in rows]
         )
     if "thresholds" in shared:
         return BoxAccuracy(

@@ -12,6 +12,7 @@ logits. Nothing is changed: not the model, not the caller's arrays.
 from ..statistics.intervals import Interval
 from ..statistics.resampling import holm, sign_flip_test
 from ._register import METRICS, NEEDS, register_metric
+from .adcc import adcc, arcc
 from .baselines import BASELINES, baseline, blur
 from .bootstrap import bootstrap
 from .complexity import effective_size, entropy, gini
@@ -29,11 +30,13 @@ from .drops import (
     average_increase,
 )
 from .energy import energy
+from .f_fidelity import f_fidelity
 from .grid_pointing import (
     DisconnectedGrid,
     Grids,
     cell_energy,
     difull,
+    grid_members,
     grid_pointing,
     make_grids,
 )
@@ -91,6 +94,8 @@ __all__ = [
     "RankingStability",
     "Scores",
     "StreamingMetric",
+    "adcc",
+    "arcc",
     "area_under_roc",
     "auroc",
     "average_drop",
@@ -109,9 +114,11 @@ __all__ = [
     "effective_size",
     "energy",
     "entropy",
+    "f_fidelity",
     "faithfulness_correlation",
     "faithfulness_curves",
     "gini",
+    "grid_members",
     "grid_pointing",
     "holm",
     "impute",

@@ -118,6 +118,11 @@ def finite_reasons(maps: Tensor) -> list[str | None]:
     return [None if ok else "map not finite" for ok in finite]
 
 
+def with_reason(reasons: Sequence[str | None], where: Tensor, why: str) -> list[str | None]:
+    """Return the reasons, with `why` for the images that have none and where (B,) is True."""
+    return [r or (why if w else None) for r, w in zip(reasons, where.tolist(), strict=True)]
+
+
 def kept(reasons: Sequence[str | None], device: torch.device) -> Tensor:
     """Return the indices of the images without a reason to skip them."""
     return torch.tensor(
@@ -137,6 +142,13 @@ def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(
         maps[:, None], size=size, mode="bilinear", align_corners=False, antialias=shrinks
     )[:, 0]
+
+
+def stretched(maps: Tensor) -> Tensor:
+    """Return maps (B, h, w) stretched to [0, 1] each; a constant one becomes zeros."""
+    low = maps.amin((1, 2), keepdim=True)
+    span = maps.amax((1, 2), keepdim=True) - low
+    return torch.where(span > 0, (maps - low) / torch.where(span > 0, span, 1.0), 0.0)
 
 
 def is_flat(maps: Tensor) -> Tensor:

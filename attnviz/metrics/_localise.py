@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._inputs import as_maps, as_masks, finite_reasons, is_flat, resize_maps
+from ._inputs import as_maps, as_masks, finite_reasons, is_flat, resize_maps, with_reason
 
 
 def against_masks(
@@ -23,22 +23,13 @@ def against_masks(
     """
     values = as_maps(maps)
     inside = as_masks(masks, len(values), values.device)
-    reasons = finite_reasons(values)
     covered = inside.flatten(1)
-    for number, (any_, all_, constant) in enumerate(
-        zip(
-            covered.any(1).tolist(),
-            covered.all(1).tolist(),
-            is_flat(values).tolist(),
-            strict=True,
-        )
-    ):
-        if not any_:
-            reasons[number] = "empty mask"
-        elif full and all_:
-            reasons[number] = reasons[number] or "full mask"
-        elif flat and constant:
-            reasons[number] = reasons[number] or "flat map"
+    reasons = with_reason([None] * len(values), ~covered.any(1), "empty mask")
+    reasons = [r or unfit for r, unfit in zip(reasons, finite_reasons(values), strict=True)]
+    if full:
+        reasons = with_reason(reasons, covered.all(1), "full mask")
+    if flat:
+        reasons = with_reason(reasons, is_flat(values), "flat map")
     return resize_maps(values, tuple(inside.shape[-2:])), inside, reasons
 
 

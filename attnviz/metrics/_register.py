@@ -13,8 +13,10 @@ METRICS = Registry("metric", "attnviz.metrics", error=MetricError, plugins="attn
 #: what a metric may need beside the maps, and so how it is called:
 #: () -> fn(maps); ("model",) -> fn(model, x, maps, target); ("masks",) -> fn(maps, masks);
 #: ("boxes",) -> fn(maps, boxes); ("explainer",) -> fn(explain, x);
-#: ("explainer", "model") -> fn(explain, model, x); ("grid",) -> built from several images
-NEEDS = ("model", "masks", "boxes", "explainer", "grid")
+#: ("explainer", "model") -> fn(explain, model, x), with "target" fn(explain, model, x, target);
+#: ("explainer", "target") -> fn(explain, x, target, classes=), where `explain` takes targets;
+#: ("grid",) -> fn(explain, model, x, target), of several images together
+NEEDS = ("model", "masks", "boxes", "explainer", "target", "grid")
 
 
 def register_metric(

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._inputs import as_images, as_masks
+from ._inputs import as_images, as_masks, stretched
 from ._random import generator, image_keys
 from .baselines import blur
 
@@ -51,9 +51,9 @@ def control_maps(
     found = {
         "random": random,
         "centre": centre.expand(batch, height, width).clone(),
-        "edge": _unit(edges(x)),
+        "edge": stretched(edges(x)),
         "constant": torch.ones(batch, height, width, device=x.device, dtype=x.dtype),
-        "blurred image": _unit(blur(x.mean(1, keepdim=True))[:, 0]),
+        "blurred image": stretched(blur(x.mean(1, keepdim=True))[:, 0]),
     }
     if masks is not None:
         found["mask"] = as_masks(masks, batch, x.device).to(x.dtype)
@@ -66,12 +66,6 @@ def edges(x: Tensor) -> Tensor:
     both = torch.stack([kernel, kernel.T])[:, None] / 8
     grey = F.pad(x.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
     return F.conv2d(grey, both).square().sum(1).sqrt()
-
-
-def _unit(maps: Tensor) -> Tensor:
-    low = maps.amin((1, 2), keepdim=True)
-    span = maps.amax((1, 2), keepdim=True) - low
-    return (maps - low) / torch.where(span > 0, span, 1.0)
 
 
 def relative(value: float, *, chance: float, best: float) -> float:

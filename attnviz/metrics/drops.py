@@ -13,7 +13,16 @@ import torch
 from torch import Tensor
 
 from ..errors import MetricError
-from ._inputs import as_images, as_maps, finite_reasons, is_flat, kept, resize_maps
+from ._inputs import (
+    as_images,
+    as_maps,
+    finite_reasons,
+    is_flat,
+    kept,
+    resize_maps,
+    stretched,
+    with_reason,
+)
 from ._register import register_metric
 from .baselines import baseline as make_baseline
 from .forward import scoring
@@ -55,32 +64,34 @@ def masked_scores(
     replacement = make_baseline(baseline, x, seed=seed)
     if replacement.values is None:
         raise MetricError("baseline='imputed' needs pixels removed or not, a soft map has neither")
-    soft = stretched(resize_maps(maps[index], tuple(x.shape[-2:]))).to(x.dtype)[:, None]
+    images = masked_images(x[index], maps[index], replacement.values[index])
     with scoring(model, x, target, score=score, batch_size=batch_size) as scorer:
-
-        def build(jobs: Tensor) -> Tensor:
-            there = replacement.values[index[jobs]]
-            return there + (x[index[jobs]] - there) * soft[jobs]
-
-        after = scattered(scorer(index, build), index, len(x))
+        after = scattered(scorer(index, images.__getitem__), index, len(x))
         return scorer.original, after, reasons, replacement.name
 
 
-def stretched(maps: Tensor) -> Tensor:
+def masked_images(x: Tensor, maps: Tensor, behind: Tensor) -> Tensor:
+    """Return what finite maps (B, h, w), stretched to [0, 1], show of images (B, C, H, W).
+
+    Args:
+        x: the images.
+        maps: resized to them.
+        behind: (B, C, H, W) what shows where the map is 0.
+    """
+    soft = as_opacity(resize_maps(maps, tuple(x.shape[-2:]))).to(x.dtype)[:, None]
+    return behind + (x - behind) * soft
+
+
+def as_opacity(maps: Tensor) -> Tensor:
     """Return maps stretched to [0, 1] each; a constant map becomes ones if above 0, else zeros."""
-    low = maps.amin((1, 2), keepdim=True)
-    span = maps.amax((1, 2), keepdim=True) - low
     flat = is_flat(maps)[:, None, None]
-    return torch.where(flat, (low > 0).to(maps), (maps - low) / torch.where(flat, 1.0, span))
+    return torch.where(flat, (maps > 0).to(maps), stretched(maps))
 
 
 def _drops(name: str, short: str, better: bool, value: Callable, args: tuple, options: dict):
     before, after, reasons, replaced = masked_scores(*args, **options)
     values, unfit = value(before, after)
-    reasons = [
-        r or ("score leaves no room" if u else None)
-        for r, u in zip(reasons, unfit.tolist(), strict=True)
-    ]
+    reasons = with_reason(reasons, unfit, "score leaves no room")
     values = values.masked_fill(unfit, float("nan"))
     score = options.get("score", "probability")
     protocol = Protocol.of(

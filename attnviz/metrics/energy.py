@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._inputs import with_reason
 from ._localise import against_masks, skip
 from ._register import register_metric
 from .protocol import Protocol
@@ -38,9 +39,7 @@ def energy(maps: Any, masks: Any) -> Scores:
     values, inside, reasons = against_masks(maps, masks, flat=False)
     positive = values.clamp_min(0)
     mass = _each(positive)
-    for number, total in enumerate(mass.tolist()):
-        if reasons[number] is None and not total > 0:
-            reasons[number] = "no positive evidence"
+    reasons = with_reason(reasons, ~(mass > 0), "no positive evidence")
     found = skip(_each(positive * inside) / mass, reasons)
     prevalence = inside.flatten(1).double().mean(1).to(found)
     protocol = Protocol.of("energy", higher_is_better=True)

@@ -13,6 +13,7 @@ from ..errors import MetricError
 from ..models.outputs import Logits, class_column, is_binary, logits_of, probabilities
 from ..targets import ClassTarget, Column, Target, resolve
 from ._inputs import as_images
+from .baselines import Baseline
 
 SCORES = ("probability", "logit")
 
@@ -104,6 +105,36 @@ class Scorer:
             for jobs in torch.arange(len(image), device=image.device).split(self.rows)
         ]
         return torch.cat(scores) if scores else self.original.new_zeros(0)
+
+    def without(
+        self,
+        index: Tensor,
+        label: Tensor,
+        baseline: Baseline,
+        sets: int,
+        chosen: Callable[[int, int], Tensor],
+    ) -> Tensor:
+        """Return what the score loses without sets of cells, (n, sets).
+
+        Args:
+            index: (n,) images of the batch.
+            label: (H, W) the cell of every pixel.
+            baseline: what stands where cells are removed.
+            sets: how many for each image.
+            chosen: given an image's place in `index` and a set's number, the cells removed.
+        """
+        row = torch.arange(len(index), device=index.device).repeat_interleave(sets)
+        n = int(label.max()) + 1
+
+        def build(jobs: Tensor) -> Tensor:
+            keep = torch.ones(len(jobs), n, dtype=torch.bool, device=label.device)
+            for into, job in zip(keep, jobs.tolist(), strict=True):
+                into[chosen(*divmod(job, sets))] = False
+            pixels = keep[:, label.flatten()].view(len(jobs), *label.shape)
+            return baseline.apply(self.x, index[row[jobs]], pixels)
+
+        after = self(index[row], build)
+        return (self.original[index[row]] - after).view(len(index), sets)
 
 
 def class_scores(logits: Tensor, index: Tensor, score: str) -> Tensor:

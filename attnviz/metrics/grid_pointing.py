@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import MetricError
 from ..targets import logits_of
-from ._inputs import as_images, as_maps, finite_reasons, resize_maps
+from ._inputs import as_images, as_maps, finite_reasons, resize_maps, with_reason
 from ._localise import skip
 from ._register import register_metric
 from .protocol import Protocol
@@ -45,21 +45,16 @@ class Grids:
     unused: int
 
 
-def make_grids(x: Tensor, classes: Sequence[int] | Tensor, *, side: int = 2) -> Grids:
-    """Return grids of images of different classes; every image is used once at most.
+def grid_members(classes: Sequence[int], *, side: int = 2) -> list[list[int]]:
+    """Return which images stand together in a grid, all of different classes, each at most once.
 
     Args:
-        x: (B, C, H, W) images, best such that the model is sure of.
-        classes: (B,) their classes.
+        classes: (B,) the images' classes.
         side: cells in a row and in a column.
 
     Raises:
         MetricError: not even one grid of different classes can be made.
     """
-    x = as_images(x)
-    classes = torch.as_tensor(classes).flatten().tolist()
-    if len(classes) != len(x):
-        raise MetricError(f"{len(classes)} classes for {len(x)} images; give one each")
     if side < 2:
         raise MetricError(f"side={side}, expected at least 2")
     waiting: dict[int, list[int]] = {}
@@ -75,6 +70,25 @@ def make_grids(x: Tensor, classes: Sequence[int] | Tensor, *, side: int = 2) -> 
             f"a grid of {side} x {side} needs images of {side * side} different classes, got "
             f"{len(waiting)}"
         )
+    return members
+
+
+def make_grids(x: Tensor, classes: Sequence[int] | Tensor, *, side: int = 2) -> Grids:
+    """Return grids of images of different classes; every image is used once at most.
+
+    Args:
+        x: (B, C, H, W) images, best such that the model is sure of.
+        classes: (B,) their classes.
+        side: cells in a row and in a column.
+
+    Raises:
+        MetricError: not even one grid of different classes can be made.
+    """
+    x = as_images(x)
+    classes = torch.as_tensor(classes).flatten().tolist()
+    if len(classes) != len(x):
+        raise MetricError(f"{len(classes)} classes for {len(x)} images; give one each")
+    members = grid_members(classes, side=side)
     chosen = torch.tensor(members, device=x.device)
     cells = x[chosen.flatten()].view(len(members), side, side, *x.shape[1:])
     images = cells.permute(0, 3, 1, 4, 2, 5).reshape(
@@ -104,10 +118,7 @@ def cell_energy(maps: Any, cell: Sequence[int] | Tensor, side: int) -> tuple[Ten
     blocks = positive.view(len(maps), side, size[0] // side, side, size[1] // side)
     mass = torch.stack([b.sum((1, 3)).flatten() for b in blocks])
     total = mass.sum(1)
-    reasons = [
-        r or (None if t > 0 else "no positive evidence")
-        for r, t in zip(reasons, total.tolist(), strict=True)
-    ]
+    reasons = with_reason(reasons, ~(total > 0), "no positive evidence")
     cell = torch.as_tensor(cell, device=maps.device)
     return skip(mass.gather(1, cell[:, None])[:, 0] / total, reasons), reasons
 
@@ -144,6 +155,7 @@ def _grid_scores(
     higher_is_better=True,
     paper="arXiv:2104.00032",
     aliases=("gridpg",),
+    explanations=lambda o: o.get("side", 2) ** 2,
 )
 def grid_pointing(
     explain: GridExplainer,
@@ -188,8 +200,8 @@ class DisconnectedGrid(nn.Module):
         self.model = model
         self.side = side
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits of all cells, row by row of the grid."""
+    def cells(self, x: Tensor) -> Tensor:
+        """Return the cells (B * n * n, C, H, W) of grids, row by row of each."""
         batch, channels, height, width = x.shape
         if height % self.side or width % self.side:
             raise MetricError(
@@ -197,8 +209,11 @@ class DisconnectedGrid(nn.Module):
             )
         size = (height // self.side, width // self.side)
         cells = x.view(batch, channels, self.side, size[0], self.side, size[1])
-        cells = cells.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels, *size)
-        return logits_of(self.model(cells)).reshape(batch, -1)
+        return cells.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels, *size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of all cells, row by row of the grid."""
+        return logits_of(self.model(self.cells(x))).reshape(len(x), -1)
 
 
 @register_metric(
@@ -207,6 +222,7 @@ class DisconnectedGrid(nn.Module):
     needs=("grid",),
     higher_is_better=True,
     paper="arXiv:2205.10435",
+    explanations=lambda o: o.get("side", 2) ** 2,
 )
 def difull(
     explain: GridExplainer,

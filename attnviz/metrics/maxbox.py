@@ -43,15 +43,14 @@ class BoxAccuracy(Scores):
     overlap: Tensor = field(kw_only=True)
     required: tuple[float, ...] = field(kw_only=True)
 
-    def accuracies(self, index: Tensor | None = None) -> Tensor:
+    def accuracies(self) -> Tensor:
         """Return (T, required) the share of images that hit at each threshold."""
-        overlap = self.overlap if index is None else self.overlap[index]
-        kept = overlap[~overlap.isnan().any(1)]
+        kept = self.overlap[~self.overlap.isnan().any(1)]
         return torch.stack([(kept >= r).double().mean(0) for r in self.required], 1)
 
-    def summary(self, index: Tensor | None = None) -> float:
+    def summary(self) -> float:
         """Return the accuracy at the best threshold for each required IoU, averaged; 0 to 1."""
-        return float(self.accuracies(index).amax(0).mean())
+        return float(self.accuracies().amax(0).mean())
 
     def replicates(self, index: Tensor) -> Tensor:
         """Return the accuracy at the best threshold of many redrawn sets of images, (R,)."""
@@ -62,10 +61,6 @@ class BoxAccuracy(Scores):
             for into, rows in zip(found, index, strict=True):
                 into += hits[rows].mean(0).max()
         return found / len(self.required)
-
-    def best_thresholds(self) -> tuple[float, ...]:
-        """Return the threshold that is best for each required IoU."""
-        return tuple(self.thresholds[self.accuracies().argmax(0)].tolist())
 
     @classmethod
     def join(cls, parts: Sequence[BoxAccuracy]) -> BoxAccuracy:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..statistics.correlation import average_ranks
-from ._inputs import as_maps, as_masks, finite_reasons, resize_maps
+from ._inputs import as_maps, as_masks, finite_reasons, resize_maps, stretched
 from ._localise import against_masks, skip
 from ._register import register_metric
 from .protocol import Protocol
@@ -114,10 +114,9 @@ class PooledPrecision(Scores):
     pixels: tuple[tuple[Tensor, Tensor], ...] = field(kw_only=True)
     thresholds: int = field(kw_only=True)
 
-    def summary(self, index: Tensor | None = None) -> float:
+    def summary(self) -> float:
         """Return the area under the pooled precision-recall curve, 0 to 1."""
-        chosen = range(len(self.pixels)) if index is None else index.tolist()
-        chosen = [i for i in chosen if self.reasons[i] is None]
+        chosen = [i for i in range(len(self.pixels)) if self.reasons[i] is None]
         if not chosen:
             return float("nan")
         values = torch.cat([self.pixels[i][0] for i in chosen])
@@ -137,6 +136,30 @@ class PooledPrecision(Scores):
         )
         areas = [_binned_area(true[rows].sum(0), seen[rows].sum(0)) for rows in index]
         return torch.stack(areas).cpu()
+
+    def counts(self, image: int) -> tuple[Tensor, Tensor]:
+        """Return an image's true pixels and all pixels in each bin, from the highest down."""
+        return _histogram(*self.pixels[image], self.thresholds)
+
+    @classmethod
+    def of_counts(
+        cls,
+        values: Tensor,
+        protocol: Protocol,
+        reasons: Sequence[str | None],
+        thresholds: int,
+        counts: Sequence[tuple[Sequence[int], Sequence[int]]],
+    ) -> PooledPrecision:
+        """Return the result that has each image's `counts`: pixels at the middles of their bins."""
+        # the bin of exactly 1 comes first
+        middle = torch.cat([torch.ones(1), 1 - (torch.arange(thresholds) + 0.5) / thresholds])
+        pixels = []
+        for true, seen in counts:
+            inside, every = torch.tensor(true), torch.tensor(seen)
+            parts = middle.repeat_interleave(inside), middle.repeat_interleave(every - inside)
+            positive = torch.arange(len(parts[0]) + len(parts[1])) < len(parts[0])
+            pixels.append((torch.cat(parts), positive))
+        return cls(values, protocol, tuple(reasons), pixels=tuple(pixels), thresholds=thresholds)
 
     @classmethod
     def join(cls, parts: Sequence[PooledPrecision]) -> PooledPrecision:
@@ -204,10 +227,7 @@ def pooled_pxap(maps: Any, masks: Any, *, legacy: bool = False, thresholds: int 
     raw = as_maps(maps)
     inside = as_masks(masks, len(raw), raw.device)
     reasons = finite_reasons(raw)
-    values = resize_maps(raw, tuple(inside.shape[-2:]))
-    low = values.amin((1, 2), keepdim=True)
-    span = values.amax((1, 2), keepdim=True) - low
-    values = torch.where(span > 0, (values - low) / torch.where(span > 0, span, 1.0), 0.0)
+    values = stretched(resize_maps(raw, tuple(inside.shape[-2:])))
     found = torch.full((len(raw),), float("nan"), dtype=torch.float64, device=raw.device)
     pixels = []
     for number, (row, mask) in enumerate(zip(values, inside, strict=True)):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import MetricError
-from ._inputs import as_images, as_maps, finite_reasons
+from ._inputs import as_images, as_maps, finite_reasons, is_flat, with_reason
 from ._localise import skip
 from ._random import generator, image_keys
 from ._register import register_metric
@@ -157,10 +157,7 @@ def parameter_randomisation(
 
     first = maps_of(model)
     reasons = finite_reasons(first)
-    flat = first.flatten(1).amax(1) == first.flatten(1).amin(1)
-    reasons = [
-        r or ("flat map" if f else None) for r, f in zip(reasons, flat.tolist(), strict=True)
-    ]
+    reasons = with_reason(reasons, is_flat(first), "flat map")
     by_stage = torch.stack(
         [
             likeness(first, maps_of(network))
@@ -194,7 +191,7 @@ def parameter_randomisation(
 @register_metric(
     "random_logit",
     family="randomisation",
-    needs=("explainer",),
+    needs=("explainer", "target"),
     higher_is_better=False,
     paper="arXiv:1912.09818",
     explanations=lambda o: 2,

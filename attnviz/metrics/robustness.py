@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import MetricError
-from ._inputs import as_images, as_maps, finite_reasons, resize_maps
+from ._inputs import as_images, as_maps, finite_reasons, resize_maps, with_reason
 from ._localise import skip
 from ._random import generator, image_keys
 from ._register import register_metric
@@ -80,9 +80,7 @@ def max_sensitivity(
     first = _explained(explain, x)
     reasons = finite_reasons(first)
     norm = first.flatten(1).norm(dim=1)
-    reasons = [
-        r or ("empty map" if n == 0 else None) for r, n in zip(reasons, norm.tolist(), strict=True)
-    ]
+    reasons = with_reason(reasons, norm == 0, "empty map")
     keys = image_keys(x)
     worst = torch.zeros_like(norm)
     for sample in range(samples):
@@ -98,10 +96,7 @@ def max_sensitivity(
             noise = perturbations[:, sample].to(x)
         change = _explained(explain, x + noise) - first
         worst = torch.maximum(worst, change.flatten(1).norm(dim=1) / norm)
-    reasons = [
-        r or (None if ok else "map not finite")
-        for r, ok in zip(reasons, torch.isfinite(worst).tolist(), strict=True)
-    ]
+    reasons = with_reason(reasons, ~torch.isfinite(worst), "map not finite")
     protocol = Protocol.of(
         "max_sensitivity",
         f"radius {radius:g}" if perturbations is None else "own noise",
@@ -169,10 +164,7 @@ def stability(
             + alike(full[..., shift:], moved_left[..., : width - shift], similarity)
         ) / 2
     values = torch.stack(list(found.values())).mean(0)
-    reasons = [
-        r or ("flat map" if missing else None)
-        for r, missing in zip(reasons, values.isnan().tolist(), strict=True)
-    ]
+    reasons = with_reason(reasons, values.isnan(), "flat map")
     protocol = Protocol.of(
         "stability",
         similarity,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MetricError
-from ._inputs import as_images, as_maps, finite_reasons, is_flat, kept, resize_maps
+from ._inputs import as_images, as_maps, finite_reasons, is_flat, kept, resize_maps, with_reason
 from ._register import register_metric
 from .baselines import baseline as make_baseline
 from .forward import scoring
@@ -63,10 +63,7 @@ def saco(
         raise MetricError(f"groups={groups}, expected at least 2")
     x = as_images(x)
     maps = as_maps(maps, len(x), x.device)
-    reasons = [
-        reason or ("flat map" if flat else None)
-        for reason, flat in zip(finite_reasons(maps), is_flat(maps).tolist(), strict=True)
-    ]
+    reasons = with_reason(finite_reasons(maps), is_flat(maps), "flat map")
     index = kept(reasons, x.device)
     values = resize_maps(maps[index], tuple(x.shape[-2:]))
     rank, n = pixel_ranks(values, x[index], substrate="pixel", seed=seed)
@@ -91,10 +88,7 @@ def saco(
     agrees = torch.where(lost[:, pairs[0]] >= lost[:, pairs[1]], weight, -weight)
     total = weight.abs().sum(1)
     found = scattered(agrees.sum(1) / total, index, len(x))
-    reasons = [
-        reason or ("flat map" if missing else None)
-        for reason, missing in zip(reasons, found.isnan().tolist(), strict=True)
-    ]
+    reasons = with_reason(reasons, found.isnan(), "flat map")
     protocol = Protocol.of(
         "saco",
         SCORE_NAMES[score],

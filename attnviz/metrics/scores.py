@@ -55,13 +55,9 @@ class Scores:
         """Reason -> how many images were skipped for it."""
         return dict(Counter(r for r in self.reasons if r is not None))
 
-    def summary(self, index: Tensor | None = None) -> float:
-        """Return the metric over the images (or those at `index`): the mean of those that count.
-
-        NaN when none counts.
-        """
-        values = self.values if index is None else self.values[index]
-        kept = values[~values.isnan()].double()
+    def summary(self) -> float:
+        """Return the metric over the images: the mean of those that count, NaN when none does."""
+        kept = self.values[~self.values.isnan()].double()
         return float(kept.mean()) if len(kept) else float("nan")
 
     def replicates(self, index: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import MetricError
 from ..statistics.correlation import pearson
-from ._inputs import as_images, as_maps, finite_reasons, is_flat, kept, resize_maps
+from ._inputs import as_images, as_maps, finite_reasons, is_flat, kept, resize_maps, with_reason
 from ._random import generator, image_keys
 from ._register import register_metric
 from .baselines import baseline as make_baseline
@@ -150,33 +150,21 @@ def _subset_correlation(
     counts = [min(max(1, round(f * n)), n - 1) for f in fractions]
     replacement = make_baseline(baseline, x, seed=seed)
     keys = image_keys(x)
-    per_image = len(counts) * subsets
-    row = torch.arange(len(index), device=x.device).repeat_interleave(per_image)
-    predicted = relevance.new_zeros(len(row))
+    predicted = relevance.new_zeros(len(index), len(counts) * subsets)
+
+    def chosen(local: int, number: int) -> Tensor:
+        draw = generator(seed, keys[int(index[local])], f"set {number}")
+        found = torch.randperm(n, generator=draw)[: counts[number // subsets]].to(x.device)
+        predicted[local, number] = relevance[local, found].sum()
+        return found
 
     with scoring(model, x, target, score=score, batch_size=batch_size) as scorer:
-
-        def build(jobs: Tensor) -> Tensor:
-            keep = torch.ones(len(jobs), n, dtype=torch.bool, device=x.device)
-            for into, job in zip(keep, jobs.tolist(), strict=True):
-                local, number = job // per_image, job % per_image
-                draw = generator(seed, keys[int(index[local])], f"set {number}")
-                chosen = torch.randperm(n, generator=draw)[: counts[number // subsets]]
-                chosen = chosen.to(x.device)
-                into[chosen] = False
-                predicted[job] = relevance[local, chosen].sum()
-            pixels = keep[:, label.flatten()].view(len(jobs), *size)
-            return replacement.apply(x, index[row[jobs]], pixels)
-
-        after = scorer(index[row], build)
-        lost = (scorer.original[index[row]] - after).view(-1, subsets)
+        lost = scorer.without(index, label, replacement, predicted.shape[1], chosen)
+    lost = lost.view(-1, subsets)
     agreement = pearson(predicted.view(-1, subsets).to(lost.dtype), lost)
     by_size = scattered(agreement.view(-1, len(counts)), index, len(x))
     values = by_size.nanmean(1)
-    reasons = [
-        reason or ("no set changes the score" if missing else None)
-        for reason, missing in zip(reasons, values.isnan().tolist(), strict=True)
-    ]
+    reasons = with_reason(reasons, values.isnan(), "no set changes the score")
     unit = unit_name(size, substrate, patch)
     protocol = Protocol.of(
         name,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import MetricError
 from ..statistics.correlation import pearson, spearman
-from ._inputs import as_maps, resize_maps
+from ._inputs import as_maps, resize_maps, stretched
 
 SIMILARITIES = ("spearman", "pearson", "ssim")
 
@@ -47,7 +47,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     Wang, Bovik, Sheikh & Simoncelli (IEEE TIP 2004), K1 = .01, K2 = .03, over the windows that lie
     wholly inside the map.
     """
-    a, b = _stretched(a)[:, None], _stretched(b)[:, None]
+    a, b = stretched(a)[:, None], stretched(b)[:, None]
     radius = min(5, (min(a.shape[-2:]) - 1) // 2)
     at = torch.arange(-radius, radius + 1, device=a.device, dtype=a.dtype)
     weights = torch.exp(-(at**2) / (2 * 1.5**2))
@@ -63,9 +63,3 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     index = (2 * mean_a * mean_b + c1) * (2 * both + c2)
     index = index / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
     return torch.stack([row.mean() for row in index])
-
-
-def _stretched(maps: Tensor) -> Tensor:
-    low = maps.amin((1, 2), keepdim=True)
-    span = maps.amax((1, 2), keepdim=True) - low
-    return torch.where(span > 0, (maps - low) / torch.where(span > 0, span, 1.0), 0.0)

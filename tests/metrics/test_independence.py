@@ -21,6 +21,7 @@ CASES = {
     "infidelity-noise": (am.infidelity, {"samples": 5, "perturbation": "noise"}),
     "sensitivity_n": (am.sensitivity_n, {"subsets": 6, "patch": 2}),
     "faithfulness_correlation": (am.faithfulness_correlation, {"subsets": 6, "patch": 2}),
+    "f_fidelity": (am.f_fidelity, {"samples": 3, "sizes": (0.2, 0.6), "patch": 2}),
     "saco": (am.saco, {"groups": 5}),
     "irof": (am.irof, {"segments": 6}),
 }
