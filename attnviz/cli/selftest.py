@@ -41,8 +41,8 @@ def selftest(
     from ..images import read_image
     from ..methods import METHODS
     from ..models import resolve_preprocess
-    from ..selftest import pretend_photos
     from ..selftest import selftest as run
+    from ..selftest import synthetic_photos
     from ._console import print_json
     from ._models import load_model
     from ._photos import gather
@@ -68,7 +68,7 @@ def selftest(
         if len(found) > MOST:
             say(f"tested on the first {MOST} of {len(found)} photos")
     else:
-        images = pretend_photos()
+        images = synthetic_photos()
     loaded = load_model(model, checkpoint, device)
     prepare = resolve_preprocess(preprocess, loaded.module, loaded)
     place = next((p for p in loaded.module.parameters() if p.is_floating_point()), torch.zeros(0))

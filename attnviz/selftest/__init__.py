@@ -3,7 +3,7 @@
 from .findings import Finding, MethodFinding, Report
 from .identities import identities
 from .reading import Reading, double_copy, read
-from .running import pretend_photos, selftest
+from .running import selftest, synthetic_photos
 
 __all__ = [
     "Finding",
@@ -12,7 +12,7 @@ __all__ = [
     "Report",
     "double_copy",
     "identities",
-    "pretend_photos",
     "read",
     "selftest",
+    "synthetic_photos",
 ]

@@ -46,13 +46,13 @@ def completeness_gap(reading: Reading) -> float:
 
 def behind(reading: Reading) -> str:
     """Return what stands between the layer and the logits, in words."""
-    bent = reading.bent
-    if bent:
-        shown = ", ".join(f"{name} ({kind})" for name, kind in bent[:3])
-        more = f" and {len(bent) - 3} more" if len(bent) > 3 else ""
-        verb = "follows" if len(bent) == 1 else "follow"
-        return f"{len(bent)} layer{'s' * (len(bent) != 1)} that bend{'s' * (len(bent) == 1)} the " \
-               f"signal {verb} it: {shown}{more}"  # fmt: skip
+    nonlinear = reading.nonlinear
+    count = len(nonlinear)
+    if nonlinear:
+        shown = ", ".join(f"{name} ({kind})" for name, kind in nonlinear[:3])
+        more = f" and {count - 3} more" if count > 3 else ""
+        verb = "nonlinear layer follows" if count == 1 else "nonlinear layers follow"
+        return f"{count} {verb} it: {shown}{more}"
     names = [kind for _, kind in reading.behind]
     return (
         f"behind it run {', '.join(names[:4]) or 'no modules'}, and functions not seen as modules"

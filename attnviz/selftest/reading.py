@@ -52,7 +52,7 @@ class Reading:
         return self.logits.gather(1, self.target[:, None])[:, 0]
 
     @property
-    def bent(self) -> tuple[tuple[str, str], ...]:
+    def nonlinear(self) -> tuple[tuple[str, str], ...]:
         """The modules behind the layer that are not affine."""
         return tuple((n, k) for n, k in self.behind if not any(a in k for a in _AFFINE))
 

@@ -94,9 +94,9 @@ def _refusal(
     return None
 
 
-def pretend_photos(count: int = 4, side: int = 256, seed: int = 0) -> list[np.ndarray]:
+def synthetic_photos(count: int = 4, side: int = 256) -> list[np.ndarray]:
     """Return pictures of coloured blobs (side, side, 3) uint8, where no photos are at hand."""
-    draw = torch.Generator().manual_seed(seed)
+    draw = torch.Generator().manual_seed(0)
     blobs = torch.rand(count, 3, 9, 9, generator=draw)
     fine = torch.rand(count, 3, 65, 65, generator=draw)
     size = (side, side)

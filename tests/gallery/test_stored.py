@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from attnviz.errors import EnvironmentFault
-from attnviz.gallery import stored
 from attnviz.gallery.card import cards
+from attnviz.gallery.modules import files
 from attnviz.gallery.modules.files import folder
 
 KEPT = sorted(path.stem for path in (folder() / "cards").glob("*.safetensors"))
@@ -27,9 +27,9 @@ def test_what_is_kept_is_restored(tmp_path, monkeypatch, part):
     path = tmp_path / "small.safetensors"
     save_file({k: v.half() if v.is_floating_point() else v for k, v in whole.state_dict().items()},
               path)  # fmt: skip
-    monkeypatch.setattr(stored, "find", lambda name: tmp_path / name.removeprefix("cards/"))
+    monkeypatch.setattr(files, "find", lambda name: tmp_path / name.removeprefix("cards/"))
     before = torch.get_rng_state()
-    again = stored.restored("small", build, part=part)
+    again = files.restored("cards/small", build, part=part)
     assert torch.equal(before, torch.get_rng_state())
     assert not again.training
     for name, exact in network.state_dict().items():
@@ -41,7 +41,7 @@ def test_what_is_kept_is_restored(tmp_path, monkeypatch, part):
 
 def test_missing_weights_say_how_to_get_them():
     with pytest.raises(EnvironmentFault, match=r"reinstall attnviz, or .*train_modules.py"):
-        stored.restored("no_such_card", build)
+        files.restored("cards/no_such_card", build)
 
 
 def test_every_card_with_weights_shows_them():

@@ -10,7 +10,7 @@ from torch import nn
 from attnviz.errors import MethodError
 from attnviz.metrics import Protocol, Scores
 from attnviz.models import LoadedModel
-from attnviz.selftest import double_copy, identities, pretend_photos, read, selftest
+from attnviz.selftest import double_copy, identities, read, selftest, synthetic_photos
 from attnviz.selftest.gates import (
     against_random,
     batch_independence,
@@ -121,10 +121,10 @@ def test_identities_hold_where_theory_says_so(head, verdicts):
 
 def test_the_reason_names_the_layers():
     words = found(gap_hidden)[HIRES][1]
-    assert "1 layer that bends the signal follows it: head.3 (ReLU)" in words
+    assert "1 nonlinear layer follows it: head.3 (ReLU)" in words
     assert "% of the logit" in words
     words = found(conv_head)[HIRES][1]
-    assert "2 layers that bend the signal follow it: head.1 (GELU), head.2 (MaxPool2d)" in words
+    assert "2 nonlinear layers follow it: head.1 (GELU), head.2 (MaxPool2d)" in words
     assert "head.1 (GELU)" in found(conv_head)[CAM][1]
     behind = found(flat_linear)[CAM][1]
     assert "Flatten, Linear" in behind
@@ -254,8 +254,8 @@ def test_report_is_json_and_text():
     assert "  cam: exact (its mean and the bias are the logit)" in text
 
 
-def test_pretended_photos_are_pictures():
-    photos = pretend_photos(3, 64)
+def test_synthetic_photos_are_pictures():
+    photos = synthetic_photos(3, 64)
     assert [p.shape for p in photos] == [(64, 64, 3)] * 3
     assert all(p.std() > 20 for p in photos)
     assert not (photos[0] == photos[1]).all()

@@ -11,8 +11,8 @@ from study.module_recipes import RECIPES
 from train_modules import fit, keep, main
 
 from attnviz.gallery import modules as reference
-from attnviz.gallery import stored
 from attnviz.gallery.card import cards
+from attnviz.gallery.modules import files
 from attnviz.gallery.modules.files import find, folder
 
 
@@ -69,7 +69,7 @@ def test_training_anew_shows_the_same(name, least, tmp_path, monkeypatch):
     [card] = cards(name)
     known = card.show().numbers
     keep(train_card(name), tmp_path / f"{name}.safetensors")
-    monkeypatch.setattr(stored, "find", lambda name: tmp_path / name.removeprefix("cards/"))
+    monkeypatch.setattr(files, "find", lambda name: tmp_path / name.removeprefix("cards/"))
     module = importlib.import_module(f"attnviz.gallery.cards.{name}")
     module.subject.cache_clear()
     try:

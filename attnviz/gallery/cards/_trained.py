@@ -13,7 +13,7 @@ from functools import cache
 import torch
 from torch import Generator, Tensor, nn
 
-from ..stored import restored
+from ..modules.files import restored
 from ..tasks import regions, scenes
 from ..tasks.base import Batch
 
@@ -85,7 +85,7 @@ def scene_network(name: str, build: Callable[[], nn.Module]) -> SceneNetwork:
         name: of the card.
         build: makes the mechanism for 32 channels.
     """
-    return restored(name, lambda: SceneNetwork(build()))
+    return restored(f"cards/{name}", lambda: SceneNetwork(build()))
 
 
 @torch.no_grad()

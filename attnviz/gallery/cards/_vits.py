@@ -11,7 +11,7 @@ from collections.abc import Callable
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from ..stored import restored
+from ..modules.files import restored
 from ..tasks import scenes
 
 PATCH, WIDTH, HEADS = 5, 48, 3
@@ -43,7 +43,7 @@ def encoder(name: str, build: Callable[[], nn.Module]) -> nn.Module:
         name: of the card.
         build: makes the untrained encoder.
     """
-    return restored(name, build, part="encoder")
+    return restored(f"cards/{name}", build, part="encoder")
 
 
 def on_objects(maps: Tensor, masks: Tensor) -> tuple[Tensor, float]:

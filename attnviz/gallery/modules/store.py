@@ -6,12 +6,11 @@ import importlib
 from functools import cache
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from ...errors import ModelError, did_you_mean
 from ..tasks.base import Batch, Task
-from .files import find
+from .files import restored
 
 FAMILIES = (
     "rotated",
@@ -65,12 +64,7 @@ def load(name: str) -> nn.Module:
         >>> model(*batch.inputs).theta.shape
         torch.Size([4, 2, 3])
     """
-    wanted = task(name)
-    with torch.random.fork_rng(devices=[]):  # initial weights are drawn and then replaced
-        model = wanted.build()
-    state = {key: value.float() for key, value in load_file(find(f"{name}.safetensors")).items()}
-    model.load_state_dict(state)
-    return model.eval()
+    return restored(name, task(name).build)
 
 
 def sample(name: str, count: int = 8, *, seed: int = 0, training: bool = False) -> Batch:
