@@ -32,31 +32,69 @@ class Parts:
 
     Attributes:
         train, held: training images, and the fifth of them held back to choose the epoch.
+        train_groups: of the training images, for arms that are told.
         known: images of all four groups, for arms and for moved biases; known_groups theirs.
         test: looked at once; test_groups theirs.
-        ordinary: whole photos with neither boat nor water, of which no part is in a training image.
+        objects: different objects in each group of the test.
+        ordinary: images of the training's own kind, of which no part is in a training image: of
+            photographs whole ones with neither boat nor water.
     """
 
     train: Dataset
+    train_groups: Tensor
     held: Dataset
     known: Examples
     known_groups: Tensor
     test: Examples
     test_groups: Tensor
+    objects: tuple[int, ...]
     ordinary: Examples
 
 
-def dataset_of(images: GroupedImages) -> Dataset:
+def dataset_of(images: GroupedImages, classes: tuple[str, ...] = CLASSES) -> Dataset:
     """Return composites as a dataset: a label and a mask of each thing, nothing of its context."""
     masks = images.object_mask  # made anew each time it is asked for
     samples = [
         Sample(
-            id=f"{i:04d}", image=images.images[i], label=CLASSES[images.label[i]],
-            masks={CLASSES[images.label[i]]: ArrayMask(masks[i])},
+            id=f"{i:04d}", image=images.images[i], label=classes[images.label[i]],
+            masks={classes[images.label[i]]: ArrayMask(masks[i])},
         )
         for i in range(len(images))
     ]  # fmt: skip
-    return Dataset(tuple(samples), CLASSES)
+    return Dataset(tuple(samples), classes)
+
+
+def parts_of(
+    train: GroupedImages,
+    known: GroupedImages,
+    test: GroupedImages,
+    ordinary: GroupedImages | Examples,
+    *,
+    seed: int,
+    classes: tuple[str, ...] = CLASSES,
+) -> Parts:
+    """Return a world's images as `Parts`; a fifth of the training images is held back."""
+
+    def examples(images: GroupedImages, **shares: float) -> Examples:
+        return Examples(dataset_of(images, classes), SCALE, classes=classes, **shares)
+
+    halves = splits(
+        dataset_of(train, classes), {"train": 0.8, "validation": 0.2}, seed=seed,
+        stratify=lambda s: s.label, duplicates="together",
+    )  # fmt: skip
+    bare = {"masks": 0.0, "boxes": 0.0}
+    sources = np.array(test.source)
+    return Parts(
+        halves["train"],
+        torch.from_numpy(train.group[[int(s.id) for s in halves["train"]]]),
+        halves["validation"],
+        examples(known, **bare),
+        torch.from_numpy(known.group.copy()),
+        examples(test),
+        torch.from_numpy(test.group.copy()),
+        tuple(len(set(sources[test.group == g])) for g in range(4)),
+        ordinary if isinstance(ordinary, Examples) else examples(ordinary, **bare),
+    )
 
 
 @lru_cache(maxsize=1)
@@ -87,18 +125,8 @@ def load_parts(data: str | Path, fold: int, seed: int, folds: int, kind: str) ->
         train = other if kind == "swapped" else _joined(train, other)
     elif kind != "confounded":
         train = composites(data, fold, seed, folds, float(kind)).train
-    halves = splits(
-        dataset_of(train), {"train": 0.8, "validation": 0.2}, seed=seed,
-        stratify=lambda s: s.label, duplicates="together",
-    )  # fmt: skip
-    return Parts(
-        halves["train"], halves["validation"],
-        Examples(dataset_of(made.validation), SCALE, classes=CLASSES, masks=0.0, boxes=0.0),
-        torch.from_numpy(made.validation.group.copy()),
-        Examples(dataset_of(made.test), SCALE, classes=CLASSES),
-        torch.from_numpy(made.test.group.copy()),
-        _ordinary(data, train),
-    )  # fmt: skip
+    ordinary = _ordinary(data, train)
+    return parts_of(train, made.validation, made.test, ordinary, seed=seed)
 
 
 def _joined(first: GroupedImages, second: GroupedImages) -> GroupedImages:

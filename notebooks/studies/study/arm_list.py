@@ -20,11 +20,12 @@ class Arm:
         masks, boxes: shares of the training images with masks, and of the rest with boxes.
         data: training images: "confounded"; "swapped" where a quarter of all things change their
             context; "boats" where a quarter of the boats do.
-        groups: use of images whose group is known, on land and water alike: "" none; "head" to
+        groups: use of images whose group is known, in both contexts alike: "" none; "head" to
             retrain the last layer after training (DFR), "frozen" to retrain it on the network as
             it was; "only" to train on nothing else; "added" beside the training images, all groups
-            equally often; "errors" (JTT) to train again with the images that a short training got
-            wrong repeated, chosen on them.
+            equally often; "dro" the same, with the groups' losses weighed (group DRO); "errors"
+            (JTT) to train again with the images that a short training got wrong repeated, chosen
+            on them.
         chosen: a criterion of `guidance.choose` by which a plainly trained network names the images
             that get masks; "" draws them.
     """
@@ -46,6 +47,8 @@ class Arm:
         ) if share]  # fmt: skip
         if self.data != "confounded":
             found.append("other images")
+        if self.groups in ("added", "dro"):
+            found.append("all images' groups")
         if self.groups:
             found.append("160 images of known groups")
         return ", ".join(found) or "nothing"
@@ -61,6 +64,7 @@ _MEAN = {"fill": "mean"}
 ARMS = (
     Arm("plain", "labels only", _LABELS),
     Arm("guide", "energy + exchange: the defaults", masks=0.25),
+    Arm("guide_1", "the defaults, weight 1", {"weight": 1.0}, 0.25),
     Arm("exchange", "exchange alone", {"weight": 0.0, "exchange": True}, 0.25),
     Arm("energy", "energy alone", _ENERGY, 0.25),
     Arm("energy_class", "energy of the one-class map", {**_ENERGY, "against": None}, 0.25),
@@ -84,5 +88,6 @@ ARMS = (
     Arm("guide_dfr", "the defaults, then DFR", masks=0.25, groups="head"),
     Arm("validation", "trained on the images of known groups alone", _LABELS, groups="only"),
     Arm("balanced", "both sets, groups equally often", _LABELS, groups="added"),
+    Arm("group_dro", "group DRO on both sets", _LABELS, groups="dro"),
     Arm("jtt", "JTT: errors of a short training repeated", _LABELS, groups="errors"),
 )  # fmt: skip
