@@ -46,7 +46,7 @@ class Cuts:
 #: how `fit` exchanges where it is not told otherwise, see `Exchanges`
 EXCHANGE = {
     "place": "anywhere", "scale": (0.5, 1.5), "flip": True, "grow": None, "edge": 1,
-    "fill": ("blur", "inpaint"), "jitter": 0.3, "alone": 0.3, "own": 0.0,
+    "fill": ("blur", "inpaint"), "jitter": 0.3, "alone": 0.3,
 }  # fmt: skip
 
 
@@ -125,16 +125,14 @@ class Exchanges:
         count: how many there are to be.
         seed: of pairs, places, sizes and colours.
         options: of `exchange` (place, scale, flip, edge); "jitter", the largest relative change
-            of brightness and contrast, and of twice as much in saturation; "alone", the share of
-            objects without any ground, on grey or noise; and "own", the share on grounds of their
-            own class.
+            of brightness and contrast, and of twice as much in saturation; and "alone", the share
+            of objects without any ground, on grey or noise.
     """
 
     def __init__(self, cuts: Cuts, count: int, options: Mapping[str, Any], *, seed: int) -> None:
         self.cuts, self.count, self.seed = cuts, count, seed
         own = {**EXCHANGE, **options}
         self.jitter, self.alone = float(own["jitter"]), float(own["alone"])
-        self.own = float(own["own"])
         names = ("place", "flip", "edge")
         self.options = {n: own[n] for n in names} | {"scale": tuple(own["scale"])}
         classes = cuts.labels.unique().tolist()
@@ -167,25 +165,22 @@ class Exchanges:
         classes = list(self.rows)
         first = classes.pop(draw(len(classes)))
         second = classes[draw(len(classes))]
-        if self.own and float(torch.rand((), generator=draws)) < self.own:
-            second = first
         pair = [self.rows[c][draw(len(self.rows[c]))] for c in (first, second)]
         cuts = self.cuts
         grounds = cuts.grounds[draw(len(cuts.grounds))][pair]
         if float(torch.rand((), generator=draws)) < self.alone:
             grounds = _plain(grounds, draws)
         made = exchange(
-            cuts.images[pair], cuts.masks[pair], torch.arange(2), count=1, grounds=grounds,
+            cuts.images[pair], cuts.masks[pair], cuts.labels[pair], count=1, grounds=grounds,
             generator=draws, **self.options,
         )  # fmt: skip
-        donor = pair[int(made.donors[0])]
         image, mask = made.images[0], made.masks[0].clamp(0, 1)
         if self.jitter:
             image = _jittered(image, self.jitter, draws)
         if mirrored:
             image, mask = image.flip(-1), mask.flip(-1)
-        real = bool(cuts.real[donor]) and bool((mask > 0).any())
-        return image, int(cuts.labels[donor]), mask if real else None
+        real = bool(cuts.real[pair[int(made.donors[0])]]) and bool((mask > 0).any())
+        return image, int(made.labels[0]), mask if real else None
 
 
 def _plain(grounds: Tensor, draws: torch.Generator) -> Tensor:

@@ -77,7 +77,7 @@ class GuideConfig:
         exchanged: such images beside each batch.
         exchange_weight: weight of their cross-entropy.
         exchange_options: place, scale, flip, grow, edge, fill (one or several of
-            `erasing.FILLS`), jitter, alone and own, see `Exchanges`.
+            `erasing.FILLS`), jitter and alone, see `Exchanges`.
         erasing: a scheme of `erasing.SCHEMES` in place of plain cross-entropy, "acol" (two
             classifiers) or "cascade" (trained again on what the last training did not see).
         erasing_options: its options; "layer" among them for schemes inside the network.

@@ -26,8 +26,8 @@ from study.arm_data import SCALE, Parts, load_parts, parts_of
 
 #: what is tried where all of a small network is trained from the start
 SMALL_ARMS = (
-    "plain", "guide", "guide_1", "exchange", "energy", "gain", "dfr", "guide_dfr", "balanced", "jtt",
-    "group_dro",
+    "plain", "guide", "guide_1", "exchange", "energy", "gain", "dfr", "guide_dfr", "balanced",
+    "jtt", "group_dro",
 )  # fmt: skip
 #: settings of `fit` for such a network
 SMALL: dict[str, Any] = {
