@@ -24,7 +24,15 @@ from collections.abc import Iterable
 
 
 class AttnvizError(Exception):
-    """Base of every error that attnviz raises on purpose."""
+    """Base of every error that attnviz raises on purpose.
+
+    Attributes:
+        command: the message in the words of the command line, where its advice differs there.
+    """
+
+    def __init__(self, *args: object, command: str | None = None) -> None:
+        super().__init__(*args)
+        self.command = command
 
 
 class LayerNotFound(AttnvizError, KeyError):

@@ -17,7 +17,7 @@ from .hooks import eager, find_layers, preserved
 from .inputs import Given, gather, size_of
 from .methods import METHODS, RawMaps, Request, check_options, runner
 from .methods.frame import check_frame, of_layer
-from .models import Layout, LoadedModel, labels_of, reading, resolve_model
+from .models import Layout, LoadedModel, labels_of, reading, resolve_model, resolve_preprocess
 from .models.inner import inner_geometry
 from .models.outputs import Choice, stated_activation
 from .preparing import Prepared, preparation, prepared
@@ -199,6 +199,8 @@ def explain(
     plain = [f"{k}={v}" for k, v in options.items() if isinstance(v, int | float | str)]
     if plain:
         facts["options"] = ", ".join(plain)
+    if not isinstance(given, Given):
+        facts["preprocess"] = resolve_preprocess(preprocess, module, loaded).describe()
     batches: list[tuple[Prepared, list[RawMaps]]] = []
     for part, inputs in prepared(given, module, loaded, preprocess, batch_size):
         size = size_of(inputs.tensor, module)

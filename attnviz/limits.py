@@ -78,7 +78,7 @@ def _with(base: Limits, given: dict[str, Any], where: str) -> Limits:
     for name, value in given.items():
         if name not in names:
             raise DataError(
-                f"{where}: no limit is called {name!r}{did_you_mean(name, names)} "
+                f"{where}: no limit is called {name!r}{did_you_mean(name, names) or '.'} "
                 f"Known: {', '.join(names)}"
             )
         if not isinstance(value, int) or value < 1:

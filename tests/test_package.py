@@ -197,3 +197,10 @@ def test_weights_are_loaded_safely() -> None:
         if re.search(r"^\s*(import|from) (pickle|dill|cloudpickle)\b", path.read_text(), re.M):
             wrong.append(f"{name} imports pickle")
     assert wrong == []
+
+
+def test_a_hint_that_is_empty_still_ends_its_sentence() -> None:
+    """`x is not known Known: a, b` is what comes of a hint that found nothing."""
+    hint = re.compile(r"\{did_you_mean\([^\n]*?\)\}\W*(f?\"\s*)*\s*(Known|Expected)\b")
+    bad = [p.name for p in PACKAGE.rglob("*.py") if hint.search(p.read_text("utf-8"))]
+    assert not bad

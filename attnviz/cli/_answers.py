@@ -74,4 +74,5 @@ def report(run: GuideRun, result: GuideResult) -> None:
         print(f"use it       in Python, since {what} makes a model of its own: "
               f"guidance.restored(model, {str(result.folder)!r})")  # fmt: skip
         return
-    print(f"use it       attnviz explain PHOTO {' '.join([*run.words, *words])}")
+    command = " ".join(filter(None, ["attnviz explain PHOTO", run.words, *words]))
+    print(f"use it       {command}")

@@ -137,7 +137,7 @@ def say(line: str) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    return " ".join(str(getattr(error, "command", None) or error).split())
 
 
 def _usage(error: Any) -> int:

@@ -61,7 +61,7 @@ def find_contexts(loaded: Any, dataset: Any, options: dict[str, Any]) -> Any:
     """Return the clusters of what the maps of the object's class cover."""
     from ..audit import discover
 
-    taken = ("object", "target", "layer", "preprocess", "labels", "batch_size", "seed")
+    taken = ("object", "target", "layer", "labels", "batch_size", "seed")
     return discover(loaded, dataset, **{k: options[k] for k in taken})
 
 

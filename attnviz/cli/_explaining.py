@@ -226,6 +226,8 @@ def explain_batch(
             batch_size=len(rows),
         )  # fmt: skip
         each = max(len(targets), 1)
+        said = {"preprocess": described(loaded, preprocess)}
+        maps = {name: replace(m, meta={**m.meta, **said}) for name, m in maps.items()}
         predicted = _predicted(next(iter(maps.values())), each, labels)
         for some in [m.to("cpu") for m in maps.values()]:
             for n, i in enumerate(rows):
@@ -233,6 +235,11 @@ def explain_batch(
                     (ready[i].attach(some[n * each + k]), predicted[n]) for k in range(each)
                 ]
     return made
+
+
+def described(loaded: LoadedModel, preprocess: Any = None) -> str:
+    """Return in words how photos become the model's input."""
+    return resolve_preprocess(preprocess, loaded.module, loaded).describe()
 
 
 def _place(batch: Tensor, module: torch.nn.Module) -> Tensor:

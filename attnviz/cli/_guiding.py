@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -33,7 +32,7 @@ from ..guidance import (
 from ..models import LoadedModel, Preprocess, resolve_preprocess
 from ..writing import write_file
 from ._app import say
-from ._models import load_model
+from ._options import Subject
 from ._segmenting import segmented
 
 
@@ -77,7 +76,7 @@ class GuideResult:
 class GuideRun:
     """A model and its examples, ready to train; `words` of the command line name the model."""
 
-    words: tuple[str, ...]
+    words: str
     loaded: LoadedModel
     prepare: Any
     train: Examples
@@ -204,8 +203,7 @@ def _whole(config: GuideConfig) -> GuideConfig:
 def prepare(
     *,
     data: Path,
-    model: str | None,
-    checkpoint: Path | None,
+    subject: Subject,
     object: str | None,
     masks: Path | None,
     masks_from: str | None,
@@ -215,9 +213,7 @@ def prepare(
     loss: str,
     validation: float,
     flip: bool,
-    preprocess: str | None,
     seed: int,
-    device: str | None,
 ) -> GuideRun:
     """Read the data, divide it, load the model and give it as many outputs as there are classes."""
     if boxes and mixed:
@@ -226,10 +222,10 @@ def prepare(
     named = {s.label for s in dataset if s.label is not None}
     if masks_from is not None:
         wanted = [object] if object is not None else [c for c in dataset.classes if c in named]
-        dataset = segmented(dataset, masks_from, wanted, device)
+        dataset = segmented(dataset, masks_from, wanted, subject.device)
     train, held = _divide(dataset, validation, seed, object)
-    loaded = load_model(model, checkpoint, device)
-    pipeline = resolve_preprocess(preprocess, loaded.module, loaded)
+    loaded = subject.load()
+    pipeline = resolve_preprocess(None, loaded.module, loaded)
     shares = {
         "masks": 0.0 if boxes else fraction,
         "boxes": 1.0 if boxes or mixed else 0.0,
@@ -237,7 +233,8 @@ def prepare(
     classes = None
     if object is None:
         classes = [c for c in dataset.classes if c in named]
-    pipeline, notes = (pipeline, ()) if preprocess else _uncut(pipeline, train, object)
+    stated = subject.states_preprocessing
+    pipeline, notes = (pipeline, ()) if stated else _uncut(pipeline, train, object)
     examples = Examples(
         train, pipeline, classes=classes, object=object, flip=flip, seed=seed, **shares
     )
@@ -259,10 +256,9 @@ def prepare(
     )
     for note in notes:
         say(note)
-    words = [] if model is None else [f"--model {shlex.quote(model)}"]
-    if not isinstance(pipeline, Preprocess) and preprocess is not None:
-        words.append(f"--preprocess {shlex.quote(preprocess)}")
-    return GuideRun(tuple(words), loaded, pipeline, examples, others, loss, fresh, notes)
+    stored = isinstance(pipeline, Preprocess)  # written beside the weights
+    words = subject.words(preprocessing=not stored)
+    return GuideRun(words, loaded, pipeline, examples, others, loss, fresh, notes)
 
 
 def split_options(given: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -7,26 +7,21 @@ from typing import Annotated, Any
 
 import typer
 
-from ._options import Checkpoint, Device, Preprocessing
+from ._options import Subject, takes_model
 
 ATTEND_SCHEMA = 1
 
 
+@takes_model(
+    model="timm:NAME, torchvision:NAME, hf:NAME or package.module:factory (its code is run); for a "
+    "text hf:NAME or a folder."
+)
 def attend(
+    subject: Subject,
     photo: Annotated[
         Path | None, typer.Argument(metavar="[PHOTO]", help="A photo; or give --text.")
     ] = None,
     text: Annotated[str | None, typer.Option(help="A text, for a text model.")] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            help="timm:NAME, torchvision:NAME, hf:NAME or package.module:factory; for a text "
-            "hf:NAME or a folder.",
-        ),
-    ] = None,
-    checkpoint: Checkpoint = None,
     random: Annotated[
         bool, typer.Option("--random", help="Random weights: nothing is fetched, nothing meant.")
     ] = False,
@@ -45,7 +40,6 @@ def attend(
     target: Annotated[
         str | None, typer.Option(help="Class index or label, for maps that have a class.")
     ] = None,
-    preprocess: Preprocessing = None,
     out: Annotated[
         Path | None, typer.Option(help="Picture to write; for a text .svg, .png or .pdf.")
     ] = None,
@@ -55,7 +49,6 @@ def attend(
     stats: Annotated[
         str | None, typer.Option(help="table or json: statistics of every head, on stdout.")
     ] = None,
-    device: Device = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
 ) -> None:
     """Show what a transformer attends to: a map, a page to click through, a table of its heads.
@@ -68,7 +61,7 @@ def attend(
         raise typer.BadParameter("give a photo or --text, one of them")
     if stats not in (None, "table", "json"):
         raise typer.BadParameter(f"--stats {stats!r} is neither table nor json")
-    if model is None:
+    if subject.model is None:
         raise typer.BadParameter(
             "--model is needed: the embedded model has no attention. For example --model "
             "timm:vit_small_patch16_224, or with --text --model hf:bert-base-uncased"
@@ -85,26 +78,24 @@ def attend(
     written = [path for path in (out if method else None, html) if path is not None]
     if not force:
         refuse_existing(written)
-    subject = _photo if photo is not None else _text
-    subject(
-        photo if photo is not None else text, model=model, checkpoint=checkpoint, random=random,
-        layers=layer, head=chosen, method=method, target=target, preprocess=preprocess, out=out,
-        html=html, stats=stats, device=device, force=force,
+    show = _photo if photo is not None else _text
+    show(
+        photo if photo is not None else text, subject=subject, random=random, layers=layer,
+        head=chosen, method=method, target=target, out=out, html=html, stats=stats, force=force,
     )  # fmt: skip
 
 
 def _photo(
-    photo: Path, *, model: str, checkpoint: Path | None, random: bool, layers: Any, head: Any,
-    method: str | None, target: str | None, preprocess: str | None, out: Path | None,
-    html: Path | None, stats: str | None, device: str | None, force: bool,
+    photo: Path, *, subject: Subject, random: bool, layers: Any, head: Any, method: str | None,
+    target: str | None, out: Path | None, html: Path | None, stats: str | None, force: bool,
 ) -> None:  # fmt: skip
     from ..images import read_image
     from ..methods import METHODS
-    from ..models import load, resolve_preprocess
+    from ..models import resolve_preprocess
 
     image = read_image(photo)
-    loaded = load(model, checkpoint=checkpoint, device=device, pretrained=not random)
-    tensor, geometry = resolve_preprocess(preprocess, loaded.module, loaded)(image)
+    loaded = subject.load(pretrained=not random)
+    tensor, geometry = resolve_preprocess(None, loaded.module, loaded)(image)
     place = next(loaded.module.parameters())
     inputs = tensor[None].to(place.device, place.dtype)
     if method is not None:
@@ -128,7 +119,7 @@ def _photo(
         elif head != "mean":
             raise MethodError(f"{entry.name} takes all heads together; leave --head out")
         maps = explain(
-            loaded, image, target=target, method=entry.name, layer=layers, preprocess=preprocess,
+            loaded, image, target=target, method=entry.name, layer=layers,
             **options,
         )  # fmt: skip
         shown = [maps] if layers is None else list(maps.values())
@@ -143,15 +134,14 @@ def _photo(
 
 
 def _text(
-    text: str, *, model: str, checkpoint: Path | None, random: bool, layers: Any, head: Any,
-    method: str | None, target: str | None, preprocess: str | None, out: Path | None,
-    html: Path | None, stats: str | None, device: str | None, force: bool,
+    text: str, *, subject: Subject, random: bool, layers: Any, head: Any, method: str | None,
+    target: str | None, out: Path | None, html: Path | None, stats: str | None, force: bool,
 ) -> None:  # fmt: skip
     from ..attention.text import TEXT_METHODS
 
     words = method in TEXT_METHODS
-    if preprocess:
-        raise typer.BadParameter("--preprocess is for photos, and --text was given; leave it out")
+    if subject.states_preprocessing:
+        raise typer.BadParameter("preprocessing is for photos, and --text was given; leave it out")
     if target and method not in ("generic_relevance", "attnlrp"):
         raise typer.BadParameter("--target of a text goes with --map generic_relevance or attnlrp")
 
@@ -165,7 +155,9 @@ def _text(
         raise MethodError(
             f"--map {method!r} of a text: expected {', '.join(TEXT_METHODS)}, graph or matrix"
         )
-    loaded = load_text(model, device=device, random=random, checkpoint=checkpoint)
+    loaded = load_text(
+        subject.model, device=subject.device, random=random, checkpoint=subject.checkpoint
+    )
     inputs, tokens = loaded.encode(text)
     place = next(loaded.module.parameters()).device
     inputs = {name: value.to(place) for name, value in inputs.items()}

@@ -9,20 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from ._app import FAILURE, GATE_FAILED, say
-from ._options import Labels, MasksFrom
+from ._options import Labels, MasksFrom, Subject, takes_model
 
 
+@takes_model()
 def audit(
     data: Annotated[
         Path, typer.Option(help="Images with labels, and masks or boxes: a folder, COCO, VOC, CSV.")
     ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", "-m", help="As in `attnviz explain`; the embedded one if left out."
-        ),
-    ] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Weights for that model.")] = None,
+    subject: Subject,
     object: Annotated[
         str | None, typer.Option(help="The class that the model should read.")
     ] = None,
@@ -96,10 +91,6 @@ def audit(
     allow_empty_groups: Annotated[
         bool, typer.Option("--allow-empty-groups", help="Audit with a group missing.")
     ] = False,
-    preprocess: Annotated[
-        str | None,
-        typer.Option(help="imagenet, clip ... or unit (RGB in 0..1); the model's own if left out."),
-    ] = None,
     labels: Labels = None,
     method: Annotated[
         str, typer.Option(help="Maps of the CAM family, with commas.")
@@ -110,7 +101,6 @@ def audit(
     layer: Annotated[str | None, typer.Option(help="A name of `attnviz layers`.")] = None,
     examples: Annotated[int, typer.Option(min=0, help="Images shown in the report.")] = 12,
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs a forward pass.")] = 32,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps.")] = None,
     seed: Annotated[int, typer.Option(help="Of donors and bootstrap.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a run stopped.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the report.")] = False,
@@ -128,7 +118,6 @@ def audit(
     from ._console import print_json
     from ._discovering import find_contexts, mask_function, rank, told_by_words, write
     from ._files import refuse_existing
-    from ._models import load_model
     from ._segmenting import segmented
 
     if (masks is not None) + boxes + groups > 1:
@@ -155,10 +144,11 @@ def audit(
         dataset = told_by_words(dataset, str(context), clip, str(prompts), batch_size)
     if masks_from is not None:
         around = [context] if context not in (None, BACKGROUND) else []
-        dataset = segmented(dataset, masks_from, [object, *around], device, everywhere=around)
-    loaded = load_model(model, checkpoint, device)
+        dataset = segmented(
+            dataset, masks_from, [object, *around], subject.device, everywhere=around
+        )
+    loaded = subject.load()
     common: dict[str, Any] = {
-        "preprocess": _preprocess(preprocess),
         "labels": read_labels(labels) if labels else None,
         "batch_size": batch_size,
     }  # fmt: skip
@@ -184,8 +174,8 @@ def audit(
     if against is not None:
         second = Path(against)
         after = (
-            load_model(model, second, device) if second.exists()
-            else load_model(against, None, device)
+            replace(subject, checkpoint=second).load() if second.exists()
+            else Subject(model=against, **subject.beside()).load()
         )  # fmt: skip
         models.append((after, "journal-after.jsonl"))
     with locked(out):
@@ -314,11 +304,3 @@ def _fresh(journal: Path, force: bool) -> None:
             "over with --force"
         )
     journal.unlink(missing_ok=True)
-
-
-def _preprocess(name: str | None) -> Any:
-    if name != "unit":
-        return name
-    from ..models import Preprocess
-
-    return Preprocess(resize=None, crop=None, mean=(0.0,) * 3, std=(1.0,) * 3, name="unit")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ._app import FAILURE, say
-from ._options import AsJson, Checkpoint, Device, Labels, Layer, ModelOption, Preprocessing
+from ._options import AsJson, Labels, Layer, Subject, takes_model
 
 if TYPE_CHECKING:
     from ..benchmark import Settings
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 BENCHMARK_SCHEMA = 1
 
 
+@takes_model()
 def benchmark(
     photos: Annotated[
         list[str],
@@ -26,6 +27,7 @@ def benchmark(
             "(COCO JSON, VOC folder, CSV, folder with index.json).",
         ),
     ],
+    subject: Subject,
     methods: Annotated[
         str, typer.Option(help="Names of `attnviz methods`, with commas.")
     ] = "gradcam,layercam,hirescam",
@@ -56,10 +58,7 @@ def benchmark(
         str | None,
         typer.Option(help="Class index or label; each image's predicted class if left out."),
     ] = None,
-    model: ModelOption = None,
-    checkpoint: Checkpoint = None,
     layer: Layer = None,
-    preprocess: Preprocessing = None,
     labels: Labels = None,
     out: Annotated[
         Path, typer.Option(help="Folder for summary.json, values.csv and index.html.")
@@ -69,7 +68,6 @@ def benchmark(
         bool, typer.Option("--dry-run", help="Say what it will cost, and stop.")
     ] = False,
     as_json: AsJson = False,
-    device: Device = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a forward pass.")] = 32,
     force: Annotated[
         bool, typer.Option("--force", help="Start anew where --out holds another comparison.")
@@ -88,7 +86,6 @@ def benchmark(
     from ..models import read_labels
     from ..writing import locked
     from ._console import print_json, progress
-    from ._models import load_model
 
     subjects, unreadable = _subjects(photos, mask, out)
     for name, error in unreadable:
@@ -101,7 +98,7 @@ def benchmark(
         substrate=substrate, controls=controls, target=target, layer=layer, seed=seed,
     )  # fmt: skip
     runner = Runner(
-        load_model(model, checkpoint, device), subjects, settings, preprocess=preprocess,
+        subject.load(), subjects, settings,
         labels=read_labels(labels) if labels else None, batch_size=batch_size,
     )  # fmt: skip
     for name, why in runner.refused.items():

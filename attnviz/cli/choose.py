@@ -7,15 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from ._options import AsJson, Checkpoint, Device, Labels, Layer, ModelOption, Preprocessing
+from ._options import AsJson, Labels, Layer, Subject, takes_model
 
 CHOOSE_SCHEMA = 1
 
 
+@takes_model()
 def choose(
     data: Annotated[Path, typer.Argument(help="Images with labels: folders, COCO, VOC, CSV.")],
-    model: ModelOption = None,
-    checkpoint: Checkpoint = None,
+    subject: Subject,
     budget: Annotated[int, typer.Option(min=1, help="Images to annotate.")] = 50,
     object: Annotated[
         str | None, typer.Option(help="Images of this class only; of all classes if left out.")
@@ -34,11 +34,9 @@ def choose(
     ] = "outside",
     split: Annotated[str | None, typer.Option(help="Of one split of the data only.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("annotate"),
-    preprocess: Preprocessing = None,
     labels: Labels = None,
     layer: Layer = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs a forward pass.")] = 32,
-    device: Device = None,
     as_json: AsJson = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the files.")] = False,
 ) -> None:
@@ -55,22 +53,21 @@ def choose(
     from ._classes import read_classes
     from ._console import print_json
     from ._files import refuse_existing
-    from ._models import load_model
 
     if not force:
         refuse_existing([out / name for name in FILES])
     dataset = open_dataset(data, masks=masks, split=split)
-    loaded = load_model(model, checkpoint, device)
+    loaded = subject.load()
     names: Any = read_labels(labels) if labels else labels_of(loaded.module, loaded)
     if object is not None:
         dataset.class_index(object)
-    outputs = _outputs(loaded, dataset, preprocess)
+    outputs = _outputs(loaded, dataset)
     found = classes_among(dataset.classes, outputs, names, read_classes(classes))
     if object is not None and object not in found:
         classes_among([object], outputs, names or [], read_classes(classes))
     wanted = found if object is None else {object: found[object]}
     proposals, pool = propose(
-        loaded, dataset, budget, classes=wanted, preprocess=preprocess, criterion=criterion,
+        loaded, dataset, budget, classes=wanted, criterion=criterion,
         layer=layer, batch_size=batch_size,
     )  # fmt: skip
     root = dataset.root if dataset.root is None or dataset.root.is_dir() else dataset.root.parent
@@ -91,7 +88,7 @@ def choose(
           "Studio's JSON export")  # fmt: skip
 
 
-def _outputs(loaded: Any, dataset: Any, preprocess: str | None) -> int:
+def _outputs(loaded: Any, dataset: Any) -> int:
     """Return the number of the model's classes."""
     import torch
 
@@ -100,7 +97,7 @@ def _outputs(loaded: Any, dataset: Any, preprocess: str | None) -> int:
     from ..models import resolve_preprocess
     from ..models.outputs import class_count, logits_of
 
-    prepare = resolve_preprocess(preprocess, loaded.module, loaded)
+    prepare = resolve_preprocess(None, loaded.module, loaded)
     first = Prepared.read(dataset[0], prepare).input[None]
     parameter = next(loaded.module.parameters(), first)
     with preserved(loaded.module, eval_mode=True), torch.no_grad():

@@ -7,22 +7,20 @@ from typing import Annotated
 
 import typer
 
-from ._options import AsJson, Checkpoint, Device, Labels, Layer, ModelOption, Preprocessing
+from ._options import AsJson, Labels, Layer, Subject, takes_model
 
 CONCEPTS_SCHEMA = 1
 
 
+@takes_model()
 def concepts(
     photos: Annotated[list[str], typer.Argument(metavar="PHOTOS...", help="Files or folders.")],
+    subject: Subject,
     count: Annotated[int, typer.Option(min=1, help="How many concepts.")] = 6,
-    model: ModelOption = None,
-    checkpoint: Checkpoint = None,
     layer: Layer = None,
-    preprocess: Preprocessing = None,
     labels: Labels = None,
     out: Annotated[Path, typer.Option(help="Folder for the picture.")] = Path("attnviz-out"),
     most: Annotated[int, typer.Option(min=1, help="Photos shown a concept.")] = 6,
-    device: Device = None,
     as_json: AsJson = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the picture.")] = False,
 ) -> None:
@@ -32,7 +30,6 @@ def concepts(
     from ..models import read_labels
     from ._console import print_json
     from ._files import refuse_existing, write_file
-    from ._models import load_model
     from ._photos import gather
 
     goal = out / "concepts.png"
@@ -42,8 +39,8 @@ def concepts(
     if failed:
         raise failed[0][1]
     found = find_concepts(
-        load_model(model, checkpoint, device), chosen, count=count, layer=layer,
-        preprocess=preprocess, labels=read_labels(labels) if labels else None,
+        subject.load(), chosen, count=count, layer=layer,
+        labels=read_labels(labels) if labels else None,
     )  # fmt: skip
     write_file(goal, picture_bytes(found.sheet(most=most), ".png"), force=force)
     rows = [

@@ -37,11 +37,11 @@ def demo(
     from ..images import picture_bytes
     from ._console import print_json
     from ._explaining import explain_batch
-    from ._models import load_model
+    from ._options import Subject
     from ._sample import sample_photo
 
     photo = sample_photo()
-    loaded = load_model(None, None, device)
+    loaded = Subject(device=device).load()
     ready = Prepared.read(photo, loaded.preprocess)
     (((maps, predicted),),) = explain_batch(
         loaded, [ready], methods=["gradcam"], labels=loaded.labels

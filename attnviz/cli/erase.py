@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
-from ._options import Labels
+from ._options import Labels, Subject, takes_model
 
 ERASE_SCHEMA = 1
 
 
+@takes_model()
 def erase(
     photo: Annotated[Path, typer.Argument(metavar="PHOTO")],
+    subject: Subject,
     steps: Annotated[int, typer.Option(min=1, help="Regions to erase, at most.")] = 4,
     target: Annotated[
         str | None, typer.Option(help="Class index or label; the predicted class if left out.")
@@ -22,23 +24,10 @@ def erase(
         float, typer.Option(help="Share of the map's maximum that is erased.", min=0, max=1)
     ] = 0.5,
     fill: Annotated[str, typer.Option(help="blur, mean, noise, inpaint or zero.")] = "blur",
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", "-m", help="As in `attnviz explain`; the embedded one if left out."
-        ),
-    ] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Weights for that model (tensors only).")
-    ] = None,
     method: Annotated[str, typer.Option(help="A name of `attnviz methods`.")] = "gradcam",
     layer: Annotated[str | None, typer.Option(help="A name of `attnviz layers`.")] = None,
-    preprocess: Annotated[
-        str | None, typer.Option(help="imagenet, ...; the model's own if left out.")
-    ] = None,
     labels: Labels = None,
     out: Annotated[Path, typer.Option(help="Folder for the picture.")] = Path("attnviz-out"),
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the picture.")] = False,
 ) -> None:
@@ -54,15 +43,14 @@ def erase(
     from ..render import Tile, grid
     from ._console import print_json
     from ._files import refuse_existing, write_file
-    from ._models import load_model
 
     if fill not in FILLS:
         raise typer.BadParameter(f"--fill {fill!r} is not one of {', '.join(FILLS.names())}")
     goal = out / f"{photo.stem}.erase.png"
     if not force:
         refuse_existing([goal])
-    loaded = load_model(model, checkpoint, device)
-    prepare = resolve_preprocess(preprocess, loaded.module, loaded)
+    loaded = subject.load()
+    prepare = resolve_preprocess(None, loaded.module, loaded)
     names = read_labels(labels) if labels else labels_of(loaded.module, loaded)
     tensor, geometry = prepare(read_image(photo))
     found = mine(

@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 
 from ._app import FAILURE, say
-from ._options import Checkpoint, Device, Labels, Layer, ModelOption, Preprocessing
+from ._options import Labels, Layer, Subject, takes_model
 
 EXPLAIN_SCHEMA = 1
 
 
+@takes_model()
 def explain(
     photos: Annotated[
         list[str],
@@ -21,8 +22,7 @@ def explain(
             metavar="PHOTO...", help="Files, folders, patterns, or - for paths on stdin."
         ),
     ],
-    model: ModelOption = None,
-    checkpoint: Checkpoint = None,
+    subject: Subject,
     method: Annotated[
         list[str], typer.Option(help="A name of `attnviz methods`, or several with commas.")
     ] = ["gradcam"],  # noqa: B006  (typer copies it)
@@ -40,7 +40,6 @@ def explain(
         typer.Option(help="Explain the target rather than this class: the difference of logits."),
     ] = None,
     layer: Layer = None,
-    preprocess: Preprocessing = None,
     labels: Labels = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("attnviz-out"),
     panel: Annotated[
@@ -68,7 +67,6 @@ def explain(
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON document on stdout instead of lines.")
     ] = False,
-    device: Device = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Photos a forward pass.")] = 32,
     force: Annotated[bool, typer.Option("--force", help="Overwrite pictures.")] = False,
 ) -> None:
@@ -82,6 +80,7 @@ def explain(
     from ._explaining import (
         Job,
         Look,
+        described,
         explain_photos,
         grid_picture,
         methods_named,
@@ -89,7 +88,6 @@ def explain(
         write_page,
     )
     from ._files import VECTOR_FORMATS, file_bytes, refuse_existing, write_file
-    from ._models import load_model
     from ._photos import gather, result_stems, slug
     from ._pipeline import Failed
 
@@ -127,14 +125,14 @@ def explain(
         if not failures:
             say(f"error: no photos, apart from results in {str(out)!r}")
         raise typer.Exit(FAILURE)
-    loaded = load_model(model, checkpoint, device)
+    loaded = subject.load()
 
     results, shown = [], []
     # one bar at a time: of the photos, or of a single photo's passes
     passes = watched(counted) if len(jobs) == 1 else nullcontext()
     with passes, progress("explaining", len(jobs)) as bar:
         for outcome in explain_photos(
-            loaded, jobs, methods=methods, targets=targets, layer=layer, preprocess=preprocess,
+            loaded, jobs, methods=methods, targets=targets, layer=layer,
             labels=labels, look=look, batch_size=batch_size, force=force, keep=bool(extra),
         ):  # fmt: skip
             bar.step()
@@ -159,7 +157,10 @@ def explain(
     for line in lines:
         say(line) if as_json else print(line)
     if as_json:
-        print_json("explain", EXPLAIN_SCHEMA, model=loaded.name, results=results, failed=failures)
+        print_json(
+            "explain", EXPLAIN_SCHEMA, model=loaded.name, preprocess=described(loaded),
+            results=results, failed=failures,
+        )  # fmt: skip
     if failures:
         say(f"{len(failures)} of {len(jobs) + len(unreadable)} photos failed; the rest is written")
         raise typer.Exit(FAILURE)

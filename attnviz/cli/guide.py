@@ -7,23 +7,19 @@ from typing import Annotated
 
 import typer
 
-from ._options import MasksFrom
+from ._options import MasksFrom, Subject, takes_model
 
 GUIDE_SCHEMA = 1
 
 
+@takes_model(
+    preprocess="imagenet, clip, unit, or a run's preprocess.json; the model's own if left out, "
+    "without its crop where that would cut annotated objects."
+)
 def guide(
     data: Annotated[Path, typer.Option(help="Dataset: folders, COCO, VOC, CSV, index.json.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", "-m", help="As in `attnviz explain`; the embedded one if left out."
-        ),
-    ] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Weights for that model (tensors only).")
-    ] = None,
+    subject: Subject,
     object: Annotated[
         str | None,
         typer.Option(help="Train two classes, this one and other; all of the dataset's otherwise."),
@@ -144,13 +140,6 @@ def guide(
     skip_bad_masks: Annotated[
         bool, typer.Option("--skip-bad-masks", help="Take empty and full masks as missing.")
     ] = False,
-    preprocess: Annotated[
-        str | None,
-        typer.Option(
-            help="imagenet, ..., or a run's preprocess.json; the model's own if left out, without "
-            "its crop where that would cut annotated objects."
-        ),
-    ] = None,
     baseline: Annotated[
         bool,
         typer.Option(
@@ -162,7 +151,6 @@ def guide(
     photos: Annotated[int, typer.Option(help="Validation photos to keep maps of.")] = 4,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Start over in --out.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Train a model to look at the object, and to answer by it.
@@ -184,10 +172,9 @@ def guide(
         raise typer.BadParameter("--epochs 0 trains nothing; it is for --head dfr")
     given = split_options(options or ())
     run = prepare(
-        data=data, model=model, checkpoint=checkpoint, object=object, masks=masks,
-        masks_from=masks_from, fraction=fraction, boxes=boxes, mixed=mixed, loss=loss,
-        validation=validation, flip=flip,
-        preprocess=preprocess, seed=seed, device=device,
+        data=data, subject=subject, object=object, masks=masks, masks_from=masks_from,
+        fraction=fraction, boxes=boxes, mixed=mixed, loss=loss, validation=validation, flip=flip,
+        seed=seed,
     )  # fmt: skip
     with locked(out):
         result = run.fit(

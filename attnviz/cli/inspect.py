@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from ._options import AsJson, Checkpoint, ModelArgument
+from ._options import AsJson, Subject, takes_model
 
 INSPECT_SCHEMA = 1
 
 
+@takes_model(positional=True, photos=False)
 def inspect(
-    model: ModelArgument = None,
-    checkpoint: Checkpoint = None,
+    subject: Subject,
     size: Annotated[
         int | None, typer.Option(min=1, help="Side of the example in pixels; the model's own.")
     ] = None,
@@ -33,7 +33,6 @@ def inspect(
     import torch
 
     from ..inspection import inspect as take_inventory
-    from ..models import load
     from ._app import say
     from ._console import print_json, print_table
     from ._files import refuse_existing, write_file
@@ -43,7 +42,7 @@ def inspect(
             raise typer.BadParameter(f"--draw {str(draw)!r} ends in none of .svg, .png, .pdf")
         if not force:
             refuse_existing([draw])
-    loaded = load(model, checkpoint=checkpoint, pretrained=False)
+    loaded = subject.load(pretrained=False, photos=False)
     height, width = (size, size) if size else _input_size(loaded)
     generator = torch.Generator().manual_seed(0)
     example = torch.randn(1, 3, height, width, generator=generator)

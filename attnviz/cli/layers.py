@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from ._options import AsJson, Checkpoint, ModelArgument
+from ._options import AsJson, Subject, takes_model
 
 LAYERS_SCHEMA = 1
 
 
+@takes_model(positional=True, photos=False)
 def layers(
-    model: ModelArgument = None,
-    checkpoint: Checkpoint = None,
+    subject: Subject,
     as_json: AsJson = False,
 ) -> None:
     """List a model's layers with their output shapes; the default one is marked.
 
     The architecture alone is built: no weights are fetched.
     """
-    from ..models import list_layers, load
+    from ..models import list_layers
     from ._console import print_json, print_table
 
-    loaded = load(model, checkpoint=checkpoint, pretrained=False)
+    loaded = subject.load(pretrained=False, photos=False)
     rows = list_layers(loaded.module)
     if as_json:
         described = [

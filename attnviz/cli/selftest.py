@@ -7,28 +7,26 @@ from typing import Annotated
 import typer
 
 from ._app import FAILURE, GATE_FAILED, say
-from ._options import AsJson, Checkpoint, Device, Layer, ModelArgument, Preprocessing
+from ._options import AsJson, Layer, Subject, takes_model
 
 SELFTEST_SCHEMA = 1
 #: photos that are tested on; more say little more
 MOST = 8
 
 
+@takes_model(positional=True)
 def selftest(
-    model: ModelArgument = None,
+    subject: Subject,
     photos: Annotated[
         list[str] | None,
         typer.Option(help="Files, folders or patterns; coloured blobs if left out."),
     ] = None,
-    checkpoint: Checkpoint = None,
     methods: Annotated[
         str | None,
         typer.Option(help="Names of `attnviz methods`, with commas; all CAMs if left out."),
     ] = None,
     layer: Layer = None,
-    preprocess: Preprocessing = None,
     as_json: AsJson = False,
-    device: Device = None,
 ) -> None:
     """Test on a model what should hold, and say in words what does not and why.
 
@@ -44,7 +42,6 @@ def selftest(
     from ..selftest import selftest as run
     from ..selftest import synthetic_photos
     from ._console import print_json
-    from ._models import load_model
     from ._photos import gather
 
     names = None
@@ -69,8 +66,8 @@ def selftest(
             say(f"tested on the first {MOST} of {len(found)} photos")
     else:
         images = synthetic_photos()
-    loaded = load_model(model, checkpoint, device)
-    prepare = resolve_preprocess(preprocess, loaded.module, loaded)
+    loaded = subject.load()
+    prepare = resolve_preprocess(None, loaded.module, loaded)
     place = next((p for p in loaded.module.parameters() if p.is_floating_point()), torch.zeros(0))
     tensors = [prepare(image)[0] for image in images]
     if len({t.shape for t in tensors}) > 1:

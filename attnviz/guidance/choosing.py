@@ -185,8 +185,8 @@ def heads(model: nn.Module, images: Tensor, classes: Tensor, *, layer: Any = Non
         )
     if layer is not None and layer not in found:
         raise LayerNotFound(
-            f"no attention among patches in layer {layer!r}{did_you_mean(str(layer), found)} "
-            f"Known: {', '.join(found)}"
+            f"no attention among patches in layer {layer!r}"
+            f"{did_you_mean(str(layer), found) or '.'} Known: {', '.join(found)}"
         )
     site = found[layer] if layer is not None else list(found.values())[-1]
     height, width = site.places().grid

@@ -45,7 +45,7 @@ def scheme_options(kind: str, name: str) -> list[str]:
         known = [*SCHEMES.names(), *ERASING_MORE]
         if name not in SCHEMES:
             raise GuidanceError(
-                f"erasing {name!r} is not known{did_you_mean(name, known)} Known: "
+                f"erasing {name!r} is not known{did_you_mean(name, known) or '.'} Known: "
                 f"{', '.join(known)}"
             )
         entry = SCHEMES.get(name)

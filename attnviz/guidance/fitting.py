@@ -173,7 +173,8 @@ def _configured(config: GuideConfig | None, settings: Mapping[str, Any]) -> Guid
             from ..errors import did_you_mean
 
             raise GuidanceError(
-                f"fit has no setting {name!r}{did_you_mean(name, known)} Known: {', '.join(known)}"
+                f"fit has no setting {name!r}{did_you_mean(name, known) or '.'} "
+                f"Known: {', '.join(known)}"
             )
     base = {} if config is None else {n: getattr(config, n) for n in known}
     return GuideConfig(**{**base, **settings})

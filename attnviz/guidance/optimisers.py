@@ -38,8 +38,8 @@ def make_optimiser(
     if config.optimizer == "sam":
         return _sam()(parameters, torch.optim.AdamW, rho=config.rho, **common)
     raise GuidanceError(
-        f"optimizer {config.optimizer!r} is not known{did_you_mean(config.optimizer, OPTIMISERS)} "
-        f"Known: {', '.join(OPTIMISERS)}"
+        f"optimizer {config.optimizer!r} is not known"
+        f"{did_you_mean(config.optimizer, OPTIMISERS) or '.'} Known: {', '.join(OPTIMISERS)}"
     )
 
 

@@ -116,7 +116,7 @@ def _known(curves: Sequence[str]) -> None:
     for name in curves:
         if name not in CURVES:
             raise MetricError(
-                f"curve {name!r} is not known{did_you_mean(name, CURVES)} Known: "
+                f"curve {name!r} is not known{did_you_mean(name, CURVES) or '.'} Known: "
                 f"{', '.join(CURVES)}"
             )
 

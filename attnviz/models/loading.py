@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +29,8 @@ def load(
     name: str | None = None,
     *,
     checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_key: str | None = None,
+    drop_keys: Sequence[str] = (),
     device: str | torch.device | None = None,
     num_classes: int | None = None,
     pretrained: bool = True,
@@ -43,7 +46,12 @@ def load(
             embedded models, torchvision and timm; `package.module:factory` is Python code that
             makes the model.
         checkpoint: weights for that architecture, .safetensors or .pth/.pt (tensors only: no
-            pickled code is run). Nothing is downloaded then.
+            pickled code is run). Nothing is downloaded then. A torchvision model then has the
+            preprocessing of its default weights.
+        checkpoint_key: where in the checkpoint the weights are, if there are several sets:
+            `ema_state_dict`, or what their names begin with, `teacher`.
+        drop_keys: names of tensors in the checkpoint that are no part of the model, with `*` for
+            any letters: `["*total_ops", "loss.*"]`. What is left over otherwise is an error.
         device: where the model goes; None leaves it on the CPU.
         num_classes: of a model with random weights or a checkpoint; read off the checkpoint if
             not given.
@@ -56,23 +64,36 @@ def load(
     """
     source, short = _find(DEFAULT if name is None else str(name).strip())
     place = _device(device)
+    if checkpoint is None and (checkpoint_key or drop_keys):
+        raise ModelError(
+            "checkpoint_key= and drop_keys= (--checkpoint-key, --drop-keys) say how to read a "
+            "checkpoint, and there is none: give checkpoint=FILE (--checkpoint)"
+        )
     with torch.random.fork_rng(devices=[]):
         if checkpoint is None:
             loaded = source.build(short, pretrained=pretrained, num_classes=num_classes)
             if not pretrained:
                 loaded = replace(loaded, name=f"{loaded.name} (random weights)")
         else:
-            loaded = _from_checkpoint(source, short, Path(checkpoint), num_classes)
+            drop = [drop_keys] if isinstance(drop_keys, str) else list(drop_keys)
+            loaded = _from_checkpoint(
+                source, short, Path(checkpoint), num_classes, checkpoint_key, drop
+            )
     if place is not None:
         loaded.module.to(place)
     return loaded
 
 
 def _from_checkpoint(
-    source: ModuleType, name: str, checkpoint: Path, num_classes: int | None
+    source: ModuleType,
+    name: str,
+    checkpoint: Path,
+    num_classes: int | None,
+    key: str | None,
+    drop: Sequence[str],
 ) -> LoadedModel:
     if source is from_hf:
-        loaded = from_hf.build_from_checkpoint(name, checkpoint, num_classes)
+        loaded = from_hf.build_from_checkpoint(name, checkpoint, num_classes, key=key, drop=drop)
         return replace(loaded, name=f"{loaded.name} ({checkpoint.name})")
     built: list[LoadedModel] = []
 
@@ -80,8 +101,13 @@ def _from_checkpoint(
         built.append(source.build(name, pretrained=False, num_classes=classes))
         return built[-1].module
 
-    module = load_checkpoint(checkpoint, build, name=name, num_classes=num_classes)
-    return replace(built[-1], module=module.eval(), name=f"{built[-1].name} ({checkpoint.name})")
+    module = load_checkpoint(
+        checkpoint, build, name=name, num_classes=num_classes, key=key, drop=drop
+    )
+    loaded = replace(built[-1], module=module.eval(), name=f"{built[-1].name} ({checkpoint.name})")
+    if source is from_torchvision:
+        loaded = replace(loaded, preprocess=from_torchvision.default_preprocess(name))
+    return loaded
 
 
 def _device(device: str | torch.device | None) -> torch.device | None:
@@ -110,10 +136,13 @@ def _find(name: str) -> tuple[ModuleType, str]:
             raise ModelError(f"{prefix} has no model {rest!r}{_hint(rest, [prefix])}")
         return source, rest
     if colon:
-        if not all(part.isidentifier() for side in (prefix, rest) for part in side.split(".")):
+        # a mistyped source must not import and run what lies in the working directory
+        meant = did_you_mean(prefix.lower(), ("torchvision", "timm", "hf"))
+        named = all(part.isidentifier() for side in (prefix, rest) for part in side.split("."))
+        if meant or not named:
             raise ModelError(
-                f"{name!r} names no model source; expected torchvision:NAME, timm:NAME, hf:NAME "
-                "or package.module:factory"
+                f"{name!r} names no model source{meant or '.'} Expected torchvision:NAME, "
+                "timm:NAME, hf:NAME or package.module:factory"
             )
         return from_python, name
     return _find_bare(name)

@@ -26,12 +26,18 @@ NAMED = {
         interpolation="bicubic",
         name="clip",
     ),
+    "unit": Preprocess(resize=None, crop=None, mean=(0.0,) * 3, std=(1.0,) * 3, name="unit"),
 }  # fmt: skip
 
 _HELP = (
     'pass preprocess="imagenet" (resize 256, crop 224, ImageNet mean and deviation), the '
     "torchvision weights enum it was trained as, a timm config, a Hugging Face image processor, "
     "attnviz.models.Preprocess(...), or the function you evaluate the model with"
+)
+_OPTIONS = (
+    "say it with --preprocess: imagenet (resize 256, crop 224, ImageNet mean and deviation), "
+    "imagenet-inception, clip, unit or a JSON file of its settings; or with --mean, --std and "
+    "--resize"
 )
 
 
@@ -44,10 +50,10 @@ def resolve_preprocess(
 
     Args:
         preprocess: what the user gave: a Preprocess, or a JSON file of one (as `attnviz guide`
-            writes); "imagenet", "imagenet-inception" or "clip";
-            a member of a torchvision weights enum or its transforms; a timm config; a Hugging
-            Face processor; a torchvision Compose; any function of a PIL image. None takes what
-            the model itself brings.
+            writes); "imagenet", "imagenet-inception", "clip" or "unit" (as it is, values from 0
+            to 1); a member of a torchvision weights enum or its transforms; a timm config; a
+            Hugging Face processor; a torchvision Compose; any function of a PIL image. None takes
+            what the model itself brings.
         module: the model.
         loaded: what loading by name knows of it.
 
@@ -65,7 +71,8 @@ def resolve_preprocess(
     if found is not None:
         return found
     name = loaded.name if loaded is not None else type(module).__name__
-    raise PreprocessError(f"how a photo becomes the input of {name} is not known; {_HELP}")
+    what = f"how a photo becomes the input of {name} is not known"
+    raise PreprocessError(f"{what}; {_HELP}", command=f"{what}; {_OPTIONS}")
 
 
 def own_preprocess(module: nn.Module) -> Preprocess | None:
@@ -92,10 +99,11 @@ def _explicit(given: Any) -> Preprocess | ImageTransform:
             return NAMED[given.lower()]
         if given.endswith(".json"):
             return Preprocess.read(given)
-        raise PreprocessError(
-            f"preprocess {given!r} is not known{did_you_mean(given, NAMED)} Known: "
-            f"{', '.join(NAMED)}; or {_HELP.split(', ', 1)[1]}"
+        what = (
+            f"preprocess {given!r} is not known{did_you_mean(given, NAMED) or '.'} Known: "
+            f"{', '.join(NAMED)}, or a JSON file of its settings"
         )
+        raise PreprocessError(f"{what}. Or {_HELP}", command=what)
     if hasattr(given, "image_processor"):  # a Hugging Face processor of several inputs
         given = given.image_processor
     if hasattr(given, "image_mean") and callable(given):

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from attnviz.errors import EnvironmentFault, ModelError
+from attnviz.errors import AttnvizWarning, EnvironmentFault, ModelError
 from attnviz.models import LoadedModel, load
 from attnviz.models import checkpoints as module
 
@@ -134,6 +134,8 @@ def test_names_of_each_source() -> None:
         ("google/vit-base-patch16-224", "named hf:google/vit-base-patch16-224"),
         ("weights.pth", "give it as checkpoint="),
         ("https://example.org/x", "names no model source"),
+        ("timn:make", "'timn:make' names no model source; did you mean 'timm'"),
+        ("Torchvison:make", "did you mean 'torchvision'"),
         ("no_such_module_here:make", "no Python module 'no_such_module_here'"),
         ("json:dump_", "did you mean 'dump'"),
         ("json:loads", "failed: TypeError"),
@@ -355,6 +357,138 @@ def test_pickled_code_is_not_run(tmp_path: Path) -> None:
         with pytest.raises(ModelError):
             load("timm:resnet10t", checkpoint=tmp_path / name)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_mistyped_source_runs_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "timn.py").write_text("raise SystemExit('it ran')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModelError, match="did you mean 'timm'"):
+        load("timn:resnet10t")
+
+
+def test_stray_keys_are_named_and_left_out_on_request(trained: nn.Module, tmp_path: Path) -> None:
+    """As Lightning and thop write them: `model.` before the weights alone, counts of operations."""
+    path = tmp_path / "x.ckpt"
+    state = {f"model.{k}": v for k, v in trained.state_dict().items()}
+    state |= {"loss.weight": torch.ones(7), "model.total_ops": torch.ones(1)}
+    state |= {"model.layer1.total_ops": torch.ones(1)}
+    torch.save({"state_dict": state, "epoch": 3}, path)
+    with pytest.raises(ModelError) as info:
+        load("timm:resnet10t", checkpoint=path)
+    message = str(info.value)
+    assert "3 unexpected (layer1.total_ops, loss.weight, total_ops)" in message
+    assert "drop_keys=['*total_ops', 'loss.*'] (--drop-keys '*total_ops,loss.*')" in message
+    assert "Name the architecture" not in message
+    loaded = load("timm:resnet10t", checkpoint=path, drop_keys=["*total_ops", "loss.*"])
+    assert _equal(loaded.module, trained)
+    with pytest.raises(ModelError, match=r"has no key 'los\.weight' .* did you mean 'loss.weight'"):
+        load("timm:resnet10t", checkpoint=path, drop_keys=["los.weight"])
+    with pytest.raises(ModelError, match="there is none: give checkpoint=FILE"):
+        load("timm:resnet10t", pretrained=False, drop_keys=["loss.*"])
+
+
+def test_the_key_says_which_weights(trained: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    import timm
+
+    mean = timm.create_model("resnet10t", num_classes=7).eval()
+    one, two = trained.state_dict(), mean.state_dict()
+
+    def loaded(key: str | None = None) -> nn.Module:
+        return load("timm:resnet10t", checkpoint=path, checkpoint_key=key).module
+
+    torch.save({"state_dict": one, "ema_state_dict": two, "best_acc": 0.9}, path)
+    assert _equal(loaded(), trained)
+    assert _equal(loaded("ema_state_dict"), mean)
+    torch.save({"best_model": one, "optimizer": {"state": {0: {"m": torch.ones(2)}}}}, path)
+    assert _equal(loaded(), trained), "one set of weights needs no key"
+    torch.save({"teacher": {"weights": one}, "student": {"weights": two}}, path)
+    with pytest.raises(ModelError, match=r"2 sets of weights: teacher.weights, student.weights"):
+        loaded()
+    assert _equal(loaded("student.weights"), mean)
+    assert _equal(loaded("teacher"), trained)
+    both = {f"model.{k}": v for k, v in one.items()} | {
+        f"ema.module.{k}": v for k, v in two.items()
+    }
+    torch.save({"state_dict": both}, path)
+    assert _equal(loaded("ema"), mean)
+    assert _equal(loaded("model"), trained)
+    with pytest.raises(ModelError, match=r"leave them out: drop_keys=\['ema\.\*'\]"):
+        loaded()
+    with pytest.raises(ModelError, match=r"no weights under 'emma'; did you mean 'ema'"):
+        loaded("emma")
+
+
+def test_arguments_paths_and_numbers_beside_the_weights_are_data(
+    trained: nn.Module, tmp_path: Path
+) -> None:
+    import argparse
+
+    beside = {
+        "args": argparse.Namespace(lr=0.1, out=tmp_path, best=np.float64(0.75)),
+        "best": np.float32(0.5),
+        "where": tmp_path,
+    }
+    torch.save({"model": trained.state_dict(), **beside}, tmp_path / "x.pth")
+    assert _equal(load("timm:resnet10t", checkpoint=tmp_path / "x.pth").module, trained)
+    with pytest.raises(
+        ModelError, match=r"holds a \S*_Object\S*\)\. It is broken, or holds Python"
+    ):
+        torch.save({"model": trained.state_dict(), "args": _Object()}, tmp_path / "y.pth")
+        load("timm:resnet10t", checkpoint=tmp_path / "y.pth")
+
+
+def test_numbers_are_read_as_they_were_stored(tmp_path: Path) -> None:
+    from attnviz.models.plain_data import plain_data
+
+    values = {"a": np.float64(0.75), "b": np.int32(-3), "c": np.bool_(True), "d": tmp_path}
+    torch.save(values, tmp_path / "x.pt")
+    with torch.serialization.safe_globals(plain_data()):
+        read = torch.load(tmp_path / "x.pt", weights_only=True)
+    assert {k: read[k] for k in "abc"} == {"a": 0.75, "b": -3, "c": True}
+    assert str(read["d"]) == str(tmp_path)
+
+
+def test_a_head_behind_a_dropout_is_the_same_head(trained: nn.Module, tmp_path: Path) -> None:
+    state = trained.state_dict()
+    state = {k.replace("fc.", "fc.1."): v for k, v in state.items()}
+    torch.save(state, tmp_path / "x.pth")
+    with pytest.warns(AttnvizWarning, match=r"calls 'fc.1.bias' what the model calls 'fc.bias'"):
+        loaded = load("timm:resnet10t", checkpoint=tmp_path / "x.pth")
+    assert _equal(loaded.module, trained)
+
+
+def test_position_embeddings_are_resampled_by_timms_own_function(tmp_path: Path) -> None:
+    import timm
+    from timm.layers import resample_abs_pos_embed
+
+    options = {"depth": 1, "embed_dim": 48, "num_heads": 3, "num_classes": 5}
+    large = timm.create_model("vit_tiny_patch16_384", **options).state_dict()
+    nn.init.normal_(large["pos_embed"])
+    torch.save(large, tmp_path / "x.pth")
+
+    def build(classes: int | None) -> nn.Module:
+        return timm.create_model(
+            "vit_tiny_patch16_224", **{**options, "num_classes": classes or 1000}
+        )
+
+    with pytest.warns(AttnvizWarning, match=r"pos_embed \(1, 577, 48\) to \(1, 197, 48\)"):
+        loaded = module.load_checkpoint(tmp_path / "x.pth", build, name="vit")
+    expected = resample_abs_pos_embed(large["pos_embed"], (14, 14), (24, 24))
+    torch.testing.assert_close(loaded.pos_embed.detach(), expected)
+    assert loaded.head.out_features == 5
+
+
+def test_torchvision_with_a_checkpoint_has_its_weights_preprocessing(tmp_path: Path) -> None:
+    from torchvision.models import MobileNet_V3_Small_Weights, mobilenet_v3_small
+
+    save_file(mobilenet_v3_small(num_classes=3).state_dict(), tmp_path / "x.safetensors")
+    loaded = load("torchvision:mobilenet_v3_small", checkpoint=tmp_path / "x.safetensors")
+    assert "assumed for the checkpoint" in loaded.preprocess.describe()
+    photo = np.random.default_rng(0).integers(0, 255, (300, 280, 3), np.uint8)
+    expected = MobileNet_V3_Small_Weights.DEFAULT.transforms()(Image.fromarray(photo))
+    assert torch.equal(loaded.preprocess(photo)[0], expected)
 
 
 # -- Hugging Face ------------------------------------------------------------------------------

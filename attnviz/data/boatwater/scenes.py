@@ -188,7 +188,7 @@ def _group_index(group: str | int) -> int:
     if isinstance(group, str):
         if group not in GROUPS:
             raise DataError(
-                f"group {group!r} is not known{did_you_mean(group, GROUPS)} "
+                f"group {group!r} is not known{did_you_mean(group, GROUPS) or '.'} "
                 f"Expected one of {', '.join(GROUPS)}"
             )
         return GROUPS.index(group)
@@ -235,7 +235,7 @@ def _object(
         kind = list(kinds)[int(rng.integers(len(kinds)))]
     if kind not in kinds:
         raise DataError(
-            f"kind {kind!r} is no {CLASSES[boat]}{did_you_mean(kind, kinds)} "
+            f"kind {kind!r} is no {CLASSES[boat]}{did_you_mean(kind, kinds) or '.'} "
             f"Known: {', '.join(kinds)}"
         )
     draw, aspect = kinds[kind]

@@ -42,7 +42,8 @@ def task(name: str) -> Task:
     known = tasks()
     if name not in known:
         raise ModelError(
-            f"reference {name!r} is not known{did_you_mean(name, known)} Known: {', '.join(known)}"
+            f"reference {name!r} is not known{did_you_mean(name, known) or '.'} "
+            f"Known: {', '.join(known)}"
         )
     return known[name]
 

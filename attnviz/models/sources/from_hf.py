@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ...errors import AttnvizError, ModelError
-from ..checkpoints import read_state_dict
+from ..checkpoints import patterns_of, read_state_dict, without
 from ..environment import import_transformers
 from ..labels import labels_of
 from ..loaded import LoadedModel
@@ -54,7 +55,14 @@ def build(name: str, *, pretrained: bool, num_classes: int | None) -> LoadedMode
     return LoadedModel(module.eval(), f"hf:{name}", processor, labels)
 
 
-def build_from_checkpoint(name: str, checkpoint: Path, num_classes: int | None) -> LoadedModel:
+def build_from_checkpoint(
+    name: str,
+    checkpoint: Path,
+    num_classes: int | None,
+    *,
+    key: str | None = None,
+    drop: Sequence[str] = (),
+) -> LoadedModel:
     """Build the architecture of a hub name or folder and fill it from a checkpoint.
 
     transformers does the filling: it knows the names that its own releases gave the weights.
@@ -63,10 +71,11 @@ def build_from_checkpoint(name: str, checkpoint: Path, num_classes: int | None) 
         EnvironmentFault: transformers is not installed.
         ModelError: the config is not found, or the weights do not fit.
     """
-    stored = read_state_dict(checkpoint)
+    stored = read_state_dict(checkpoint, key=key)
     for prefix in ("module.", "_orig_mod.", "module."):
         if all(key.startswith(prefix) for key in stored):
             stored = {key.removeprefix(prefix): value for key, value in stored.items()}
+    stored = without(stored, drop, checkpoint)
     if num_classes is None and "classifier.weight" in stored:
         num_classes = stored["classifier.weight"].shape[0]
     loaded = build(name, pretrained=False, num_classes=num_classes)
@@ -87,9 +96,16 @@ def build_from_checkpoint(name: str, checkpoint: Path, num_classes: int | None) 
         if info.get(key)
     ]
     if problems:
+        extra = sorted(map(str, info.get("unexpected_keys") or ()))
+        patterns = patterns_of(extra, module.state_dict())
         raise ModelError(
-            f"checkpoint {checkpoint} does not fit hf:{name}: {'; '.join(problems)}; name the "
-            "architecture it was trained with (--model)"
+            f"checkpoint {checkpoint} does not fit hf:{name}: {'; '.join(problems)}; "
+            + (
+                "name the architecture it was trained with (--model)"
+                if info.get("missing_keys")
+                else f"if these are no part of the model, leave them out: drop_keys={patterns} "
+                f"(--drop-keys '{','.join(patterns)}')"
+            )
         )
     return replace(loaded, module=module.eval())
 

@@ -7,7 +7,9 @@ import inspect
 from ...errors import ModelError
 from ..environment import import_torchvision
 from ..loaded import LoadedModel
+from ..preprocess import Preprocess
 from ..resolving import from_torchvision
+from ..transforms import ImageTransform
 from .offline import fetching
 
 
@@ -47,3 +49,14 @@ def build(name: str, *, pretrained: bool, num_classes: int | None) -> LoadedMode
         module = builder(weights=weights).eval()
     preprocess = from_torchvision(weights.transforms(), name=f"torchvision {weights}")
     return LoadedModel(module, f"torchvision:{name}", preprocess, labels)
+
+
+def default_preprocess(name: str) -> Preprocess | ImageTransform | None:
+    """Return the preprocessing of a model's default weights; None where torchvision has none."""
+    try:
+        weights = import_torchvision().models.get_model_weights(name).DEFAULT
+    except (AttributeError, ValueError):
+        return None
+    return from_torchvision(
+        weights.transforms(), name=f"torchvision {weights}, assumed for the checkpoint"
+    )

@@ -1,0 +1,130 @@
+"""Options of the model and its preprocessing: one meaning in every command that loads one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import attnviz
+from attnviz.models import Preprocess
+
+MODEL = ["--model", "tests.cli.tiny:colours"]
+OWN = ["--mean", ".4,.45,.42", "--std", ".2", "--resize", "40x48", "--interpolation", "bicubic"]
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_ones_own_normalisation(run: Callable, photos: Path, tmp_path: Path, as_file: bool) -> None:
+    own = Preprocess(
+        resize=(40, 48), crop=None, mean=(0.4, 0.45, 0.42), std=(0.2,) * 3, interpolation="bicubic"
+    )
+    options = OWN
+    if as_file:
+        fields = {n: getattr(own, n) for n in ("resize", "crop", "mean", "std", "interpolation")}
+        (tmp_path / "own.json").write_text(json.dumps(fields))
+        options = ["--preprocess", str(tmp_path / "own.json")]
+    done = run("explain", photos / "red.png", *MODEL, *options, "--json")
+    assert done.code == 0, done.err
+    maps = attnviz.explain("tests.cli.tiny:colours", photos / "red.png", preprocess=own)
+    (result,) = done.json["results"]
+    assert result["target"]["score"] == pytest.approx(float(maps.score[0]), rel=1e-6)
+    assert result["input_size"] == [40, 48]
+    said = "resize (squash) to 40 x 48 (bicubic), mean (0.4, 0.45, 0.42), deviation (0.2, 0.2, 0.2)"
+    assert done.json["preprocess"].endswith(said)
+    assert maps.meta["preprocess"].endswith(said)
+
+
+def test_options_change_what_is_named(run: Callable, photos: Path) -> None:
+    done = run("explain", photos / "red.png", *MODEL, "--preprocess", "imagenet", "--crop", "32",
+               "--resize", "36", "--json")  # fmt: skip
+    own = Preprocess(resize=36, crop=(32, 32))
+    maps = attnviz.explain("tests.cli.tiny:colours", photos / "red.png", preprocess=own)
+    score = done.json["results"][0]["target"]["score"]
+    assert score == pytest.approx(float(maps.score[0]), rel=1e-6)
+    assert done.json["preprocess"].startswith("imagenet, changed: resize shorter side to 36")
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "match"),
+    [
+        (["--mean", "a,b"], 2, "--mean takes one number or three, R,G,B; got 'a,b'"),
+        (["--crop", "3x3x3"], 2, "--crop takes 224 or 224x320 (height x width), got '3x3x3'"),
+        (["--mean", ".5"], 1, "how a photo becomes the input of tests.cli.tiny:colours"),
+        (["--preprocess", "imagnet"], 1, "did you mean 'imagenet' or"),
+        (["--preprocess", "none.json"], 1, "'none.json' holds no preprocessing"),
+        (["--preprocess", "imagenet", "--std", "0"], 1, "std must be positive"),
+        (["--drop-keys", "x"], 1, "there is none: give checkpoint=FILE (--checkpoint)"),
+    ],
+)
+def test_what_makes_no_sense(
+    run: Callable, photos: Path, options: list[str], code: int, match: str
+) -> None:
+    done = run("explain", photos / "red.png", *MODEL, *options)
+    assert done.code == code
+    assert match in done.err
+    assert len(done.err.splitlines()) <= 2
+
+
+COMMANDS = {
+    "concepts": ["concepts", "{photo}", *MODEL],
+    "explain": ["explain", "{photo}", *MODEL],
+    "erase": ["erase", "{photo}", *MODEL],
+    "benchmark": ["benchmark", "{photo}", *MODEL],
+    "selftest": ["selftest", "tests.cli.tiny:colours", "--photos", "{photo}"],
+    "layers": ["layers", "tests.cli.tiny:colours"],
+    "inspect": ["inspect", "tests.cli.tiny:colours"],
+    "attend": ["attend", "{photo}", *MODEL],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_reads_a_checkpoint_the_same_way(
+    run: Callable, photos: Path, tmp_path: Path, command: str
+) -> None:
+    from tests.cli.tiny import colours
+
+    path = tmp_path / "x.pth"
+    torch.save({"a": {"w": torch.zeros(1)}, "b": colours().state_dict()}, path)
+    words = [w.format(photo=photos / "red.png") for w in COMMANDS[command]]
+    with_key = [*words, "--checkpoint", path, "--checkpoint-key"]
+    done = run(*with_key, "c")
+    assert done.code == 1
+    assert "holds no weights under 'c'" in done.err
+    save_file({**colours().state_dict(), "loss.weight": torch.zeros(1)}, tmp_path / "x.safetensors")
+    done = run(*words, "--checkpoint", tmp_path / "x.safetensors", "--drop-keys", "los.weight")
+    assert "did you mean 'loss.weight'" in done.err
+
+
+def test_a_checkpoint_of_torchvision_says_its_preprocessing(
+    run: Callable, photos: Path, tmp_path: Path
+) -> None:
+    from torchvision.models import squeezenet1_1
+
+    torch.manual_seed(0)
+    save_file(squeezenet1_1(num_classes=3).state_dict(), tmp_path / "x.safetensors")
+    done = run("explain", photos / "red.png", "--model", "torchvision:squeezenet1_1",
+               "--checkpoint", tmp_path / "x.safetensors", "--json")  # fmt: skip
+    assert done.code == 0, done.err
+    assert "assumed for the checkpoint" in done.err
+    assert "resize shorter side to 256" in done.json["preprocess"]
+
+
+def test_help_says_that_a_factory_runs_code(run: Callable) -> None:
+    for command in ("explain", "layers", "audit", "guide"):
+        text = " ".join(run(command, "--help").out.replace("│", " ").split())
+        assert "imports that module and so runs its code" in text
+        assert ("--resize" in text) == (command != "layers")
+
+
+def test_photos_are_prepared_alike_by_name_and_by_option(run: Callable, photos: Path) -> None:
+    one = run("explain", photos / "red.png", *MODEL, "--preprocess", "unit", "--json")
+    two = run("explain", photos / "red.png", *MODEL, "--mean", "0", "--std", "1", "--json",
+              "--force")  # fmt: skip
+    scores = [d.json["results"][0]["target"]["score"] for d in (one, two)]
+    # half of the picture is pure red: logit 2 * .5 - 0 of the mean colour, weight 2 - 1
+    assert np.allclose(scores, scores[0])
