@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .errors import AttnvizError, MethodError, TargetError
 from .heatmaps import Heatmaps, warn_of_flat
 from .hooks import eager, find_layers, preserved
+from .images import asked
 from .inputs import Given, gather, size_of
 from .methods import METHODS, RawMaps, Request, check_options, runner
 from .methods.frame import check_frame, of_layer
@@ -201,6 +202,7 @@ def explain(
         facts["options"] = ", ".join(plain)
     if not isinstance(given, Given):
         facts["preprocess"] = resolve_preprocess(preprocess, module, loaded).describe()
+        facts |= asked().facts()
     batches: list[tuple[Prepared, list[RawMaps]]] = []
     for part, inputs in prepared(given, module, loaded, preprocess, batch_size):
         size = size_of(inputs.tensor, module)

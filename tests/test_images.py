@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from attnviz.errors import ImageError
-from attnviz.images import find_images, read_image
+from attnviz.errors import AttnvizWarning, ImageError
+from attnviz.images import find_images, photo_values, read_image
 
 
 def photo(height=5, width=8, seed=0):
@@ -89,7 +89,9 @@ def test_sixteen_bits_are_divided_by_257(tmp_path, channels, suffix):
     path = tmp_path / f"deep{suffix}"
     assert cv2.imwrite(str(path), pixels)
     expected = np.repeat(np.array([list(SIXTEEN.values())], np.uint8)[..., None], 3, axis=-1)
-    assert np.array_equal(read_image(path), expected)
+    # OpenCV's TIFF does not say that its fourth band is transparency
+    bands = (1, 2, 3) if (channels, suffix) == (4, ".tif") else None
+    assert np.array_equal(read_image(path, bands=bands), expected)
 
 
 def test_sixteen_bit_colour_keeps_its_channels_apart(tmp_path):
@@ -396,3 +398,100 @@ def test_sixteen_bit_colour_is_turned_once(tmp_path):
     turned = data[:end] + png_chunk(b"eXIf", exif.tobytes()[6:]) + data[end:]
     assert np.array_equal(read_image(data), pixels // 257)
     assert np.array_equal(read_image(turned), np.rot90(pixels // 257, -1))
+
+
+# -- bands and windows -------------------------------------------------------------------------
+
+
+def _tiff(path, pixels, extra=None):
+    """A TIFF of any number of bands, as remote sensing writes them."""
+    import tifffile
+
+    options = {} if extra is None else {"extrasamples": [extra]}
+    tifffile.imwrite(path, pixels, photometric="rgb", planarconfig="contig", **options)
+
+
+def test_a_fourth_band_is_no_transparency(tmp_path):
+    import cv2
+
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (6, 7, 4), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "nir.tif"), pixels[..., [2, 1, 0, 3]])  # B, G, R, near infrared
+    with pytest.raises(ImageError, match=r"four bands, .* bands=\(1, 2, 3\) \(--bands 1,2,3\)"):
+        read_image(tmp_path / "nir.tif")
+    assert np.array_equal(read_image(tmp_path / "nir.tif", bands=(1, 2, 3)), pixels[..., :3])
+    assert np.array_equal(read_image(tmp_path / "nir.tif", bands=(4, 1, 2)), pixels[..., [3, 0, 1]])
+    grey = read_image(tmp_path / "nir.tif", bands=(4,))
+    assert np.array_equal(grey, np.repeat(pixels[..., 3:], 3, -1))
+    # what says that it is transparency is laid on white, as before
+    Image.fromarray(pixels, "RGBA").save(tmp_path / "rgba.tif")
+    assert np.array_equal(read_image(tmp_path / "rgba.tif"), read_image(Image.fromarray(pixels)))
+
+
+def test_twelve_bands_of_twelve_bits(tmp_path):
+    import tifffile
+
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 4096, (6, 7, 12), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "s2.tif", pixels, photometric="minisblack", planarconfig="contig")
+    tifffile.imwrite(tmp_path / "planes.tif", np.moveaxis(pixels, -1, 0).copy(),
+                     photometric="minisblack", planarconfig="separate")  # fmt: skip
+    expected = np.rint((pixels[..., [3, 2, 1]] / 4095).clip(0, 1) * 255).astype(np.uint8)
+    for source in (tmp_path / "s2.tif", tmp_path / "planes.tif", pixels,
+                   torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.int32))):  # fmt: skip
+        found = read_image(source, bands=(4, 3, 2), window=(0, 4095))
+        assert np.array_equal(found, expected)
+        with photo_values(bands=(4, 3, 2), window=(0, 4095)):
+            assert np.array_equal(read_image(source), expected)
+        with pytest.raises(ImageError):
+            read_image(source)
+    with pytest.raises(ImageError, match="has 12 bands, counted from 1; asked for"):
+        read_image(pixels, bands=(13, 1, 2), window=(0, 1))
+    with pytest.raises(ImageError, match="one or three numbers from 1, got"):
+        read_image(pixels, bands=(0, 1, 2))
+    with pytest.raises(ImageError, match=r"window is \(low, high\)"):
+        read_image(pixels, window=(4, 4))
+
+
+def test_shallow_data_is_warned_of_with_its_range(tmp_path):
+    pixels = np.array([[0, 4000], [2000, 1000]], np.uint16)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    for source in (pixels, tmp_path / "x.png"):
+        with pytest.warns(AttnvizWarning, match=r"from 0 to 4000 of 65535 .*--window 0,4095"):
+            read_image(source)
+        found = read_image(source, window=(0, 4000))[..., 0]
+        assert found.tolist() == [[0, 255], [128, 64]]
+    full = np.array([[0, 65535]], np.uint16)  # no warning: the whole range
+    assert read_image(full)[..., 0].tolist() == [[0, 255]]
+
+
+def test_hounsfield_units_and_floats_by_a_window():
+    scan = np.array([[-1000, -160, 40, 240, 3000]], np.int16)
+    with pytest.raises(ImageError, match=r"dtype int16.*window=\(-1000, 3000\)"):
+        read_image(scan)
+    assert read_image(scan, window=(-160, 240))[0, :, 0].tolist() == [0, 0, 128, 255, 255]
+    with pytest.raises(ImageError, match=r"from -2 to 3; .*--window -2,3"):
+        read_image(np.array([[-2.0, 3.0]]))
+    assert read_image(np.array([[-2.0, 3.0]]), window=(-2, 3))[0, :, 0].tolist() == [0, 255]
+    with pytest.raises(ImageError, match="NaN"):
+        read_image(np.array([[np.nan]]), window=(0, 1))
+
+
+def test_bands_on_the_command_line(tmp_path, monkeypatch):
+    import attnviz
+    from attnviz.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 4096, (40, 50, 4), dtype=np.uint16)
+    _tiff("x.tif", pixels, extra=0)
+    words = ["explain", "x.tif", "--model", "tests.cli.tiny:colours", "--preprocess", "unit"]
+    assert main([*words, "--bands", "4,2,1", "--window", "0,4095", "--json"]) == 0
+    with photo_values(bands=(4, 2, 1), window=(0, 4095)):
+        maps = attnviz.explain("tests.cli.tiny:colours", "x.tif", preprocess="unit")
+    assert maps.meta["bands"] == "4, 2, 1"
+    assert maps.meta["window"] == "0, 4095"
+    photo = np.rint(pixels[..., [3, 1, 0]] / 4095 * 255)
+    mean = photo[:32, :48].mean((0, 1)) / 255  # what the model's pooling keeps
+    scores = 2 * mean - mean.sum()
+    assert float(maps.score[0]) == pytest.approx(float(scores.max()), abs=1e-5)

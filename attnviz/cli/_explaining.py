@@ -18,6 +18,7 @@ from ..errors import AttnvizError, ImageError, MethodError, TargetError
 from ..explaining import explain, output_for
 from ..geometry import Geometry
 from ..heatmaps import Heatmaps, pictures
+from ..images import asked
 from ..methods import METHODS
 from ..models import LoadedModel, labels_of, read_labels, resolve_preprocess
 from ..models.outputs import predicted as predicted_class
@@ -226,7 +227,7 @@ def explain_batch(
             batch_size=len(rows),
         )  # fmt: skip
         each = max(len(targets), 1)
-        said = {"preprocess": described(loaded, preprocess)}
+        said = {"preprocess": described(loaded, preprocess), **asked().facts()}
         maps = {name: replace(m, meta={**m.meta, **said}) for name, m in maps.items()}
         predicted = _predicted(next(iter(maps.values())), each, labels)
         for some in [m.to("cpu") for m in maps.values()]:

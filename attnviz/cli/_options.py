@@ -110,6 +110,22 @@ class Subject:
             rich_help_panel=_PHOTOS, help="nearest, bilinear, bicubic, lanczos, box or hamming."
         ),
     ] = None
+    bands: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=_PHOTOS,
+            metavar="R,G,B",
+            help="The bands of a photo that the model sees, counted from 1: 4,3,2.",
+        ),
+    ] = None
+    window: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=_PHOTOS,
+            metavar="LOW,HIGH",
+            help="The values of a photo that become black and white: 0,4095 for 12 bits.",
+        ),
+    ] = None
     device: Device = None
 
     def load(self, *, pretrained: bool = True, photos: bool = True) -> LoadedModel:
@@ -165,9 +181,9 @@ class Subject:
 
         changes = self._changes()
         if not self.states_preprocessing:
-            known = loaded.preprocess
-            if known is not None and "assumed" in known.describe():
-                say(f"preprocessing: {known.describe()}; --preprocess says another")
+            name = getattr(loaded.preprocess, "name", "")
+            if "assumed" in name:
+                say(f"preprocessing: {loaded.preprocess.describe()}; --preprocess says another")
             return loaded
         if self.preprocess is None and {"mean", "std"} <= changes.keys():
             try:
@@ -205,6 +221,13 @@ def _channels(name: str, text: str) -> tuple[float, ...]:
     return values * 3 if len(values) == 1 else values
 
 
+def _numbers(name: str, text: str | None, kind: Callable[[str], Any]) -> list[Any] | None:
+    try:
+        return None if text is None else [kind(word) for word in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"--{name} takes numbers with commas, got {text!r}") from None
+
+
 def _size(name: str, text: str) -> Any:
     sides = text.lower().split("x")
     if not all(side.strip().isdecimal() for side in sides) or len(sides) > 2:
@@ -230,7 +253,7 @@ def takes_model(
         hints = get_type_hints(Subject, include_extras=True)
         names = [f.name for f in fields(Subject)]
         if not photos:
-            names = [n for n in names if n not in (*_PREPROCESSING, "device")]
+            names = [n for n in names if n not in (*_PREPROCESSING, "bands", "window", "device")]
         if positional:
             hints["model"] = Annotated[
                 str | None, typer.Argument(metavar="[MODEL]", help=MODEL_HELP)
@@ -255,7 +278,15 @@ def takes_model(
         @functools.wraps(command)
         def run(**given: Any) -> Any:
             subject = Subject(**{n: given.pop(n) for n in names})
-            return command(subject=subject, **given)
+            if subject.bands is None and subject.window is None:
+                return command(subject=subject, **given)
+            from ..images import photo_values
+
+            with photo_values(
+                bands=_numbers("bands", subject.bands, int),
+                window=_numbers("window", subject.window, float),
+            ):
+                return command(subject=subject, **given)
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}

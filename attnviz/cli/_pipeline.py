@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -120,7 +121,7 @@ def stream(
             if isinstance(got, Failed):
                 writing.append((item, got))
             else:
-                job = writers.submit(write_one, item, next(made), size(got))
+                job = writers.submit(copy_context().run, write_one, item, next(made), size(got))
                 writing.append((item, job))
         batch.clear()
 
@@ -140,7 +141,9 @@ def stream(
                 number, item = next(source, (-1, None))
                 if number < 0:
                     break
-                reading.append((number, item, readers.submit(read_one, number, item)))
+                reading.append(
+                    (number, item, readers.submit(copy_context().run, read_one, number, item))
+                )
             if not reading:
                 if batch:
                     flush()

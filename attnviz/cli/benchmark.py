@@ -19,15 +19,15 @@ BENCHMARK_SCHEMA = 1
 
 @takes_model()
 def benchmark(
+    subject: Subject,
     photos: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="PHOTOS|DATASET",
             help="Files, folders, patterns or - for paths on stdin; or one annotated dataset "
             "(COCO JSON, VOC folder, CSV, folder with index.json).",
         ),
-    ],
-    subject: Subject,
+    ] = None,
     methods: Annotated[
         str, typer.Option(help="Names of `attnviz methods`, with commas.")
     ] = "gradcam,layercam,hirescam",
@@ -80,6 +80,8 @@ def benchmark(
     if metrics == "list":
         _list_metrics()
         return
+    if not photos:
+        raise typer.BadParameter("PHOTOS or a DATASET are needed: files, folders or patterns")
     from ..benchmark import Runner, Store, lines, summarise
     from ..benchmark.export import as_dict, write_all
     from ..data.identity import sample_stamp

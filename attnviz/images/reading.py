@@ -6,6 +6,7 @@ import io
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ import numpy as np
 
 from .. import limits
 from ..errors import ImageError, did_you_mean
-from .arrays import channels_to_rgb, composite_on_white, from_array, from_tensor, to_uint8
+from .arrays import composite_on_white, from_array, from_tensor, shown, to_uint8
+from .values import PhotoValues, asked
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage
@@ -28,6 +30,7 @@ _FORMATS = (
     *("AVIF", "JPEG2000", "TGA", "ICO", "PCX", "QOI", "SGI"),
 )
 _ORIENTATION = 0x0112
+_EXTRA_SAMPLES = 338
 _STRIP = 1 << 18  # pixels
 _URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://")
 
@@ -37,12 +40,15 @@ def read_image(
     *,
     max_pixels: int | None = None,
     reduce_to: int | None = None,
+    bands: Sequence[int] | None = None,
+    window: Sequence[float] | None = None,
 ) -> np.ndarray:
     """Return one photo as an array (H, W, 3) of uint8 RGB that shares no memory with the source.
 
     The EXIF orientation is applied, as viewers do. 16-bit values are divided by 257 and rounded;
     grey, palette and CMYK become RGB; transparent pixels are laid on white. Of an animation the
-    first frame is read. Colour profiles are not applied. URLs are not fetched.
+    first frame is read. Colour profiles are not applied. URLs are not fetched. A fourth band is
+    transparency where the file says so; where it may be another (near infrared), say `bands`.
 
     Args:
         source: a path; the bytes of a file, or an open binary file; a PIL image; a numpy array
@@ -52,32 +58,41 @@ def read_image(
             takes the limit `pixels` of `attnviz.limits`.
         reduce_to: if given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as
             both sides keep this many pixels. Quicker; the photo is then a smaller one.
+        bands: the numbers of three bands shown as red, green and blue, or of one shown as grey,
+            counted from 1, of an array or TIFF with any number of them. None takes what holds
+            inside `photo_values`.
+        window: (low, high): the values that become black and white, of numbers of any kind.
 
     Raises:
         ImageError: no such file, a directory, an empty, truncated, oversized or unknown file, or
             an array whose shape, type or range is not an image's.
     """
     max_pixels = limits.current().pixels if max_pixels is None else max_pixels
+    around = asked()
+    values = PhotoValues(
+        around.bands if bands is None else tuple(bands),
+        around.window if window is None else (window[0], window[-1]),
+    )
     if isinstance(source, np.ndarray):
-        return from_array(source)
+        return from_array(source, values)
     if isinstance(source, (str, os.PathLike)):
         path = _checked_path(source)
         try:
             with open(path, "rb") as file:
-                return _read_file(file, str(path), max_pixels, reduce_to)
+                return _read_file(file, str(path), max_pixels, reduce_to, values)
         except OSError as error:
             raise ImageError(f"{str(path)!r} cannot be opened: {_reason(error)}") from error
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _read_file(io.BytesIO(source), f"{len(source)} bytes", max_pixels, reduce_to)
+        return _read_file(io.BytesIO(source), f"{len(source)} bytes", max_pixels, reduce_to, values)
     # isinstance checks without importing what the caller cannot have used
     if "torch" in sys.modules and isinstance(source, sys.modules["torch"].Tensor):
-        return from_tensor(source)
+        return from_tensor(source, values)
     if "PIL.Image" in sys.modules and isinstance(source, sys.modules["PIL.Image"].Image):
         what = f"PIL image {getattr(source, 'filename', '') or source.mode}"
-        return _decode(source, what, max_pixels)
+        return _decode(source, what, max_pixels, values)
     if hasattr(source, "read"):
         name = getattr(source, "name", None)
-        return _read_file(source, str(name or "open file"), max_pixels, reduce_to)
+        return _read_file(source, str(name or "open file"), max_pixels, reduce_to, values)
     raise ImageError(
         f"{type(source).__name__} is not an image; expected a path, bytes, an open file, "
         "a PIL image, a numpy array (H, W, C) or a torch tensor (C, H, W)"
@@ -107,20 +122,77 @@ def _checked_path(source: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _read_file(file: IO[bytes], what: str, max_pixels: int, reduce_to: int | None) -> np.ndarray:
+def _read_file(
+    file: IO[bytes], what: str, max_pixels: int, reduce_to: int | None, values: PhotoValues
+) -> np.ndarray:
     if not (hasattr(file, "seekable") and file.seekable()):
         file = io.BytesIO(file.read())
     if not file.read(1):
         raise ImageError(f"{what!r} is empty (0 bytes)")
-    image = open_image(file, what)
+    try:
+        image = open_image(file, what)
+    except ImageError:
+        if values.bands is None or not _is_tiff(file):
+            raise
+        return shown(_tiff_bands(file, what, max_pixels), what, values)
     _check_size(image, what, max_pixels)
+    if image.format == "TIFF" and image.mode in ("RGBA", "RGBX"):
+        if values.bands is not None:
+            return shown(_tiff_bands(file, what, max_pixels), what, values)
+        if image.mode == "RGBA" and not image.tag_v2.get(_EXTRA_SAMPLES):
+            raise ImageError(
+                f"{what!r} has four bands, and does not say that the fourth is transparency: it "
+                "may be near infrared. Say which are shown: bands=(1, 2, 3) (--bands 1,2,3)"
+            )
     if reduce_to is not None and image.format in ("JPEG", "MPO"):
         image.draft(None, (reduce_to, reduce_to))
     try:
-        deep = _deep_colour(image, file)
+        deep = _deep_colour(image, file, values)
     except Exception:
         deep = None  # Pillow has the last word on a file that OpenCV trips over
-    return _decode(image, what, max_pixels, deep=deep)
+    return _decode(image, what, max_pixels, values, deep=deep)
+
+
+def _is_tiff(file: IO[bytes]) -> bool:
+    file.seek(0)
+    return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def _tiff_bands(file: IO[bytes], what: str, max_pixels: int) -> np.ndarray:
+    """Return all bands of a TIFF as (H, W, bands)."""
+    import cv2
+
+    file.seek(0)
+    data = np.frombuffer(file.read(), np.uint8)
+    try:
+        few = cv2.imdecode(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        few = None
+    if few is not None:  # it decodes up to four, as blue, green, red
+        order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}
+        return few if few.ndim == 2 else few[..., order.get(few.shape[-1], [0])]
+    try:
+        import tifffile
+    except ImportError as error:
+        raise ImageError(
+            f"reading the bands of {what!r} needs tifffile: `pip install tifffile`"
+        ) from error
+    file.seek(0)
+    try:
+        with tifffile.TiffFile(file) as stored:
+            page = stored.pages[0]
+            if page.imagewidth * page.imagelength > max_pixels:
+                raise ImageError(
+                    f"{what!r} is {page.imagewidth} x {page.imagelength} pixels, more than the "
+                    f"{max_pixels / 1e6:,.0f} million that are decoded"
+                )
+            pixels = page.asarray()
+            planar = page.planarconfig == 2 and page.samplesperpixel > 1
+    except ImageError:
+        raise
+    except Exception as error:  # decoders of damaged data raise nearly anything
+        raise ImageError(f"{what!r} cannot be decoded: {_reason(error)}") from error
+    return np.moveaxis(pixels, 0, -1) if planar else pixels
 
 
 def open_image(file: IO[bytes], what: str) -> Any:
@@ -167,11 +239,16 @@ def _check_size(image: Any, what: str, max_pixels: int) -> None:
 
 
 def _decode(
-    image: Any, what: str, max_pixels: int, *, deep: np.ndarray | None = None
+    image: Any,
+    what: str,
+    max_pixels: int,
+    values: PhotoValues,
+    *,
+    deep: np.ndarray | None = None,
 ) -> np.ndarray:
     _check_size(image, what, max_pixels)
     try:
-        pixels = deep if deep is not None else _pillow_pixels(image, what)
+        pixels = deep if deep is not None else _pillow_pixels(image, what, values)
         # asked only now: some decoders (TIFF, AVIF) turn the pixels themselves and drop the tag
         return _oriented(pixels, _orientation(image))
     except ImageError:
@@ -184,7 +261,7 @@ def _decode(
         ) from error
 
 
-def _pillow_pixels(image: Any, what: str) -> np.ndarray:
+def _pillow_pixels(image: Any, what: str, values: PhotoValues) -> np.ndarray:
     image.load()
     mode = image.mode
     if mode == "I" and image.format in ("PNG", "PPM"):  # 16-bit grey in older Pillow
@@ -192,14 +269,17 @@ def _pillow_pixels(image: Any, what: str) -> np.ndarray:
         if pixels.min() >= 0 and pixels.max() <= 65535:
             mode, image = "I;16", pixels.astype(np.uint16)
     if mode.startswith("I;16"):
-        return channels_to_rgb(to_uint8(np.asarray(image).astype(np.uint16), repr(what)), what)
-    if mode == "F":
-        return channels_to_rgb(to_uint8(np.asarray(image), repr(what)), what)
+        return shown(np.asarray(image).astype(np.uint16), repr(what), values)
+    if mode == "F" or (mode == "I" and values.window is not None):
+        return shown(np.asarray(image), repr(what), values)
     if mode == "I":
         raise ImageError(
-            f"{what!r} has 32-bit integer pixels, whose white is not defined; "
-            "convert it to 8 or 16 bits"
+            f"{what!r} has 32-bit integer pixels, whose white is not defined; convert it to 8 or "
+            "16 bits, or say which values are black and white: window=(LOW, HIGH) "
+            "(--window LOW,HIGH)"
         )
+    if values.bands is not None:
+        return shown(np.asarray(image), repr(what), values)
     see_through = mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
     width, height = image.size
     out = np.empty((height, width, 3), np.uint8)
@@ -213,10 +293,10 @@ def _pillow_pixels(image: Any, what: str) -> np.ndarray:
             out[top:stop] = composite_on_white(np.asarray(strip.convert("RGBA")))
         else:
             out[top:stop] = np.asarray(strip if mode == "RGB" else strip.convert("RGB"))
-    return out
+    return out if values.window is None else to_uint8(out, repr(what), values.window)
 
 
-def _deep_colour(image: Any, file: IO[bytes]) -> np.ndarray | None:
+def _deep_colour(image: Any, file: IO[bytes], values: PhotoValues) -> np.ndarray | None:
     """Read 16-bit colour with OpenCV: Pillow would cut it to the upper byte instead of rounding."""
     tile = image.tile[0] if getattr(image, "tile", None) else None
     raw = str(tile[3] if tile else "")
@@ -232,7 +312,7 @@ def _deep_colour(image: Any, file: IO[bytes]) -> np.ndarray | None:
     if pixels.shape[:2] != (image.height, image.width) or pixels.shape[-1] not in (3, 4):
         return None
     order = [2, 1, 0, 3][: pixels.shape[-1]]
-    return channels_to_rgb(to_uint8(pixels[..., order], "16-bit image"), "16-bit image")
+    return shown(pixels[..., order], "16-bit image", values)
 
 
 def _orientation(image: Any) -> int:

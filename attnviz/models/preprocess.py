@@ -42,8 +42,8 @@ class Preprocess:
 
     Attributes:
         resize: length of the shorter side; or (height, width), see `fit`; None leaves the size.
-        crop: (height, width) cut from the centre after resizing; what is larger than the resized
-            photo is padded. None keeps all.
+        crop: (height, width), or the side of a square, cut from the centre after resizing; what is
+            larger than the resized photo is padded. None keeps all.
         mean: of the three channels R, G, B, for values in [0, 1].
         std: deviation of the three channels, for values in [0, 1].
         interpolation: nearest, bilinear, bicubic, lanczos, box or hamming.
@@ -60,7 +60,7 @@ class Preprocess:
     """
 
     resize: int | tuple[int, int] | None = 256
-    crop: tuple[int, int] | None = (224, 224)
+    crop: int | tuple[int, int] | None = (224, 224)
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     interpolation: str = "bilinear"
@@ -70,6 +70,11 @@ class Preprocess:
     name: str = "custom"
 
     def __post_init__(self) -> None:
+        if isinstance(self.crop, int):
+            object.__setattr__(self, "crop", (self.crop, self.crop))
+        for name in ("resize", "crop", "mean", "std", "pad"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.interpolation not in _FILTERS:
             raise PreprocessError(
                 f"interpolation {self.interpolation!r} is not known; use one of "
@@ -102,7 +107,7 @@ class Preprocess:
         """
         try:
             stored = json.loads(Path(path).read_text(encoding="utf-8"))
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
+            return cls(**stored)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise PreprocessError(
                 f"{str(path)!r} holds no preprocessing ({error}); expected the preprocess.json "

@@ -66,7 +66,7 @@ def resolve_preprocess(
     if preprocess is not None:
         return _explicit(preprocess)
     if loaded is not None and loaded.preprocess is not None:
-        return loaded.preprocess
+        return _explicit(loaded.preprocess)
     found = own_preprocess(module) if module is not None else None
     if found is not None:
         return found

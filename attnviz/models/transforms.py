@@ -28,6 +28,8 @@ class ImageTransform:
         plan: the sizes it resizes and crops to, where they are known. Without a plan the place
             of its input on the photo is measured with coordinate ramps; where that fails (it is
             no resize, crop and pad) the input is taken to show the whole photo, with a warning.
+            It is measured on each photo, too: where the crop depends on what the photo shows, the
+            place on that photo holds.
     """
 
     fn: Callable[[Any], Any]
@@ -50,6 +52,21 @@ class ImageTransform:
         image = check_image(image)
         tensor = self._apply(image)
         height, width = image.shape[:2]
+        if self.plan is None:
+            found = measure_on_photo(self._apply, image, tensor)
+            usual = self._usual(height, width, optional=found is not None)
+            own = found is not None and (usual is None or not _alike(found, usual))
+            place = found if own else usual
+            if place is not None and not _shows(tensor, image, place):
+                warnings.warn(
+                    f"{self.name} does not show the part of this photo that it shows of others of "
+                    "its size: its crop depends on the content, so maps may land beside what they "
+                    "mean. Pass what it gives as tensors, or attnviz.models.Preprocess(...)",
+                    AttnvizWarning,
+                    stacklevel=3,
+                )
+            if own:
+                return tensor, found
         return tensor, self._geometry(height, width, (tensor.shape[1], tensor.shape[2]))
 
     def _apply(self, image: np.ndarray) -> Tensor:
@@ -91,11 +108,7 @@ class ImageTransform:
                     "wrapped in a function to have its geometry measured"
                 )
             return geometry
-        if (height, width) not in self._measured:
-            if len(self._measured) > 256:
-                self._measured.clear()
-            self._measured[height, width] = measure_geometry(self._apply, height, width)
-        geometry = self._measured[height, width]
+        geometry = self._usual(height, width)
         if geometry is None or geometry.input_size != size:
             warnings.warn(
                 f"where the input of {self.name} lies on the photo is not known: it is taken to "
@@ -106,6 +119,21 @@ class ImageTransform:
             )
             return Geometry((height, width), size, (0.0, 0.0, float(width), float(height)))
         return geometry
+
+    def _usual(self, height: int, width: int, *, optional: bool = False) -> Geometry | None:
+        """Return the place that ramps of coordinates show, which depends on the size alone."""
+        if (height, width) not in self._measured:
+            if len(self._measured) > 256:
+                self._measured.clear()
+            try:
+                found = measure_geometry(self._apply, height, width)
+            except PreprocessError as error:
+                # a crop to the content fails on a black picture, where there is none
+                if "failed on a photo" not in str(error) or not optional:
+                    raise
+                found = None
+            self._measured[height, width] = found
+        return self._measured[height, width]
 
     def describe(self) -> str:
         """Return one line for reports."""
@@ -167,6 +195,85 @@ def measure_geometry(
         sides.append(side)
     (left, right), (top, bottom) = sides
     return Geometry((height, width), black.shape, (left, top, right, bottom))
+
+
+def measure_on_photo(
+    apply: Callable[[np.ndarray], Tensor], image: np.ndarray, tensor: Tensor
+) -> Geometry | None:
+    """Find where a transform's output lies on this photo: it is run on the photo darkened.
+
+    A photo that is darkened towards its left says of each bright pixel of the output which x it
+    shows; what is black stays black, so that a crop to the content stays the same.
+
+    Args:
+        apply: (H, W, 3) uint8 -> (3, h, w) float tensor, affine in brightness.
+        image: (H, W, 3) uint8.
+        tensor: what `apply` makes of it.
+
+    Returns:
+        The geometry, or None where it cannot be told (too dark, not affine, not a resize).
+    """
+    height, width = image.shape[:2]
+    shade = [np.linspace(0.5, 1, n, dtype=np.float32) for n in (width, height)]
+    try:
+        half, *ramps = (
+            apply(np.rint(image * factor).astype(np.uint8))
+            for factor in (
+                np.float32(0.5),
+                shade[0][None, :, None],
+                shade[1][:, None, None],
+            )
+        )
+    except PreprocessError:
+        return None
+    if any(t.shape != tensor.shape for t in (half, *ramps)):
+        return None
+    black = (2 * half - tensor).double().numpy()  # of an affine transform, at every pixel
+    light = tensor.double().numpy() - black
+    bright = light > 0.25 * light.max()
+    if light.max() <= 0 or bright.sum() < 64:
+        return None
+    sides = []
+    for axis, (ramp, length) in enumerate(zip(ramps, (width, height), strict=True)):
+        share = (ramp.double().numpy() - black)[bright] / light[bright]
+        place = (share - 0.5) * 2 * (length - 1) + 0.5
+        index = np.nonzero(bright)[2 - axis] + 0.5
+        if np.ptp(index) < 4:
+            return None
+        slope, start = np.polyfit(index, place, 1)
+        left = np.abs(place - start - slope * index)
+        near = left < 3 * np.median(left) + 1e-9  # edges are blurred by resizing
+        slope, start = np.polyfit(index[near], place[near], 1)
+        if slope <= 0 or np.median(left) > 0.02 * length + slope:
+            return None
+        sides.append((float(start), float(start + slope * tensor.shape[2 - axis])))
+    (left, right), (top, bottom) = sides
+    return Geometry((height, width), tuple(tensor.shape[1:]), (left, top, right, bottom))
+
+
+def _shows(tensor: Tensor, image: np.ndarray, place: Geometry) -> bool:
+    """Say whether a tensor looks like the part of the photo that it is said to show."""
+    left, top, right, bottom = place.crop
+    box = (max(left, 0), max(top, 0), min(right, image.shape[1]), min(bottom, image.shape[0]))
+    most = 0.03 * max(image.shape)
+    if any(abs(a - b) > most for a, b in zip(box, place.crop, strict=True)):
+        return True  # padded: nothing to compare with there
+    size = (place.input_size[1], place.input_size[0])
+    part = Image.fromarray(image).convert("L").resize(size, Image.Resampling.BILINEAR, box=box)
+    seen, expected = tensor.mean(0).double().numpy().ravel(), np.asarray(part, float).ravel()
+    if expected.std() < 8 or seen.std() == 0 or seen.shape != expected.shape:
+        return True  # a flat photo looks like any part of it
+    return bool(np.corrcoef(seen, expected)[0, 1] > 0.7)
+
+
+def _alike(one: Geometry, two: Geometry) -> bool:
+    """Say whether two places are the same to 2 % of the picture, or two pixels of the input."""
+    if one.input_size != two.input_size:
+        return False
+    sizes = (one.image_size[1], one.image_size[0]) * 2
+    step = (two.crop[2] - two.crop[0]) / two.input_size[1]
+    slack = [max(0.02 * size, 2 * step) for size in sizes]
+    return all(abs(a - b) <= s for a, b, s in zip(one.crop, two.crop, slack, strict=True))
 
 
 def _fit(place: np.ndarray, shown: np.ndarray, length: int) -> tuple[float, float] | None:
