@@ -11,6 +11,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
+from .batching import in_chosen_batches
 from .errors import AttnvizError, MethodError, TargetError
 from .heatmaps import Heatmaps, warn_of_flat
 from .hooks import eager, find_layers, preserved
@@ -21,7 +22,7 @@ from .methods.frame import check_frame, of_layer
 from .models import Layout, LoadedModel, labels_of, reading, resolve_model, resolve_preprocess
 from .models.inner import inner_geometry
 from .models.outputs import Choice, stated_activation
-from .preparing import Prepared, preparation, prepared
+from .preparing import Prepared, preparation, preparing
 from .registry import Entry
 from .targets import Setting, parsed, prompted, ready
 
@@ -71,7 +72,7 @@ Model = nn.Module | LoadedModel | str | None
 def explain(
     model: Model, images: Any, *, method: str = ..., layer: str | nn.Module | None = ...,
     target: Any = ..., classes: Sequence[Any] | None = ..., preprocess: Any = ...,
-    labels: Sequence[str] | None = ..., device: Any = ..., batch_size: int = ...,
+    labels: Sequence[str] | None = ..., device: Any = ..., batch_size: int | None = ...,
     create_graph: bool = ..., signed: bool | None = ..., layout: Layout | str | None = ...,
     output: Choice | None = ..., activation: str | None = ..., call: int | None = ...,
     **options: Any,
@@ -82,7 +83,7 @@ def explain(
 def explain(
     model: Model, images: Any, *, method: Sequence[str], layer: str | nn.Module | None = ...,
     target: Any = ..., classes: Sequence[Any] | None = ..., preprocess: Any = ...,
-    labels: Sequence[str] | None = ..., device: Any = ..., batch_size: int = ...,
+    labels: Sequence[str] | None = ..., device: Any = ..., batch_size: int | None = ...,
     create_graph: bool = ..., signed: bool | None = ..., layout: Layout | str | None = ...,
     output: Choice | None = ..., activation: str | None = ..., call: int | None = ...,
     **options: Any,
@@ -94,7 +95,7 @@ def explain(
     model: Model, images: Any, *, method: str | Sequence[str] = ...,
     layer: list[Any] | tuple[Any, ...],
     target: Any = ..., classes: Sequence[Any] | None = ..., preprocess: Any = ...,
-    labels: Sequence[str] | None = ..., device: Any = ..., batch_size: int = ...,
+    labels: Sequence[str] | None = ..., device: Any = ..., batch_size: int | None = ...,
     create_graph: bool = ..., signed: bool | None = ..., layout: Layout | str | None = ...,
     output: Choice | None = ..., activation: str | None = ..., call: int | None = ...,
     **options: Any,
@@ -112,7 +113,7 @@ def explain(
     preprocess: Any = None,
     labels: Sequence[str] | None = None,
     device: Any = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     create_graph: bool = False,
     signed: bool | None = None,
     layout: Layout | str | None = None,
@@ -149,7 +150,8 @@ def explain(
             None takes what the model itself states, and is an error where it states nothing.
         labels: class names, if the model's own are not known.
         device: for models loaded by name; a module stays where it is.
-        batch_size: images per forward.
+        batch_size: images per forward. None chooses: few on a CPU, 32 elsewhere, halved where
+            memory runs out; `meta["batch_size"]` says.
         create_graph: keep the graph in `values` and `score`, to train on the map. Runs the model
             in the mode it is in, as one batch.
         signed: True keeps negative values, False drops them; None does as the method's paper.
@@ -179,7 +181,7 @@ def explain(
     """
     families = _methods(method)
     check_options(options, [e for part in families.values() for e in part], _ARGUMENTS)
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise AttnvizError(f"batch_size is at least 1, got {batch_size}")
     module, loaded = resolve_model(model, device)
     if labels is None:
@@ -192,8 +194,6 @@ def explain(
 
     given = gather(images, module)
     total = given.count if isinstance(given, Given) else len(given)
-    if create_graph:
-        batch_size = total
 
     how = activation or stated_activation(module)
     facts: dict[str, Any] = {"model": loaded.name if loaded is not None else type(module).__name__}
@@ -203,16 +203,18 @@ def explain(
     if not isinstance(given, Given):
         facts["preprocess"] = resolve_preprocess(preprocess, module, loaded).describe()
         facts |= asked().facts()
-    batches: list[tuple[Prepared, list[RawMaps]]] = []
-    for part, inputs in prepared(given, module, loaded, preprocess, batch_size):
-        size = size_of(inputs.tensor, module)
-        rank = 2 if size is None else len(size)
+    prepare = preparing(given, module, loaded, preprocess)
+
+    def one(part: slice) -> tuple[Prepared, list[RawMaps]]:
+        inputs = prepare(part)
+        shape = size_of(inputs.tensor, module)
+        rank = 2 if shape is None else len(shape)
         if rank != 2:
-            facts["input_size"] = list(size)
+            facts["input_size"] = list(shape)
         _check_rank(rank, families)
         setting = Setting(
             part.stop - part.start,
-            size if rank == 2 else None,
+            shape if rank == 2 else None,
             inputs.geometry,
             partial(output_for, module, loaded, preprocess),
         )
@@ -229,7 +231,7 @@ def explain(
             classes=ready(classes, setting),
             labels=labels,
             layers=layers,
-            input_size=size,
+            input_size=shape,
             create_graph=create_graph,
             signed=signed,
             layout=Layout(layout, rank=rank) if isinstance(layout, str) else layout,
@@ -237,8 +239,18 @@ def explain(
             options=options,
         )
         with reading(output, labels=labels, activation=how) as read:
-            batches.append((inputs, _run(request, families)))
+            done = _run(request, families)
         facts.update(read.facts())
+        return inputs, done
+
+    size = total if create_graph else batch_size
+    if size is None and total > 1:
+        few = prepare(slice(0, 1)).tensor
+        batches, facts["batch_size"] = in_chosen_batches(one, total, few)
+    else:
+        size = size or 1
+        batches = [one(slice(i, min(i + size, total))) for i in range(0, total, size)]
+        facts["batch_size"] = min(size, total)
     found = [
         _join(
             [(inputs, maps[i]) for inputs, maps in batches], len(classes) if classes else 1, facts

@@ -70,6 +70,22 @@ def preparation(
     return prepare
 
 
+def preparing(
+    given: Given | list[Any], module: nn.Module, loaded: LoadedModel | None, preprocess: Any
+) -> Callable[[slice], Prepared]:
+    """Return a function: a slice of what `gather` returned -> one batch.
+
+    Args:
+        given: preprocessed inputs, or photos to prepare.
+        module, loaded: as `resolve_model` returns them.
+        preprocess: as in `explain`.
+    """
+    if isinstance(given, Given):
+        return lambda p: _given(given.part(p.start, p.stop, device_of(module)), module)
+    photos = preparation(module, loaded, preprocess)
+    return lambda p: photos(given[p])
+
+
 def prepared(
     given: Given | list[Any],
     module: nn.Module,
@@ -77,19 +93,13 @@ def prepared(
     preprocess: Any,
     batch_size: int,
 ) -> Iterator[tuple[slice, Prepared]]:
-    """Yield (which of them, the batch) of what `gather` returned.
+    """Yield (which of them, the batch) of what `gather` returned; arguments as `preparing`.
 
     Args:
-        given: preprocessed inputs, or photos to prepare.
-        module, loaded: as `resolve_model` returns them.
-        preprocess: as in `explain`.
         batch_size: most in a batch.
     """
-    photos = None if isinstance(given, Given) else preparation(module, loaded, preprocess)
+    prepare = preparing(given, module, loaded, preprocess)
     total = given.count if isinstance(given, Given) else len(given)
     for start in range(0, total, batch_size):
         part = slice(start, min(start + batch_size, total))
-        if photos is None:
-            yield part, _given(given.part(part.start, part.stop, device_of(module)), module)
-        else:
-            yield part, photos(given[part])
+        yield part, prepare(part)

@@ -13,6 +13,7 @@ import torch
 import typer
 from torch import Tensor
 
+from ..batching import MOST
 from ..data.prepared import Prepared
 from ..errors import AttnvizError, ImageError, MethodError, TargetError
 from ..explaining import explain, output_for
@@ -91,6 +92,7 @@ class Record:
     units: str
     map_size: tuple[int, int]
     flat: bool
+    batch_size: int
     geometry: Geometry
     predicted: dict[str, Any] | None
     maps: Heatmaps | None = None
@@ -107,6 +109,7 @@ class Record:
             "units": self.units,
             "map_size": list(self.map_size),
             "no_evidence": self.flat,
+            "batch_size": self.batch_size,
             **self.geometry.as_dict(),
         }
 
@@ -160,7 +163,7 @@ def explain_photos(
     preprocess: str | None = None,
     labels: str | None = None,
     look: Look = Look(),
-    batch_size: int = 32,
+    batch_size: int | None = None,
     force: bool = False,
     keep: bool = False,
 ) -> Iterator[tuple[Record, ...] | Failed[Job]]:
@@ -175,7 +178,7 @@ def explain_photos(
     def compute(jobs: list[Job], ready: list[Prepared]) -> list[list[Seen]]:
         return explain_batch(
             loaded, ready, methods=methods, targets=targets, layer=layer, labels=names,
-            preprocess=preprocess,
+            preprocess=preprocess, batch_size=batch_size,
         )  # fmt: skip
 
     def write(job: Job, made: list[Seen]) -> tuple[Record, ...]:
@@ -195,7 +198,7 @@ def explain_photos(
 
     return stream(
         jobs, read=lambda job: Prepared.read(job.photo, prepare), compute=compute, write=write,
-        size=lambda r: r.bytes, skip=(ImageError,), batch_size=batch_size, workers=READERS,
+        size=lambda r: r.bytes, skip=(ImageError,), batch_size=batch_size or MOST, workers=READERS,
     )  # fmt: skip
 
 
@@ -208,6 +211,7 @@ def explain_batch(
     layer: str | None = None,
     labels: Sequence[str] | None = None,
     preprocess: Any = None,
+    batch_size: int | None = None,
 ) -> list[list[Seen]]:
     """Return for each photo its maps, method by method and in them target by target."""
     made: list[list[Seen]] = [[] for _ in ready]
@@ -224,7 +228,7 @@ def explain_batch(
             loaded, inputs, method=list(methods), layer=layer, labels=labels,
             target=chosen[0] if len(chosen) == 1 else None,
             classes=chosen if len(chosen) > 1 else None,
-            batch_size=len(rows),
+            batch_size=batch_size,
         )  # fmt: skip
         each = max(len(targets), 1)
         said = {"preprocess": described(loaded, preprocess), **asked().facts()}
@@ -281,6 +285,7 @@ def _record(photo: Path, path: Path, maps: Heatmaps, predicted: Any) -> Record:
         units=maps.units,
         map_size=(maps.values.shape[1], maps.values.shape[2]),
         flat=maps.flat[0],
+        batch_size=maps.meta["batch_size"],
         geometry=maps.geometry[0],
         predicted=predicted,
     )

@@ -67,7 +67,9 @@ def explain(
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON document on stdout instead of lines.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Photos a forward pass.")] = 32,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Photos a forward pass; chosen if left out.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite pictures.")] = False,
 ) -> None:
     """Show the regions of photos that are associated with a class score.

@@ -38,7 +38,7 @@ def faithfulness_curves(
     substrate: str = "pixel",
     patch: int | None = None,
     score: str = "probability",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     seed: int = 0,
 ) -> dict[str, Curve]:
     """Return deletion, insertion and least-relevant-first curves from one set of forwards.
@@ -55,8 +55,9 @@ def faithfulness_curves(
         substrate: "pixel", or "patch" to remove squares of pixels at once.
         patch: side of a patch in pixels; None is a fourteenth of the shorter side.
         score: "probability" or "logit".
-        batch_size: images a forward pass at most. Double precision on the CPU runs one by one, so
-            that results do not depend on the batch in any bit.
+        batch_size: images a forward pass at most; None chooses, few on a CPU.
+            Double precision on the CPU runs one by one, so that results do not depend on the batch
+            in any bit.
         seed: of the order among equally relevant cells, of noise baselines.
 
     Returns:

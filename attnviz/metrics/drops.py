@@ -38,7 +38,7 @@ def masked_scores(
     *,
     baseline: str | Tensor = "zero",
     score: str = "probability",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     seed: int = 0,
 ) -> tuple[Tensor, Tensor, list[str | None], str]:
     """Return the scores of the images before and after the map is laid over them.
@@ -51,7 +51,7 @@ def masked_scores(
         target: as for `faithfulness_curves`.
         baseline: what shows where the map is 0; "imputed" is not possible, as maps are soft.
         score: "probability" or "logit".
-        batch_size: images a forward pass at most.
+        batch_size: images a forward pass at most; None chooses, few on a CPU.
         seed: of a noise baseline.
 
     Returns:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..batching import chosen_batch
 from ..errors import MetricError
 from ..models.outputs import Logits, class_column, is_binary, logits_of, probabilities
 from ..targets import ClassTarget, Column, Target, resolve
@@ -29,11 +30,16 @@ class Scorer:
     """
 
     def __init__(
-        self, model: Callable[[Tensor], Any], x: Tensor, target: Any, score: str, batch_size: int
+        self,
+        model: Callable[[Tensor], Any],
+        x: Tensor,
+        target: Any,
+        score: str,
+        batch_size: int | None,
     ) -> None:
         if score not in SCORES:
             raise MetricError(f"score={score!r}, expected one of {', '.join(SCORES)}")
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise MetricError(f"batch_size={batch_size}, expected at least 1")
         self.x = x
         self._model = model
@@ -41,7 +47,7 @@ class Scorer:
         # A matrix product of another batch shape differs in its last bits. In double precision on
         # the CPU, where results are to be exact, every image is therefore run alone.
         exact = x.dtype == torch.float64 and x.device.type == "cpu"
-        self.rows = 1 if exact else batch_size
+        self.rows = 1 if exact else batch_size or chosen_batch(x)
         self._function = target if _is_function(target) else None
         self._column: Column | None = None
         self.index: Tensor | None = None
@@ -182,7 +188,7 @@ def scoring(
     target: Any,
     *,
     score: str = "probability",
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> Iterator[Scorer]:
     """Give the `Scorer` of a model on a batch.
 
@@ -192,7 +198,7 @@ def scoring(
         target: None (the predicted class), an index, a list, a `Target`, or a function of the
             model's output that returns (B,).
         score: "probability" or "logit".
-        batch_size: images a forward pass at most.
+        batch_size: images a forward pass at most; None chooses, few on a CPU.
     """
     with untouched(model):
         yield Scorer(model, as_images(x), target, score, batch_size)

@@ -41,7 +41,7 @@ def infidelity(
     baseline: str | Tensor = "mean",
     normalize: bool = True,
     score: str = "logit",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     seed: int = 0,
 ) -> Scores:
     """Infidelity: mean squared error of a map as a prediction of score changes; low is good.
@@ -66,7 +66,7 @@ def infidelity(
         normalize: scale each map by the factor beta that fits best, so that the result does not
             depend on the map's units.
         score: "probability" or "logit".
-        batch_size: images a forward pass at most.
+        batch_size: images a forward pass at most; None chooses, few on a CPU.
         seed: of the perturbations, which are drawn per image.
 
     Returns:

@@ -35,7 +35,7 @@ def irof(
     *,
     segments: int = 64,
     baseline: str | Tensor = "mean",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     seed: int = 0,
 ) -> Scores:
     """IROF: area over the curve of the probability while superpixels are removed; high is good.
@@ -51,7 +51,7 @@ def irof(
         target: as for `faithfulness_curves`.
         segments: superpixels wished for; one forward pass each.
         baseline: what replaces a superpixel (the paper: the image's mean).
-        batch_size: images a forward pass at most.
+        batch_size: images a forward pass at most; None chooses, few on a CPU.
         seed: of the order among equally relevant superpixels.
 
     Returns:

@@ -47,7 +47,7 @@ def road(
     noise: float = 0.01,
     score: str = "probability",
     tolerance: float = 1e-3,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     seed: int = 0,
 ) -> Curve:
     """ROAD: the score once the most relevant pixels are imputed from the rest; low is good.
@@ -67,7 +67,7 @@ def road(
         noise: standard deviation added to imputed pixels, in the input's units, drawn per image.
         score: "probability" or "logit".
         tolerance: of the imputation, see `imputation.impute`.
-        batch_size: images a forward pass at most.
+        batch_size: images a forward pass at most; None chooses, few on a CPU.
         seed: of the noise and of the order among ties.
 
     Returns:

@@ -35,7 +35,7 @@ def saco(
     groups: int = 10,
     baseline: str | Tensor = "mean",
     score: str = "probability",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     seed: int = 0,
 ) -> Scores:
     """SaCo: salience-guided faithfulness coefficient, -1 to 1; high is good.
@@ -53,7 +53,7 @@ def saco(
         groups: number of groups; fewer where the image has fewer pixels.
         baseline: what replaces a group (the paper: the image's mean).
         score: "probability" or "logit".
-        batch_size: images a forward pass at most.
+        batch_size: images a forward pass at most; None chooses, few on a CPU.
         seed: of the order among equally salient pixels.
 
     Returns:

@@ -40,7 +40,7 @@ def sensitivity_n(
     substrate: str = "patch",
     patch: int | None = None,
     score: str = "logit",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     seed: int = 0,
 ) -> Scores:
     """Sensitivity-n: correlation of the map's sum over random cells with the score they carry.
@@ -60,7 +60,7 @@ def sensitivity_n(
         substrate: "patch" (a coarse map says little of single pixels) or "pixel" (as published).
         patch: side of a patch in pixels; None is a fourteenth of the shorter side.
         score: "probability" or "logit".
-        batch_size: images a forward pass at most.
+        batch_size: images a forward pass at most; None chooses, few on a CPU.
         seed: of the sets, which are drawn per image.
 
     Returns:
@@ -128,7 +128,7 @@ def _subset_correlation(
     substrate: str = "patch",
     patch: int | None = None,
     score: str = "logit",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     seed: int = 0,
 ) -> Scores:
     model, x, maps, target = args
