@@ -85,7 +85,7 @@ def values_csv(summary: Summary, store: Store) -> str:
     writer.writerow(["image", "target", "label", "metric", "protocol", "map", "value", "skipped"])
     for image in summary.images:
         row = store.rows[image]
-        for key, by_map in row["results"].items():
+        for key, by_map in store.results(image).items():
             protocol = store.protocols[key]["protocol"]["text"] if key in store.protocols else ""
             for name, found in by_map.items():
                 value = "" if found["value"] is None else repr(found["value"])

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..templates import template
 from .pictures import picture_name
 from .summary import Row, Summary, Table
 from .wording import headline, notes
@@ -29,21 +30,12 @@ def page(summary: Summary, store: Store, pictures: Path) -> str:
         store: the images' values.
         pictures: the folder that the run drew into.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("attnviz.benchmark"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     methods = (
         [row.name for row in summary.tables[0].rows if not row.control] if summary.tables else []
     )
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(methods)}
     order = worst_first(summary, store)
-    return environment.get_template("benchmark.html").render(
+    return template(__package__, "templates/benchmark.html").render(
         plan=summary.plan,
         images=len(summary.images),
         failed=summary.failed,
@@ -71,7 +63,7 @@ def worst_first(summary: Summary, store: Store) -> list[str]:
     def badness(image: str) -> tuple[bool, float]:
         values = []
         if table is not None:
-            found = store.rows[image]["results"].get(table.key, {})
+            found = store.results(image).get(table.key, {})
             names = [row.name for row in table.rows if not row.control]
             values = [found[n]["value"] for n in names if n in found]
             values = [v for v in values if v is not None]
@@ -125,7 +117,7 @@ def _card(
             data = base64.b64encode(path.read_bytes()).decode()
             shown.append({"name": name, "data": f"data:image/jpeg;base64,{data}"})
     curves, values = [], []
-    for key, by_map in row["results"].items():
+    for key, by_map in store.results(image).items():
         if "@" in key:
             continue
         shared = store.protocols[key]

@@ -135,12 +135,17 @@ class Store:
             for number in range(images)
         ]
 
+    def results(self, image: str) -> dict[str, dict[str, Any]]:
+        """Return an image's results as JSON values, {measure: {map: ...}}, grids among them."""
+        found = dict(self.rows[image]["results"])
+        for members, each in self._grids.items():
+            if image in each and all(self.has(*pair) for pair in members):
+                found |= each[image]
+        return found
+
     def judged(self, ids: Sequence[str]) -> Judged:
         """Return all results of the images named, as if they had been one batch."""
-        rows = {i: self.rows[i]["results"] for i in ids if i in self.rows}
-        for members, results in self._grids.items():
-            if all(self.has(*pair) for pair in members):
-                rows |= {i: rows[i] | part for i, part in results.items() if i in rows}
+        rows = {i: self.results(i) for i in ids if i in self.rows}
         found: Judged = {}
         outside = {"value": None, "skipped": "in no grid"}
         for key, shared in self.protocols.items():

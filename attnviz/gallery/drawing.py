@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
@@ -72,26 +71,18 @@ def draw(card: Card) -> Drawing:
         return Drawing(card, equation=equation, seconds=spent, error=reason)
 
 
-def draw_all(
-    *names: str, family: str | None = None, step: Callable[[Drawing], Any] | None = None
-) -> tuple[Drawing, ...]:
+def draw_all(*names: str, family: str | None = None) -> tuple[Drawing, ...]:
     """Draw cards, in the order of the page.
 
     Args:
         *names: of cards; all if left out.
         family: only cards of this one of `FAMILIES`.
-        step: called after each card.
 
     Raises:
         MethodError: a name is not known.
         DataError: the family is not known, or none of the named cards is in it.
     """
-    drawn = []
-    for card in chosen(names, family):
-        drawn.append(draw(card))
-        if step is not None:
-            step(drawn[-1])
-    return tuple(drawn)
+    return tuple(draw(card) for card in chosen(names, family))
 
 
 def chosen(names: Sequence[str] = (), family: str | None = None) -> list[Card]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
 from ..errors import DataError, OutputExists
+from ..templates import template
 from ..writing import write_file
 from .card import FAMILIES
 from .drawing import Drawing, draw_all
@@ -33,24 +32,17 @@ def page(drawings: Sequence[Drawing] | None = None) -> str:
     Args:
         drawings: from `draw_all`; None draws every card.
     """
-    import jinja2
     from markupsafe import Markup
 
     drawings = draw_all() if drawings is None else drawings
-    template = resources.files(__package__).joinpath("gallery.html").read_text("utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["base64"] = lambda data: base64.b64encode(data).decode("ascii")
-    environment.filters["number"] = number_text
     # what `equation_svg` returns is made of numbers alone
-    environment.filters["drawn"] = Markup
+    layout = template(__package__, "gallery.html", number=number_text, drawn=Markup)
     families: list[dict[str, Any]] = []
     for family in FAMILIES:
         found = [d for d in drawings if d.card.family == family]
         if found:
             families.append({"name": family, "said": SAID[family], "cards": found})
-    return environment.from_string(template).render(
+    return layout.render(
         families=families,
         count=len(drawings),
         failed=[d for d in drawings if d.error is not None],

@@ -460,6 +460,10 @@ def test_grids_of_images_are_judged_beside_the_images(colourful, tmp_path, monke
     want = own.values[own.extra["image"].argsort()].double()
     torch.testing.assert_close(kept.values[:4], want)
     assert kept.reasons[8] == "in no grid"
+    table = list(csv.DictReader((tmp_path / "out" / "values.csv").open()))
+    shown = [r for r in table if r["metric"] == "grid_pointing" and r["map"] == "eigencam"]
+    assert [float(r["value"]) for r in shown[:4]] == pytest.approx(want.tolist())
+    assert len(shown) == 8
     # a second run finds every grid done
     monkeypatch.setattr("attnviz.benchmark.running.judge_grid", None)
     again = evaluate(loaded, from_photos(paths), settings, out=tmp_path / "out")

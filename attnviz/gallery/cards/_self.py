@@ -32,25 +32,19 @@ def show(
     how: str,
     reading: str = "class",
     mass: float | None = None,
-    made: str = MADE,
-    token: int = 0,
 ) -> Shown:
     """Draw where the class token, or the patches on average, look: every head of both blocks.
 
     Args:
         model: an encoder of `_vits.vit`'s size.
         how: how it was trained, for the caption.
-        reading: "class" (the row of a token) or "mean" (the mean of the patches' rows).
+        reading: "class" (the class token's row) or "mean" (the mean of the patches' rows).
         mass: also draw the smallest set of patches that holds this share, see `mass_mask`.
-        made: what the model is, for the caption.
-        token: whose row: 0 is the class token.
     """
     image, (images, masks) = example(), pictures(64, training=False)
 
     def read(weights: Tensor) -> Tensor:
-        return mean_query_map(weights, GRID) if reading == "mean" else token_map(
-            weights, GRID, token
-        )  # fmt: skip
+        return (mean_query_map if reading == "mean" else token_map)(weights, GRID)
 
     with torch.no_grad():
         drawn = [read(w)[0] for w in weights_of(model, image)]
@@ -71,7 +65,7 @@ def show(
         "objects_cover": cover,
     }
     caption = (
-        f"{made} ({how}). Of what {who} give{'' if reading == 'mean' else 's'} to the patches, "
+        f"{MADE} ({how}). Of what {who} give{'' if reading == 'mean' else 's'} to the patches, "
         f"the head that looks most at the two shapes gives them {flat.max():.0%}, the mean head "
         f"{flat.mean():.0%}; they cover {cover:.0%} of a scene (64 test scenes)."
     )

@@ -44,8 +44,6 @@ class EMAttention(nn.Module):
         bases: K.
         rounds: T.
         sharpness: lambda, 1 in the paper.
-        residual: add the input to the output, as in the paper; without it everything that comes
-            after has to be read from the bases.
         momentum: share of the old initial bases kept at each training step.
     """
 
@@ -58,14 +56,12 @@ class EMAttention(nn.Module):
         bases: int = 8,
         rounds: int = 3,
         sharpness: float = 1.0,
-        residual: bool = True,
         momentum: float = 0.9,
     ) -> None:
         super().__init__()
         self.before = nn.Conv2d(channels, channels, 1)
         self.after = nn.Conv2d(channels, channels, 1)
         self.rounds, self.sharpness, self.momentum = rounds, sharpness, momentum
-        self.residual = residual
         self.register_buffer("initial", F.normalize(torch.randn(bases, channels), dim=-1))
 
     @staticmethod
@@ -91,6 +87,6 @@ class EMAttention(nn.Module):
                 moved = self.momentum * self.initial + (1 - self.momentum) * mean
                 self.initial.copy_(F.normalize(moved, dim=-1))
         context = self.after(F.relu(rebuilt))
-        output = F.relu(maps + context if self.residual else context)
+        output = F.relu(maps + context)
         attention = weights.transpose(1, 2).reshape(batch, -1, height, width)
         return EMAttended(output, attention, bases)

@@ -71,8 +71,6 @@ class Hamburger(nn.Module):
         rank: R.
         steps: multiplicative steps.
         sharpness: of the first codes, see `factorise`; None as in the paper.
-        residual: add the input to the output, as in the paper; without it everything that comes
-            after has to be read from the parts.
     """
 
     initial: Tensor
@@ -84,12 +82,11 @@ class Hamburger(nn.Module):
         rank: int = 8,
         steps: int = 6,
         sharpness: float | None = None,
-        residual: bool = True,
     ) -> None:
         super().__init__()
         self.lower = nn.Conv2d(channels, channels, 1)
         self.upper = nn.Conv2d(channels, channels, 1, bias=False)
-        self.steps, self.sharpness, self.residual = steps, sharpness, residual
+        self.steps, self.sharpness = steps, sharpness
         # fixed, so that the same image always gets the same parts (the paper draws it anew)
         self.register_buffer("initial", F.normalize(torch.rand(channels, rank), dim=0))
 
@@ -110,6 +107,6 @@ class Hamburger(nn.Module):
         codes = update_codes(x, dictionary, codes)
         low_rank = dictionary @ codes.transpose(1, 2)
         context = self.upper(low_rank.view(batch, channels, height, width))
-        output = maps + context if self.residual else context
+        output = maps + context
         attention = codes.transpose(1, 2).reshape(batch, -1, height, width)
         return Decomposed(output, attention, dictionary)
