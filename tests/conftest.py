@@ -78,6 +78,44 @@ def photo() -> Path:
 
 
 @pytest.fixture
+def newcomer(tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with what README and docs speak of: photos, scenes, and a model of one's own."""
+    import json
+    import shutil
+
+    import timm
+    from PIL import Image
+
+    from attnviz.data.boatwater import generate
+
+    shutil.copy(photo, tmp_path / "photo.jpg")
+    for folder in ("photos", "more"):
+        (tmp_path / folder).mkdir()
+    shutil.copy(photo, tmp_path / "photos" / "one.jpg")
+    Image.open(photo).save(tmp_path / "more" / "two.png")
+    generate(16).write(tmp_path / "labelled")
+    folders = tmp_path / "scenes"
+    for i, sample in enumerate(generate(groups=[3] * 50 + [0] * 12).dataset()):
+        for folder in (folders / str(sample.label), folders / "masks" / "boat"):
+            folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(sample.read()).save(folders / str(sample.label) / f"{i}.png")
+        if sample.label == "boat" and i % 5 == 0:
+            mask = Image.fromarray(sample.mask("boat").astype("uint8"))
+            mask.save(folders / "masks" / "boat" / f"{i}.png")
+    net = timm.create_model("resnet18", num_classes=2)
+    torch.save(net.state_dict(), tmp_path / "boats.pth")
+    (tmp_path / "labels.txt").write_text("boat\nother\n")
+    (tmp_path / "my_model.py").write_text(
+        "import timm\n\n\ndef build():\n    return timm.create_model('resnet18', num_classes=2)\n"
+    )
+    own = {"resize": [128, 128], "crop": None, "mean": [0.4, 0.45, 0.42], "std": [0.2, 0.2, 0.2]}
+    (tmp_path / "preprocess.json").write_text(json.dumps(own))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any attempt to reach another machine fails the test."""
 

@@ -19,9 +19,7 @@ METHODS_SCHEMA = 1
 def methods(
     family: Annotated[str, typer.Option(help="Only the methods of this family.")] = "",
     as_json: AsJson = False,
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="The table as the README holds it.")
-    ] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="As a table in Markdown.")] = False,
 ) -> None:
     """List the methods: name, what it is, and its paper."""
     from ..errors import did_you_mean
@@ -40,9 +38,7 @@ def methods(
         rows = [{field: getattr(e, field) for field in fields} for e in entries]
         print_json("methods", METHODS_SCHEMA, methods=rows)
     elif markdown:
-        print("| method | family | what it is | paper |\n|---|---|---|---|")
-        for e in entries:
-            print(f"| `{e.name}` | {e.family} | {e.summary} | {paper_link(e.paper)} |")
+        print(markdown_table(entries))
     else:
         print_table(
             ["method", "family", "paper", "what it is"],
@@ -81,6 +77,12 @@ def stated_methods() -> list[Stated]:
                 family = maker.removeprefix("register_")
                 found.append(Stated(call.args[0].value, family, summary, said.get("paper", "")))
     return found
+
+
+def markdown_table(entries: Iterable[Any]) -> str:
+    """Return methods as a table in Markdown."""
+    rows = [f"| `{e.name}` | {e.family} | {e.summary} | {paper_link(e.paper)} |" for e in entries]
+    return "\n".join(["| method | family | what it is | paper |", "|---|---|---|---|", *rows])
 
 
 def paper_link(paper: str) -> str:
