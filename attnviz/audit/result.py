@@ -226,8 +226,8 @@ def pasted(object: str, context: str) -> dict[str, str]:
     """Return what the transplants are called."""
     if context == BACKGROUND:
         return {
-            "paste:with": f"{object} on the background of another {object}",
-            "paste:without": f"{object} on a background from elsewhere",
+            "paste:with": f"{object} on a {object}'s background",
+            "paste:without": f"{object} on another background",
         }
     return {"paste:with": f"{object} on {context}", "paste:without": f"{object} off the {context}"}
 

@@ -315,6 +315,10 @@ def _annotation_note(reader: Reader) -> str:
     found = [
         f"{n} masks are not drawn by people but from {s}" for s, n in reader.masks_from.items()
     ]
+    if reader.rest and not any(map(reader.locates_others, reader.data)):
+        found.append(
+            f"what is on the images without {reader.object} has no masks, and counts as background"
+        )
     if counts["none"]:
         known = " and ".join(f"{counts[k]} {k}" for k in ("masks", "boxes") if counts[k])
         found.append(

@@ -25,8 +25,10 @@ def boat_water(out: Path, as_json: bool) -> None:
             files={k: str(p) for k, p in paths.items()},
         )  # fmt: skip
         return
-    print(f"before   {told.comparison.before.verdict.text}")
-    print(f"after    {told.comparison.after.verdict.text}")
+    for word in ("before", "after"):
+        verdict = getattr(told.comparison, word).verdict
+        print(f"{word:<8} {verdict.text}")
+        print(f"why      {verdict.why}")
     print(f"change   {told.comparison.text}")
     print(f"by what  {told.repaired_by}")
     print(f"time     {', '.join(f'{name} {s:.0f} s' for name, s in told.seconds.items())}")

@@ -24,9 +24,11 @@ class _Layout:
     value: int
 
 
+#: pixels of a letter, on average
+_LETTER = 7
 _WIDE = _Layout("broad", 760, 250, 150, 26, 240, 624)
 #: at its own size on a telephone: text above each row
-_NARROW = _Layout("narrow", 360, 18, 18, 44, 0, 360)
+_NARROW = _Layout("narrow", 360, 22, 22, 44, 0, 360)
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,13 @@ def _drawn(
         y = top + layout.row - 13
         # beside the row where there is room, else above it
         line = y + 4 if layout is _WIDE else top + 14
+        room = layout.label if layout is _WIDE else layout.width - 130
+        # a name that is too long is drawn narrower, not cut
+        fit = f' textLength="{room}" lengthAdjust="spacingAndGlyphs"' * (
+            _LETTER * len(bar.label) > room
+        )
         parts.append(
-            f'<text class="label" x="{layout.label}" y="{line}">{escape(bar.label)}</text>'
+            f'<text class="label" x="{layout.label}" y="{line}"{fit}>{escape(bar.label)}</text>'
         )
         if bar.second is not None and not math.isnan(bar.second.value):
             parts.append(_whisker(bar.second, x, y + 7, "control", share))

@@ -267,6 +267,8 @@ def _pairs(comparison: Any) -> dict[str, list[dict[str, Any]]]:
 def _settings(result: Any) -> list[tuple[str, str]]:
     found = []
     for key, value in result.settings.items():
+        if isinstance(value, Mapping):
+            value = [f"{count} {name}" for name, count in value.items() if count] or ["none"]
         text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
         found.append((key.replace("_", " "), text))
     return found

@@ -272,6 +272,7 @@ def test_class_folders_with_masks_of_one_in_five(reads, verdict):
         assert [line.images for line in one.verdict.lines] == [60 // share]
     assert "of 60 images with boat 12 masks say where it is; the other 48" in found[5].verdict.why
     assert "say where it is" not in found[1].verdict.why
+    assert "the images without boat has no masks, and counts as background" in found[1].verdict.why
     few = audit.confusion(planting.planted(reads), folders(made, 12), **options)
     assert few.verdict.kind == "not enough evidence"
     assert "5 images say where the boat is (at least 10" in few.verdict.text

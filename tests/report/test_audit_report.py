@@ -89,12 +89,15 @@ def test_chart_places_points_on_its_axis():
     broad, narrow = svg.split('class="chart narrow"')
     for part, want in (
         (broad, (340.0, 430.0, 520.0)),  # 250 to 610 is 0 to 100 %
-        (narrow, (99.0, 180.0, 261.0)),  # 18 to 342
+        (narrow, (101.0, 180.0, 259.0)),  # 22 to 338
     ):
         found = (r'whisker " x1="([\d.]+)"', r'cx="([\d.]+)"', r'whisker .*?x2="([\d.]+)"')
         assert tuple(float(re.search(p, part).group(1)) for p in found) == want
         assert "&lt;a&gt;" in part
     assert "&lt;u&gt;" in svg
+    assert "textLength" not in svg
+    long = str(intervals([Bar("n" * 60, bar.interval)], title="t"))
+    assert re.findall('textLength="([0-9]+)"', long) == ["240", "230"]
     assert str(intervals([Bar("n", Interval(np.nan, 0, 0, 0.95, 0))], title="t")) == ""
 
 
