@@ -64,6 +64,14 @@ def explain(
     html: Annotated[
         Path | None, typer.Option(help="Write a page of all photos and maps, to sort and enlarge.")
     ] = None,
+    shards: Annotated[
+        bool,
+        typer.Option(
+            "--shards",
+            help="Raw maps of a whole data set (class folders, COCO, VOC, CSV ...) in place of "
+            "pictures, with an index; the same command goes on where it was stopped.",
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON document on stdout instead of lines.")
     ] = False,
@@ -93,6 +101,15 @@ def explain(
     from ._photos import gather, result_stems, slug
     from ._pipeline import Failed
 
+    if shards:
+        from ._sharding import write_shards
+
+        wanted = [f"contrast:{t},{versus}" if versus else t for t in target or []]
+        write_shards(
+            subject, photos, out, methods_named(method), wanted, layer=layer, labels=labels,
+            batch_size=batch_size, force=force,
+        )  # fmt: skip
+        return
     known = (*PICTURE_FORMATS, *VECTOR_FORMATS)
     if picture_format not in known:
         raise typer.BadParameter(f"--format {picture_format!r} is not one of {', '.join(known)}")

@@ -1,0 +1,279 @@
+"""Maps of whole data sets: shards on disk, an index, and a run that goes on where it was stopped.
+
+The folder holds `run.json` (what the maps were made of and how), `maps-00000.safetensors` and so
+on (`Heatmaps` of a fixed number of images each, in the data's order), and, once all are there,
+`index.jsonl`: a line a map. A shard is whole or not there, so any stop costs one shard at most.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import __version__, limits
+from .data import Sample
+from .data.identity import data_stamp, refuse_other, weights_stamp
+from .errors import DataError, ImageError
+from .explaining import explain
+from .heatmaps import Heatmaps
+from .images import read_image
+from .models import LoadedModel, resolve_model, resolve_preprocess
+from .writing import locked, write_file
+
+SCHEMA, VERSION = "attnviz.shards", 1
+
+#: images that are decoded and explained at a time, and read ahead meanwhile
+_CHUNK = 32
+_READERS = 4
+
+
+def explain_dataset(
+    model: Any,
+    samples: Sequence[Sample],
+    out: str | Path,
+    *,
+    shard: int = 256,
+    force: bool = False,
+    step: Callable[[int], None] = lambda done: None,
+    **options: Any,
+) -> Path:
+    """Write the maps of a data set as shards with an index; goes on with what is there.
+
+    Memory does not grow with the number of images. An image that cannot be read is noted in the
+    index and left out.
+
+    Args:
+        model: as `explain` takes it.
+        samples: an `attnviz.data` dataset, or a list of its samples.
+        out: the folder.
+        shard: images a shard.
+        force: begin anew, over what is there.
+        step: told after each chunk how many images are done.
+        **options: of `explain`: `method` (one), `target` (one for all), `layer`, `preprocess` ...
+
+    Returns:
+        The path of the index.
+
+    Raises:
+        DataError: the folder belongs to a run over other data, weights or options; several
+            methods or layers; nothing can be read.
+    """
+    out = Path(out)
+    module, loaded = resolve_model(model, options.pop("device", None))
+    if not isinstance(options.get("method", "gradcam"), str) or shard < 1:
+        raise DataError("shards hold the maps of one method, and of at least one image each")
+    run = {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "attnviz": __version__,
+        "model": loaded.name if loaded is not None else type(module).__name__,
+        "weights": weights_stamp(module),
+        "data": data_stamp(samples),
+        "images": len(samples),
+        "shard": shard,
+        "preprocess": str(resolve_preprocess(options.get("preprocess"), module, loaded).describe()),
+        "options": {name: _said(value) for name, value in sorted(options.items())},
+    }
+    with locked(out):
+        _begin(out, run, force)
+        starts = range(0, len(samples), shard)
+        for number, start in enumerate(starts):
+            part = samples[start : start + shard]
+            if not any(path.exists() for path in _paths(out, number)):
+                _write_shard(out, number, list(part), loaded or module, options, step, start)
+            step(start + len(part))
+        return _write_index(out, len(starts))
+
+
+def _said(value: Any) -> Any:
+    plain = value is None or isinstance(value, (bool, int, float, str))
+    return value if plain else f"{type(value).__name__}: {value!r}"[:200]
+
+
+def _begin(out: Path, run: dict[str, Any], force: bool) -> None:
+    path = out / "run.json"
+    if force:
+        for old in [path, *out.glob("maps-*"), out / "index.jsonl"]:
+            old.unlink(missing_ok=True)
+    if path.exists():
+        refuse_other(limits.read_json(path), run, out)
+    else:
+        write_file(path, json.dumps(run, indent=1, ensure_ascii=False))
+
+
+def _paths(out: Path, number: int) -> tuple[Path, Path]:
+    """The shard, and what is there in its place where no image of it could be read."""
+    name = out / f"maps-{number:05d}.safetensors"
+    return name, name.with_suffix(".json")
+
+
+def _read(sample: Sample) -> np.ndarray | str:
+    try:
+        return sample.read()
+    except (DataError, ImageError) as error:
+        return str(error)
+
+
+def _write_shard(
+    out: Path, number: int, samples: list[Sample], model: Any, options: dict[str, Any],
+    step: Callable[[int], None], before: int,
+) -> None:  # fmt: skip
+    made: list[Heatmaps] = []
+    names: list[str] = []
+    failed: list[list[str]] = []
+    for chunk, pixels in _ahead(samples):
+        good = [i for i, photo in enumerate(pixels) if not isinstance(photo, str)]
+        failed += [[chunk[i].id, p] for i, p in enumerate(pixels) if isinstance(p, str)]
+        if good:
+            maps: Any = explain(model, [pixels[i] for i in good], **options)
+            if not isinstance(maps, Heatmaps):
+                raise DataError("shards hold the maps of one layer; leave layer= out, or name one")
+            each = len(maps) // len(good)
+            files = [str(s.image) if isinstance(s.image, Path) else None for s in chunk]
+            made.append(
+                replace(
+                    maps.detach().to("cpu"),
+                    images=None,
+                    sources=tuple(files[i] for i in good for _ in range(each)),
+                )
+            )
+            names += [chunk[i].id for i in good for _ in range(each)]
+        step(before + len(names) + len(failed))
+    path, instead = _paths(out, number)
+    if made:
+        whole = _joined(made)
+        whole = replace(whole, meta={**whole.meta, "samples": names, "failed": failed})
+        whole.save(path, force=True)
+    else:
+        write_file(instead, json.dumps({"failed": failed}), force=True)
+
+
+def _ahead(samples: list[Sample]) -> Iterator[tuple[list[Sample], list[np.ndarray | str]]]:
+    """Yield chunks with their pixels; the next one is decoded while the caller works."""
+    chunks = [samples[i : i + _CHUNK] for i in range(0, len(samples), _CHUNK)]
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="read") as pool:
+        reading = [pool.submit(_read, s) for s in chunks[0]] if chunks else []
+        for chunk, after in zip(chunks, [*chunks[1:], []], strict=True):
+            pixels = [job.result() for job in reading]
+            reading = [pool.submit(_read, s) for s in after]
+            yield chunk, pixels
+
+
+def _joined(parts: list[Heatmaps]) -> Heatmaps:
+    sizes = {tuple(m.values.shape[1:]) for m in parts}
+    if len(sizes) > 1:
+        raise DataError(f"maps of sizes {sorted(sizes)} make no shard; resize to one input size")
+
+    def tensors(name: str) -> Any:
+        found = [getattr(m, name) for m in parts]
+        return None if any(t is None for t in found) else torch.cat(found)
+
+    def rows(name: str) -> Any:
+        found = [getattr(m, name) for m in parts]
+        return None if any(t is None for t in found) else tuple(v for t in found for v in t)
+
+    return replace(
+        parts[0],
+        **{name: tensors(name) for name in ("values", "score", "logits", "probability")},
+        **{name: rows(name) for name in ("target", "label", "geometry", "sources")},
+    )
+
+
+def _write_index(out: Path, shards: int) -> Path:
+    def lines(path: Path) -> None:
+        with path.open("w", encoding="utf-8") as file:
+            for line in _lines(out, shards):
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    return write_file(out / "index.jsonl", lines, force=True)
+
+
+def _lines(out: Path, shards: int) -> Iterator[dict[str, Any]]:
+    for number in range(shards):
+        path, instead = _paths(out, number)
+        if not path.exists():
+            for name, error in limits.read_json(instead)["failed"]:
+                yield {"sample": name, "error": error}
+            continue
+        maps = Heatmaps.load(path)
+        for row, name in enumerate(maps.meta["samples"]):
+            known = maps.probability
+            yield {
+                "sample": name,
+                "file": maps.sources[row] if maps.sources else None,
+                "shard": path.name,
+                "row": row,
+                "target": maps.target[row],
+                "label": maps.label[row],
+                "score": float(maps.score[row]),
+                "probability": None if known is None else float(known[row]),
+                "no_evidence": maps.flat[row],
+            }
+        for name, error in maps.meta["failed"]:
+            yield {"sample": name, "error": error}
+
+
+def verify(
+    model: Any, out: str | Path, *, sample: int = 16, **options: Any
+) -> list[dict[str, Any]]:
+    """Compute some maps of a finished run again, evenly over the data, and compare.
+
+    Args:
+        model: the one that the run was made with.
+        out: its folder.
+        sample: how many maps.
+        **options: those of the run that are no numbers or texts (a `Preprocess`, a `Target`).
+
+    Returns:
+        For each map {sample, holds, difference, reason}: `difference` is the largest one in units
+        of the map's largest value, and a map holds up to 1e-4 with the same target.
+
+    Raises:
+        DataError: no finished run, other weights, or options that have to be given again.
+    """
+    out = Path(out)
+    if not (out / "index.jsonl").exists():
+        raise DataError(f"{str(out)!r} holds no finished run: no index.jsonl; let it go on first")
+    run = limits.read_json(out / "run.json")
+    module, loaded = resolve_model(model)
+    if weights_stamp(module) != run["weights"]:
+        raise DataError(f"the maps in {str(out)!r} were made with other weights of {run['model']}")
+    given = {**run["options"], **options}
+    missing = [n for n, v in given.items() if n not in options and ": " in str(v) and n != "target"]
+    if missing:
+        raise DataError(f"give {', '.join(missing)} again, as the run was made with it")
+    lines = [json.loads(x) for x in (out / "index.jsonl").read_text("utf-8").splitlines()]
+    lines = [line for line in lines if "error" not in line]
+    picked = np.unique(np.linspace(0, len(lines) - 1, min(sample, len(lines))).round().astype(int))
+    return [_again(loaded or module, out, lines[i], given) for i in picked]
+
+
+def _again(
+    model: LoadedModel | torch.nn.Module, out: Path, line: dict[str, Any], options: dict[str, Any]
+) -> dict[str, Any]:
+    found = {"sample": line["sample"], "holds": False, "difference": None, "reason": ""}
+    if line["file"] is None:
+        return {**found, "reason": "the image was no file"}
+    try:
+        photo = read_image(line["file"])
+    except ImageError as error:
+        return {**found, "reason": str(error)}
+    then = Heatmaps.load(out / line["shard"])[line["row"]]
+    now: Any = explain(model, [photo], **options)
+    if then.target[0] not in now.target:
+        return {**found, "reason": f"now explains {now.label[0]}, then {then.label[0]}"}
+    value = now.values[now.target.index(then.target[0])].cpu()
+    if value.shape != then.values[0].shape:
+        return {**found, "reason": f"now {tuple(value.shape)}, then {tuple(then.values[0].shape)}"}
+    gap = float((value - then.values[0]).abs().max() / then.values[0].abs().max().clamp_min(1e-30))
+    return {**found, "holds": gap <= 1e-4, "difference": gap}
+
+
+__all__ = ["explain_dataset", "verify"]
