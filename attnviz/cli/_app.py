@@ -58,7 +58,6 @@ class LazyGroup(TyperGroup):
 
 _app = typer.Typer(
     cls=LazyGroup, name="attnviz", no_args_is_help=True, rich_markup_mode="rich",
-    add_completion=False,
 )  # fmt: skip
 
 

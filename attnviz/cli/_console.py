@@ -8,7 +8,10 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import typer
+
 from .. import __version__
+from ._app import INTERRUPTED, say
 
 
 def print_json(kind: str, schema_version: int, **fields: Any) -> None:
@@ -29,6 +32,16 @@ def print_table(header: list[str], rows: list[list[str]]) -> None:
     widths = [max(len(r[i]) for r in [header, *rows]) for i in range(len(header))]
     for row in [header, *rows]:
         print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
+
+
+@contextlib.contextmanager
+def saying_what_is_kept(words: Callable[[], str]) -> Iterator[None]:
+    """On Ctrl-C say what is kept and how to go on, and leave with the exit code of that."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        say(f"interrupted: {words()}")
+        raise typer.Exit(INTERRUPTED) from stop
 
 
 class Progress:

@@ -293,3 +293,9 @@ def takes_model(
         return run
 
     return wrap
+
+
+def listed(given: list[str] | None) -> list[str]:
+    """Return what an option names, by commas or repeated; `kind:...` is one with its commas."""
+    words = [[text] if ":" in text else text.split(",") for text in given or ()]
+    return [word.strip() for part in words for word in part if word.strip()]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from ._options import Subject, takes_model
+from ._options import Labels, Subject, listed, takes_model
 
 ATTEND_SCHEMA = 1
 
@@ -18,8 +19,9 @@ ATTEND_SCHEMA = 1
 )
 def attend(
     subject: Subject,
-    photo: Annotated[
-        Path | None, typer.Argument(metavar="[PHOTO]", help="A photo; or give --text.")
+    photos: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PHOTO...]", help="Files, folders, patterns, - ; or give --text."),
     ] = None,
     text: Annotated[str | None, typer.Option(help="A text, for a text model.")] = None,
     random: Annotated[
@@ -40,14 +42,19 @@ def attend(
     target: Annotated[
         str | None, typer.Option(help="Class index or label, for maps that have a class.")
     ] = None,
+    labels: Labels = None,
     out: Annotated[
-        Path | None, typer.Option(help="Picture to write; for a text .svg, .png or .pdf.")
+        Path | None,
+        typer.Option(
+            help="Picture to write, of several photos their folder; for a text .svg, .png or .pdf."
+        ),
     ] = None,
     html: Annotated[
-        Path | None, typer.Option(help="Write one offline page to click through.")
+        Path | None,
+        typer.Option(help="Write an offline page to click through; of several photos one each."),
     ] = None,
     stats: Annotated[
-        str | None, typer.Option(help="table or json: statistics of every head, on stdout.")
+        str | None, typer.Option(help="table or json: statistics of every head over all photos.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
 ) -> None:
@@ -55,10 +62,12 @@ def attend(
 
     Without --map, --html or --stats a photo gives the rollout and a text its graph.
     """
+    from ._app import FAILURE, say
     from ._files import refuse_existing
+    from ._photos import gather
 
-    if (photo is None) == (text is None):
-        raise typer.BadParameter("give a photo or --text, one of them")
+    if (not photos) == (text is None):
+        raise typer.BadParameter("give photos or --text, one of them")
     if stats not in (None, "table", "json"):
         raise typer.BadParameter(f"--stats {stats!r} is neither table nor json")
     if subject.model is None:
@@ -66,71 +75,142 @@ def attend(
             "--model is needed: the embedded model has no attention. For example --model "
             "timm:vit_small_patch16_224, or with --text --model hf:bert-base-uncased"
         )
+    layer = listed(layer) or None
     chosen: int | str = int(head) if head.lstrip("-").isdecimal() else head
     if method is None and html is None and stats is None:
-        method = "rollout" if photo is not None else "graph"
-    if method is not None and out is None:
-        out = Path("attnviz-out") / (
-            f"{photo.stem}.{method}.jpg"
-            if photo is not None
-            else f"text.{method}.{'svg' if method in ('graph', 'matrix') else 'html'}"
-        )
-    written = [path for path in (out if method else None, html) if path is not None]
+        method = "graph" if photos is None else "rollout"
+    if text is not None:
+        if labels:
+            raise typer.BadParameter("--labels is for photos; a text model brings its own")
+        ending = "svg" if method in ("graph", "matrix") else "html"
+        out = out or Path("attnviz-out") / f"text.{method}.{ending}"
+        if not force:
+            refuse_existing([p for p in (out if method else None, html) if p is not None])
+        _text(
+            text, subject=subject, random=random, layers=layer, head=chosen, method=method,
+            target=target, out=out, html=html, stats=stats, force=force,
+        )  # fmt: skip
+        return
+    found, unreadable = gather(photos or [], leave_out=out)
+    for _, error in unreadable:
+        say(f"error: {error}")
+    jobs = _jobs(found, method, out, html)
     if not force:
-        refuse_existing(written)
-    show = _photo if photo is not None else _text
-    show(
-        photo if photo is not None else text, subject=subject, random=random, layers=layer,
-        head=chosen, method=method, target=target, out=out, html=html, stats=stats, force=force,
-    )  # fmt: skip
+        refuse_existing([p for job in jobs for p in (job.picture, job.page) if p is not None])
+    if jobs:
+        _photos(
+            jobs, subject=subject, random=random, layers=layer, head=chosen, method=method,
+            target=target, labels=labels, stats=stats, force=force,
+        )  # fmt: skip
+    if unreadable or not jobs:
+        raise typer.Exit(FAILURE)
 
 
-def _photo(
-    photo: Path, *, subject: Subject, random: bool, layers: Any, head: Any, method: str | None,
-    target: str | None, out: Path | None, html: Path | None, stats: str | None, force: bool,
+class _Job(NamedTuple):
+    """A photo, and the files that its map and its page go to."""
+
+    photo: Path
+    picture: Path | None
+    page: Path | None
+
+
+def _jobs(found: list[Path], method: str | None, out: Path | None, html: Path | None) -> list[_Job]:
+    if (
+        out is not None
+        and len(found) > 1
+        and out.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")
+    ):
+        raise typer.BadParameter(
+            f"--out {str(out)!r} is one picture; for {len(found)} photos a folder"
+        )
+    from ._photos import result_stems
+
+    single = len(found) == 1 and out is not None and out.suffix != ""
+    folder = out if out is not None else Path("attnviz-out")
+    return [
+        _Job(
+            photo,
+            None if method is None else folder if single else folder / f"{stem}.{method}.jpg",
+            html if html is None or len(found) == 1 else html.with_stem(f"{html.stem}.{stem}"),
+        )
+        for photo, stem in zip(found, result_stems(found), strict=True)
+    ]
+
+
+def _photos(
+    jobs: list[_Job], *, subject: Subject, random: bool, layers: Any, head: Any,
+    method: str | None, target: str | None, labels: str | None, stats: str | None, force: bool,
 ) -> None:  # fmt: skip
+    import torch
+
     from ..images import read_image
-    from ..methods import METHODS
-    from ..models import resolve_preprocess
+    from ..models import labels_of, read_labels, resolve_preprocess
+    from ._console import progress, saying_what_is_kept
 
-    image = read_image(photo)
+    draw = None if method is None else _drawer(method, head, layers)
     loaded = subject.load(pretrained=not random)
-    tensor, geometry = resolve_preprocess(None, loaded.module, loaded)(image)
-    place = next(loaded.module.parameters())
-    inputs = tensor[None].to(place.device, place.dtype)
-    if method is not None:
-        from ..errors import MethodError
-        from ..explaining import explain
-        from ..images import picture_bytes
-        from ._files import write_file
+    names = read_labels(labels) if labels else labels_of(loaded.module, loaded)
+    prepare = resolve_preprocess(None, loaded.module, loaded)
+    place, batch, done = next(loaded.module.parameters()), [], 0
+    kept = saying_what_is_kept(lambda: f"{done} of {len(jobs)} photos are written")
+    with kept, progress("attending", len(jobs)) as bar:
+        for job in jobs:
+            image = read_image(job.photo)
+            tensor, geometry = prepare(image)
+            inputs = tensor[None].to(place.device, place.dtype)
+            if draw is not None and job.picture is not None:
+                for line in draw(loaded, image, job.picture, target, names, force):
+                    bar.result(line)
+            if job.page is not None:
+                bar.result(_page(
+                    loaded.module, inputs, loaded.name, layers, job.page, force,
+                    image=image, geometry=geometry,
+                ))  # fmt: skip
+            if stats is not None:
+                batch.append(inputs)
+            done += 1
+            bar.step()
+    if batch:
+        _table(loaded.module, torch.cat(batch), loaded.name, layers, stats)
 
-        entry = METHODS.get(method)
-        if entry.family != "attention":
-            raise MethodError(
-                f"{entry.name} is no map of attention (it is of the family {entry.family}); use "
-                f"`attnviz explain --method {entry.name}`, or one of "
-                f"{', '.join(METHODS.names('attention'))}"
-            )
-        import inspect as signatures
 
-        options = {}
-        if head != "mean" and "head" in signatures.signature(entry.fn).parameters:
-            options["head"] = head
-        elif head != "mean":
-            raise MethodError(f"{entry.name} takes all heads together; leave --head out")
+def _drawer(method: str, head: Any, layers: Any) -> Callable[..., Iterator[str]]:
+    """Return what writes the map of one photo, and says so in a line a layer."""
+    import inspect as signatures
+
+    from ..errors import MethodError
+    from ..explaining import explain
+    from ..images import picture_bytes
+    from ..methods import METHODS
+    from ._files import write_file
+
+    entry = METHODS.get(method)
+    if entry.family != "attention":
+        raise MethodError(
+            f"{entry.name} is no map of attention (it is of the family {entry.family}); use "
+            f"`attnviz explain --method {entry.name}`, or one of "
+            f"{', '.join(METHODS.names('attention'))}"
+        )
+    options = {}
+    if head != "mean" and "head" in signatures.signature(entry.fn).parameters:
+        options["head"] = head
+    elif head != "mean":
+        raise MethodError(f"{entry.name} takes all heads together; leave --head out")
+
+    def draw(
+        loaded: Any, image: Any, goal: Path, target: Any, labels: Any, force: bool
+    ) -> Iterator[str]:
         maps = explain(
-            loaded, image, target=target, method=entry.name, layer=layers,
+            loaded, image, target=target, method=entry.name, layer=layers, labels=labels,
             **options,
         )  # fmt: skip
         shown = [maps] if layers is None else list(maps.values())
         for one in shown:
-            path = out if len(shown) == 1 else out.with_stem(f"{out.stem}.{one.layer}")
+            path = goal if len(shown) == 1 else goal.with_stem(f"{goal.stem}.{one.layer}")
             write_file(path, picture_bytes(one.panel(0), path.suffix), force=force)
-            print(f"{path}: {one.method} of {loaded.name} at {one.layer}")
-    _page_and_table(
-        loaded.module, inputs, loaded.name, layers, html, stats, force,
-        target=target, labels=loaded.labels, image=image, geometry=geometry,
-    )  # fmt: skip
+            yield f"{path}: {one.method} of {loaded.name} at {one.layer}"
+
+    return draw
 
 
 def _text(
@@ -181,7 +261,10 @@ def _text(
         figure.savefig(buffer, format=out.suffix[1:].lower())
         write_file(out, buffer.getvalue(), force=force)
         print(f"{out}: attention of {loaded.name} at {last.name}, head {head}")
-    _page_and_table(loaded.module, inputs, loaded.name, layers, html, stats, force, tokens=tokens)
+    if html is not None:
+        print(_page(loaded.module, inputs, loaded.name, layers, html, force, tokens=tokens))
+    if stats is not None:
+        _table(loaded.module, inputs, loaded.name, layers, stats)
 
 
 def _words(
@@ -203,23 +286,23 @@ def _words(
     print(f"{out}: {method} of {loaded.name} for {found.label}")
 
 
-def _page_and_table(
-    module: Any, inputs: Any, name: str, layers: Any, html: Path | None, stats: str | None,
-    force: bool, *, target: str | None = None, labels: Any = None, **about: Any,
-) -> None:  # fmt: skip
+def _page(
+    module: Any, inputs: Any, name: str, layers: Any, html: Path, force: bool, **about: Any
+) -> str:  # fmt: skip
+    """Write the page of one input; returns what it holds in words."""
+    from ..attention.views import record, save_page
     from ._app import say
-    from ._console import print_json, print_table
 
-    if html is not None:
-        from ..attention.views import record, save_page
+    found = record(module, inputs, layers=layers, name=name, **about)
+    for text in found.missed:
+        say(f"not read: {text}")
+    return f"{save_page(found, html, force=force)}: page of {len(found.layers)} layers"
 
-        found = record(module, inputs, layers=layers, name=name, **about)
-        for text in found.missed:
-            say(f"not read: {text}")
-        print(f"{save_page(found, html, force=force)}: page of {len(found.layers)} layers")
-    if stats is None:
-        return
+
+def _table(module: Any, inputs: Any, name: str, layers: Any, stats: str | None) -> None:
+    """Print the statistics of every head."""
     from ..attention.statistics import COLUMNS, head_table
+    from ._console import print_json, print_table
 
     table = head_table(module, inputs)
     rows = table.rows()

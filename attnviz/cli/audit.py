@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ._app import FAILURE, GATE_FAILED, say
-from ._options import Labels, MasksFrom, Subject, takes_model
+from ._options import Labels, MasksFrom, Subject, listed, takes_model
 
 
 @takes_model()
@@ -29,7 +29,9 @@ def audit(
     ] = None,
     target: Annotated[
         list[str] | None,
-        typer.Option(help="The model's class or classes for the object; the object's if left out."),
+        typer.Option(
+            help="The model's classes for the object, with commas or repeated; the object's name."
+        ),
     ] = None,
     classes: Annotated[
         str | None,
@@ -160,7 +162,7 @@ def audit(
         say(f"no --context is named: all that is not {object} is its context ({context})")
     options = common | {
         "object": object, "context": context,
-        "target": [int(t) if t.isdecimal() else t for t in target] if target
+        "target": [int(t) if t.isdecimal() else t for t in listed(target)] if target
         else members.get(str(object)),
         "regions": "boxes" if boxes else "groups" if groups else "auto",
         "identical": "skip" if skip_identical else "refuse",
@@ -268,7 +270,7 @@ def _judge(
 ) -> tuple[Any, list[Any], dict[str, Path]]:  # fmt: skip
     """Audit each model with a journal of its own in `out`, compare two, and write the report."""
     from ..audit import compare, confusion
-    from ._console import progress
+    from ._console import progress, saying_what_is_kept
     from ._discovering import find_contexts
 
     if not options["resume"]:
@@ -276,8 +278,14 @@ def _judge(
             _fresh(out / name, force)
     results = []
     for each, name in models:
-        with progress("auditing", len(dataset)) as bar:
-            seen = [0]
+        seen = [0]
+        kept = saying_what_is_kept(
+            lambda seen=seen: (
+                f"{seen[0]} of {len(dataset)} images are judged and kept in "
+                f"{str(out)!r}; the same with --resume goes on"
+            )
+        )
+        with kept, progress("auditing", len(dataset)) as bar:
 
             def step(done: int, total: int, seen: list[int] = seen, bar: Any = bar) -> None:
                 for _ in range(done - seen[0]):

@@ -87,7 +87,7 @@ def benchmark(
     from ..data.identity import sample_stamp
     from ..models import read_labels
     from ..writing import locked
-    from ._console import print_json, progress
+    from ._console import print_json, progress, saying_what_is_kept
 
     subjects, unreadable = _subjects(photos, mask, out)
     for name, error in unreadable:
@@ -119,7 +119,13 @@ def benchmark(
             say(f"{len(subjects) - len(ahead)} of {len(subjects)} images are done already")
         say(f"{len(ahead)} images to judge: {cost.describe(len(ahead))}")
         failed: dict[str, str] = {}
-        with progress("comparing", len(subjects)) as bar:
+        kept = saying_what_is_kept(
+            lambda: (
+                f"{sum(store.has(s.id, sample_stamp(s)) for s in subjects)} of {len(subjects)} "
+                f"images are judged and kept in {str(out)!r}; the same command goes on"
+            )
+        )
+        with kept, progress("comparing", len(subjects)) as bar:
             for done in runner.run(store, out / "pictures"):
                 bar.step()
                 if done.error is not None:

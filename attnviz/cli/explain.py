@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ._app import FAILURE, say
-from ._options import Labels, Layer, Subject, takes_model
+from ._options import Labels, Layer, Subject, listed, takes_model
 
 EXPLAIN_SCHEMA = 1
 
@@ -31,8 +31,8 @@ def explain(
         typer.Option(
             help="Class index or label; or contrast:A,B, finer:A, probability:A, "
             "region:mask.png[@A], pixel:X,Y[@A], embedding:photo.jpg, class:A; text:'a boat' for "
-            "CLIP and SigLIP. The predicted class if left out. Several give several maps from one "
-            "forward pass."
+            "CLIP and SigLIP. The predicted class if left out. Several, with commas or repeated, "
+            "give several maps from one forward pass; a label with a comma is class:LABEL."
         ),
     ] = None,
     versus: Annotated[
@@ -78,6 +78,9 @@ def explain(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Photos a forward pass; chosen if left out.")
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Leave out photos whose pictures are there.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite pictures.")] = False,
 ) -> None:
     """Show the regions of photos that are associated with a class score.
@@ -86,7 +89,7 @@ def explain(
     """
     from ..images import PICTURE_FORMATS
     from ..methods.progress import watched
-    from ._console import counted, print_json, progress
+    from ._console import counted, print_json, progress, saying_what_is_kept
     from ._explaining import (
         Job,
         Look,
@@ -116,9 +119,10 @@ def explain(
     look = Look(panel, colormap, alpha, scale)
     look.check()
     methods = methods_named(method)
-    targets = targets_named(target or [], versus)
+    target = listed(target)
+    targets = targets_named(target, versus)
     found, unreadable = gather(photos, leave_out=out)
-    names = [slug(t) for t in target or []]
+    names = [slug(t) for t in target]
     if len(set(names)) < len(names):
         names = [f"{i + 1}-{name}" for i, name in enumerate(names)]
     jobs = [
@@ -133,6 +137,10 @@ def explain(
         for kind in [["panel"] if panel else []]
         for photo, stem in zip(found, result_stems(found), strict=True)
     ]
+    if resume:
+        there = [job for job in jobs if all(path.exists() for path in job.pictures)]
+        jobs = [job for job in jobs if job not in there]
+        say(f"{len(there)} of {len(found)} photos have their pictures and are left out")
     sheet = out / f"grid.{picture_format}"
     extra = [*([html] if html else []), *([sheet] if grid else [])]
     if not force:
@@ -141,15 +149,23 @@ def explain(
     for failure in failures:
         say(f"error: {failure['error']}")
     if not jobs:
+        if resume and found and not failures:
+            return
         if not failures:
             say(f"error: no photos, apart from results in {str(out)!r}")
         raise typer.Exit(FAILURE)
     loaded = subject.load()
 
-    results, shown = [], []
+    results, shown, done = [], [], 0
     # one bar at a time: of the photos, or of a single photo's passes
     passes = watched(counted) if len(jobs) == 1 else nullcontext()
-    with passes, progress("explaining", len(jobs)) as bar:
+    kept = saying_what_is_kept(
+        lambda: (
+            f"{done} of {len(jobs)} photos are written to {str(out)!r}; the same with --resume "
+            "goes on"
+        )
+    )
+    with kept, passes, progress("explaining", len(jobs)) as bar:
         for outcome in explain_photos(
             loaded, jobs, methods=methods, targets=targets, layer=layer,
             labels=labels, look=look, batch_size=batch_size, force=force, keep=bool(extra),
@@ -159,6 +175,7 @@ def explain(
                 failures.append({"photo": str(outcome.item.photo), "error": str(outcome.error)})
                 bar.note(f"error: {outcome.error}")
                 continue
+            done += 1
             if extra:
                 shown.append(outcome)
             if as_json:

@@ -7,13 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
+from ._options import listed
+
 GALLERY_SCHEMA = 1
 
 
 def gallery(
     out: Annotated[Path, typer.Option(help="Folder for gallery.html.")] = Path("attnviz-gallery"),
     only: Annotated[
-        list[str] | None, typer.Option(help="Only this card; may be repeated, or with commas.")
+        list[str] | None,
+        typer.Option(help="Only these cards, with commas or repeated; cbam is all that begin so."),
     ] = None,
     family: Annotated[
         str | None,
@@ -22,6 +25,9 @@ def gallery(
             "or self-supervised."
         ),
     ] = None,
+    listing: Annotated[
+        bool, typer.Option("--list", help="Name the cards instead of drawing them.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON document on stdout: numbers of every card.")
     ] = False,
@@ -34,14 +40,22 @@ def gallery(
     from ..errors import DataError, MethodError
     from ..gallery import drawing, save_page
     from ._app import FAILURE
-    from ._console import print_json, progress
+    from ._console import print_json, print_table, progress
     from ._files import refuse_existing
 
-    names = [name.strip() for text in only or () for name in text.split(",") if name.strip()]
+    names = listed(only)
     try:
         found = drawing.chosen(names, family)
     except (MethodError, DataError) as error:
         raise typer.BadParameter(str(error)) from error
+    if listing:
+        fields = ("name", "title", "family", "paper")
+        rows = [{field: getattr(card, field) for field in fields} for card in found]
+        if as_json:
+            print_json("gallery", GALLERY_SCHEMA, cards=rows)
+        else:
+            print_table(["card", *fields[1:]], [list(row.values()) for row in rows])
+        return
     path = out / "gallery.html"
     if not force:
         refuse_existing([path])

@@ -163,7 +163,7 @@ def guide(
     """
     from ..writing import locked
     from ._answers import report
-    from ._console import print_json
+    from ._console import print_json, saying_what_is_kept
     from ._guiding import layer_names, prepare, split_options
 
     if (head is None) != (balanced is None) or head not in (None, "dfr"):
@@ -176,7 +176,14 @@ def guide(
         fraction=fraction, boxes=boxes, mixed=mixed, loss=loss, validation=validation, flip=flip,
         seed=seed,
     )  # fmt: skip
-    with locked(out):
+    kept = saying_what_is_kept(
+        lambda: (
+            f"the last whole epoch is kept in {str(out)!r}; the same with --resume goes on"
+            if (out / "run.json").exists()
+            else f"before the first epoch was whole; nothing is kept in {str(out)!r}"
+        )
+    )
+    with locked(out), kept:
         result = run.fit(
             out=out, resume=resume, force=force, photos=photos, baseline=baseline,
             head=None if balanced is None else (balanced, context),

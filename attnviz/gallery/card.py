@@ -95,9 +95,15 @@ def register_card(
 def cards(*names: str) -> list[Card]:
     """Return the cards of these names, or all, in the order of the families.
 
+    The first word of several names stands for all of them: "cbam" for `cbam_channel` and
+    `cbam_spatial`.
+
     Raises:
         MethodError: a name is not known.
     """
-    entries: list[Any] = [CARDS.get(name) for name in names] if names else list(CARDS)
-    found = [entry.meta["card"] for entry in entries]
+    entries: list[Any] = [] if names else list(CARDS)
+    for name in names:
+        group = [e for e in CARDS if e.name.startswith(f"{name.lower()}_")]
+        entries += [CARDS.get(name)] if name.lower() in CARDS or not group else group
+    found = list({entry.name: entry.meta["card"] for entry in entries}.values())
     return sorted(found, key=lambda card: (FAMILIES.index(card.family), card.title.lower()))

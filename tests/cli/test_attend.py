@@ -69,7 +69,7 @@ def test_text(text_model, tmp_path, capsys):
 def test_errors(photo, text_model, tmp_path, capsys):
     base = ["attend", str(photo), "--random", "--model", MODEL, "--out", str(tmp_path / "a.png")]
     for arguments, code, message in [
-        (["attend", "--model", MODEL], 2, "give a photo or --text"),
+        (["attend", "--model", MODEL], 2, "give photos or --text"),
         (["attend", str(photo)], 2, "--model is needed"),
         ([*base, "--stats", "csv"], 2, "neither table nor json"),
         ([*base, "--map", "gradcam"], 1, "no map of attention"),
@@ -84,3 +84,48 @@ def test_errors(photo, text_model, tmp_path, capsys):
         assert message in err
         assert "Traceback" not in err
     assert not (tmp_path / "a.png").exists()
+
+
+def test_many_photos_and_folders(photo, tmp_path, capsys, monkeypatch):
+    """Each photo has its own map and page; the table is of all; what is unreadable is said."""
+    import shutil
+
+    from PIL import Image
+
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    shutil.copy(photo, folder / "a.jpg")
+    Image.open(photo).rotate(180).save(folder / "b.png")
+    (folder / "c.jpg").write_text("no photo")
+    monkeypatch.chdir(tmp_path)
+    command = ["attend", str(folder / "a.jpg"), str(folder / "b.png"), "--random", "--model", MODEL]
+    command += ["--map", "rollout", "--out", "out", "--html", "page.html"]
+    assert main([*command, "--layer", "blocks.11.attn,blocks.10.attn"]) == 0
+    said = capsys.readouterr().out
+    for stem in ("a", "b"):
+        assert (tmp_path / f"page.{stem}.html").is_file()
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "a.rollout.jpg", "b.rollout.jpg",
+    ]  # fmt: skip
+    assert said.count("page of 2 layers") == 2
+    assert main(["attend", str(folder / "c.jpg"), "none/", "--random", "--model", MODEL]) == 1
+    assert "none/" in capsys.readouterr().err
+    one = ["attend", str(folder), "--random", "--model", MODEL, "--out", "one.jpg"]
+    assert main(one) == 2
+    assert "folder" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_table_of_two_photos_is_the_mean_of_each(photo, tmp_path, capsys):
+    from PIL import Image
+
+    other = tmp_path / "b.png"
+    Image.open(photo).rotate(180).save(other)
+    found = []
+    for photos in ([photo], [other], [photo, other]):
+        command = ["attend", *map(str, photos), "--random", "--model", MODEL, "--stats", "json"]
+        torch.manual_seed(0)
+        assert main(command) == 0
+        found.append([h["entropy"] for h in json.loads(capsys.readouterr().out)["heads"]])
+    a, b, both = torch.tensor(found)
+    torch.testing.assert_close(both, (a + b) / 2, rtol=1e-4, atol=1e-5)

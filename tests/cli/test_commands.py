@@ -176,3 +176,27 @@ def test_python_m_attnviz() -> None:
         [sys.executable, "-m", "attnviz", "--version"], capture_output=True, text=True
     )
     assert done.stdout.strip() == f"attnviz {attnviz.__version__}"
+
+
+def test_gallery_lists_its_cards(run: Run) -> None:
+    listed = run("gallery", "--list", "--json")
+    names = [card["name"] for card in listed.json["cards"]]
+    assert {"stn", "cbam_channel", "cbam_spatial"} <= set(names)
+    both = run("gallery", "--list", "--only", "cbam,stn")
+    assert [line.split()[0] for line in both.out.splitlines()[1:]] == [
+        n for n in names if n.startswith("cbam") or n == "stn"
+    ]
+    assert run("gallery", "--list", "--only", "cbm").code == 2
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    def completed(words: str) -> list[str]:
+        env = os.environ | {
+            "_ATTNVIZ_COMPLETE": "complete_bash", "COMP_WORDS": words,
+            "COMP_CWORD": str(words.count(" ")),
+        }  # fmt: skip
+        command = [sys.executable, "-m", "attnviz"]
+        return subprocess.run(command, env=env, capture_output=True, text=True).stdout.split()
+
+    assert completed("attnviz expl") == ["explain"]
+    assert "--colormap" in completed("attnviz explain --col")

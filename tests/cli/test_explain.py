@@ -532,3 +532,42 @@ def test_a_look_that_does_not_exist_is_said_before_the_model_is_loaded(
     assert done.code == 2
     assert said in done.err
     assert words[0] in done.err
+
+
+def test_targets_by_commas_or_repeated_are_the_same(run: Run, photos: Path) -> None:
+    found = []
+    for words in (("--target", "0,2"), ("--target", "0", "--target", "class:2")):
+        done = run("explain", photos / "red.png", *TINY, *words, "--json", "--force")
+        found.append([r["target"] for r in done.json["results"]])
+    assert found[0] == found[1]
+    assert [t["class"] for t in found[0]] == [0, 2]
+    done = run("explain", photos / "red.png", *TINY, "--target", "contrast:0,1", "--json")
+    assert len(done.json["results"]) == 1
+
+
+def test_ctrl_c_says_what_is_kept_and_resume_goes_on(
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from attnviz.cli._console import Progress
+
+    shown: list[str] = []
+
+    def stop(self: Progress, line: str) -> None:
+        shown.append(line)
+        if len(shown) == 2:
+            raise KeyboardInterrupt
+
+    command = ("explain", photos, *TINY, "--batch-size", "1", "--out", "out")
+    with monkeypatch.context() as patched:
+        patched.setattr(Progress, "result", stop)
+        done = run(*command)
+    assert done.code == 130
+    assert "interrupted: 2 of 3 photos are written to 'out'; the same with --resume" in done.err
+    # what was on its way is finished, so that it may be all three
+    left = 3 - len(list(Path("out").iterdir()))
+    Path("out/red.gradcam.jpg").unlink(missing_ok=True)
+    again = run(*command, "--resume", "--json")
+    assert [Path(r["photo"]).name for r in again.json["results"]] == ["red.png"], left
+    done = run(*command, "--resume")
+    assert (done.code, done.out) == (0, "")
+    assert "3 of 3 photos have their pictures" in done.err
