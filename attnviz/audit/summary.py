@@ -189,12 +189,19 @@ def _room(table: Table, names: Names) -> str:
 
 
 def _unlocated(table: Table, names: Names, limits: Limits) -> str:
-    """Return how many images say where the object is, which are too few."""
+    """Return why no line of evidence can be drawn, although the groups are large enough."""
     area = table.columns.get("area:object")
-    count = 0 if area is None else int((area > 0).sum())
+    there = np.zeros(len(table), bool) if area is None else area > 0
+    count = int(there.sum())
+    sources = len({table.sources[i] for i in np.flatnonzero(there)})
+    if count >= limits.images and sources >= limits.clusters:
+        return (
+            f"too few images could lend their background to the {names.object}, or their inputs "
+            "differ in size"
+        )
     return (
-        f"{count} images say where the {names.object} is (at least {limits.images} from "
-        f"{limits.clusters} sources are needed)"
+        f"{count} images from {sources} sources say where the {names.object} is (at least "
+        f"{limits.images} from {limits.clusters} are needed)"
     )
 
 

@@ -82,21 +82,27 @@ def write_proposals(
         DataError: an image is no file.
     """
     folder = Path(folder)
-    names = [_name(p.sample, root) for p in proposals]
+    by_name = _by_name(proposals, root)
     paths = {n: folder / n for n in FILES}
     taken = [p for p in paths.values() if p.exists()]
     if taken and not force:
         raise OutputExists(f"{str(taken[0])!r} exists already; pass force=True (--force)")
     classes = list(dict.fromkeys(p.label for p in proposals))
-    images, annotations, tasks = [], [], []
-    for number, (proposal, name) in enumerate(zip(proposals, names, strict=True), 1):
-        height, width = proposal.mask.shape
-        polygon = polygon_of(proposal.mask, tolerance=1.0)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    tasks = []
+    for number, (name, own) in enumerate(by_name.items(), 1):
+        height, width = own[0].mask.shape
         images.append({"id": number, "file_name": name, "height": height, "width": width,
-                       "score": round(proposal.score, 6)})  # fmt: skip
-        if polygon:
-            annotations.append(_coco(number, polygon, classes.index(proposal.label) + 1, proposal))
-        tasks.append(_task(name, polygon, proposal))
+                       "score": round(own[0].score, 6)})  # fmt: skip
+        outlines = [(p, polygon_of(p.mask, tolerance=1.0)) for p in own]
+        marked = [(p, polygon) for p, polygon in outlines if polygon]
+        for proposal, polygon in marked:
+            entry = _coco(
+                proposal, polygon, image=number, category=classes.index(proposal.label) + 1
+            )
+            annotations.append({"id": len(annotations) + 1, **entry})
+        tasks.append(_task(name, own, marked))
     document = {
         "info": {"description": "Regions come from a model's map: correct them."},
         "images": images, "annotations": annotations,
@@ -108,47 +114,67 @@ def write_proposals(
         f'  <PolygonLabels name="label" toName="image">\n{labels}\n  </PolygonLabels>\n'
         f'  <RectangleLabels name="box" toName="image">\n{labels}\n  </RectangleLabels>\n</View>\n'
     )
-    for proposal, name in zip(proposals, names, strict=True):
+    for name, own in by_name.items():
         copy = folder / "images" / name
         copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(proposal.sample.image, copy)
+        shutil.copyfile(_file(own[0].sample), copy)
     texts = (json.dumps(document, indent=1), json.dumps(tasks, indent=1), view)
     write_files({paths[n]: text for n, text in zip(FILES, texts, strict=True)}, force=force)
     return {"coco": paths[FILES[0]], "label_studio": paths[FILES[1]], "labels": paths[FILES[2]],
             "images": folder / "images"}  # fmt: skip
 
 
-def _name(sample: Sample, root: Path | None) -> str:
+def _by_name(proposals: Sequence[Proposal], root: Path | None) -> dict[str, list[Proposal]]:
+    """Return name of an image in the files -> what is proposed on it."""
+    found: dict[str, list[Proposal]] = {}
+    for proposal in proposals:
+        file = _file(proposal.sample)
+        inside = root is not None and file.is_relative_to(root)
+        name = file.relative_to(root).as_posix() if inside and root is not None else file.name
+        own = found.setdefault(name, [])
+        if own and own[0].sample.image != file:
+            raise DataError(
+                f"{own[0].sample.image} and {file} would both be called {name!r}; put the images "
+                "below the folder of the data"
+            )
+        own.append(proposal)
+    return found
+
+
+def _file(sample: Sample) -> Path:
     if not isinstance(sample.image, Path):
         raise DataError(f"sample {sample.id!r} is no file, so it cannot be handed to annotators")
-    if root is not None and sample.image.is_relative_to(root):
-        return sample.image.relative_to(root).as_posix()
-    return sample.image.name
+    return sample.image
 
 
-def _coco(image: int, polygon: list[float], category: int, proposal: Proposal) -> dict[str, Any]:
+def _coco(proposal: Proposal, polygon: list[float], *, image: int, category: int) -> dict[str, Any]:
     xs, ys = polygon[::2], polygon[1::2]
     return {
-        "id": image, "image_id": image, "category_id": category, "iscrowd": 0,
+        "image_id": image, "category_id": category, "iscrowd": 0,
         "segmentation": [[round(v, 2) for v in polygon]], "area": int(proposal.mask.sum()),
         "bbox": [round(v, 2) for v in (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))],
         "masks_from": proposal.source,
     }  # fmt: skip
 
 
-def _task(name: str, polygon: list[float], proposal: Proposal) -> dict[str, Any]:
-    height, width = proposal.mask.shape
-    points = [
-        [round(100 * x / width, 4), round(100 * y / height, 4)]
-        for x, y in zip(polygon[::2], polygon[1::2], strict=True)
-    ]
-    region = {
-        "type": "polygonlabels", "from_name": "label", "to_name": "image",
-        "original_width": width, "original_height": height,
-        "value": {"points": points, "polygonlabels": [proposal.label], "closed": True},
-    }  # fmt: skip
+def _task(
+    name: str, own: Sequence[Proposal], marked: Sequence[tuple[Proposal, list[float]]]
+) -> dict[str, Any]:
+    regions = []
+    for proposal, polygon in marked:
+        height, width = proposal.mask.shape
+        points = [
+            [round(100 * x / width, 4), round(100 * y / height, 4)]
+            for x, y in zip(polygon[::2], polygon[1::2], strict=True)
+        ]
+        regions.append({
+            "type": "polygonlabels", "from_name": "label", "to_name": "image",
+            "original_width": width, "original_height": height,
+            "value": {"points": points, "polygonlabels": [proposal.label], "closed": True},
+        })  # fmt: skip
+    source = own[0].source
     return {
         "data": {"image": f"/data/local-files/?d=images/{name}", "file": name,
-                 "label": proposal.label},
-        "predictions": [{"model_version": proposal.source, "result": [region]}] if polygon else [],
+                 "label": ", ".join(p.label for p in own)},
+        "predictions": [{"model_version": source, "result": regions}] if regions else [],
     }  # fmt: skip

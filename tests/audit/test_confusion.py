@@ -275,7 +275,17 @@ def test_class_folders_with_masks_of_one_in_five(reads, verdict):
     assert "the images without boat has no masks, and counts as background" in found[1].verdict.why
     few = audit.confusion(planting.planted(reads), folders(made, 12), **options)
     assert few.verdict.kind == "not enough evidence"
-    assert "5 images say where the boat is (at least 10" in few.verdict.text
+    assert "5 images from 5 sources say where the boat is (at least 10" in few.verdict.text
+
+
+def test_backgrounds_that_nobody_can_lend_are_told():
+    made = bw.generate(groups=[3] * 20 + [0] * 3, seed=3, marked=True)
+    found = audit.confusion(
+        planting.planted("water"), folders(made, 1), object="boat", preprocess=_unit,
+        labels=("other", "boat"), min_images=3, min_clusters=2, **FAST,
+    )  # fmt: skip
+    assert found.verdict.kind == "not enough evidence"
+    assert "too few images could lend their background to the boat" in found.verdict.text
 
 
 def test_boxes_stand_in_where_there_is_no_mask(data):

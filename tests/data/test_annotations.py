@@ -80,6 +80,23 @@ def test_what_goes_out_is_coco_and_says_that_a_map_made_it(folder, tmp_path) -> 
         proposed(folder, out)
 
 
+def test_an_image_of_two_classes_is_one_image_with_two_regions(folder, tmp_path) -> None:
+    from dataclasses import replace
+
+    sample = replace(open_dataset(folder)[0], labels=("boat", "dog"))
+    two = [Proposal(sample, n, blob(k), SOURCE, 0.5) for k, n in enumerate(("boat", "dog"))]
+    paths = write_proposals(two, tmp_path / "a", root=folder)
+    (found,) = open_dataset(tmp_path / "a")
+    assert sorted(found.masks) == ["boat", "dog"]
+    (task,) = json.loads(paths["label_studio"].read_text())
+    assert len(task["predictions"][0]["result"]) == 2
+    other = replace(sample, id="x", image=tmp_path / "1.png")
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "1.png")
+    both = [*two, Proposal(other, "boat", blob(3), SOURCE, 0.5)]
+    with pytest.raises(DataError, match="would both be called '1.png'"):
+        write_proposals(both, tmp_path / "b", root=None)
+
+
 def submitted(tasks, corrections):
     """What Label Studio exports once people have drawn `corrections` {file: mask}."""
     done = []
