@@ -153,7 +153,7 @@ def plugin(tmp_path):
             from attnviz.methods.cam import register_cam
 
             @register_cam("RingCAM", paper="doi:10.1000/ring", units="logit")
-            def ringcam(activation, gradient, *, relu: bool = True):
+            def ringcam(activation, gradient):
                 '''RingCAM: a plug-in's map.'''
                 return (activation * gradient).sum(1)
             """
@@ -185,6 +185,40 @@ def test_a_plug_in_reaches_explain_and_the_command_line(plugin):
     done = run_python(code, path=str(plugin))
     assert done.returncode == 0, done.stderr
     assert '"ringcam"' in done.stdout
+
+
+def test_a_metric_is_one_file_and_reaches_python_and_the_command_line(tmp_path):
+    (tmp_path / "mean_of_map.py").write_text(
+        textwrap.dedent(
+            """
+            from attnviz.metrics import Protocol, Scores, register_metric
+
+            @register_metric("mean_of_map", family="complexity", higher_is_better=None)
+            def mean_of_map(maps):
+                '''Mean of a map, by a plug-in.'''
+                return Scores(maps.mean((1, 2)), Protocol.of("mean_of_map"))
+            """
+        )
+    )
+    info = tmp_path / "mean_of_map-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mean_of_map\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[attnviz.metrics]\nmean = mean_of_map\n")
+    code = """
+        import torch
+        from attnviz import metrics
+        from attnviz.benchmark import Settings
+        from attnviz.cli import main
+        assert metrics.mean_of_map(torch.ones(2, 3, 3)).values.tolist() == [1, 1]
+        stream = metrics.StreamingMetric("mean_of_map")
+        stream.update(torch.zeros(1, 2, 2))
+        assert len(stream.compute()) == 1
+        assert Settings(("gradcam",), ("mean_of_map",)).measures()[0].needs == ()
+        assert main(["benchmark", "-", "--metrics", "list"]) == 0
+    """
+    done = run_python(code, path=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "mean_of_map" in done.stdout
 
 
 def test_a_broken_plug_in_is_named_and_left_out(monkeypatch):
