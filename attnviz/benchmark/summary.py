@@ -43,7 +43,8 @@ class Row:
         relative: 0 at the random control, 1 at the mask, for metrics of localisation; None where
             either control is missing.
         beats: controls that it is better than, and `loses` those that are better than it, with a
-            corrected probability below .05; None for a control or a metric without a better end.
+            corrected probability below .05; None for a control, without controls, or for a metric
+            without a better end.
         loses: see `beats`.
     """
 
@@ -153,6 +154,7 @@ def _row(
         if test.first == name and test.second in CONTROLS and test.adjusted < ALPHA:
             (beats if (test.difference > 0) == better else loses).append(test.second)
     judgeable = not control and better is not None and numbers[name] == numbers[name]
+    judgeable = judgeable and any(other in CONTROLS for other in by_map)
     return Row(
         name,
         control,

@@ -22,8 +22,8 @@ def notes(table: Table) -> list[str]:
     needed = 1 + math.ceil(math.log2(max(1, len(tests)) / ALPHA))
     if tests and images < needed:
         found.append(
-            f"{images} images cannot show a difference in {len(tests)} tests: at least {needed} "
-            "are needed"
+            f"{images} images cannot show a difference in {len(tests)} "
+            f"test{'s' * (len(tests) != 1)}: at least {needed} are needed"
         )
         return found
     return found + _pairs(table)
