@@ -41,7 +41,8 @@ def load(
     network. Loading leaves torch's random state as it was.
 
     Args:
-        name: None is the embedded EfficientNet-Lite0 with ImageNet weights. `torchvision:NAME`,
+        name: None is the embedded EfficientNet-Lite0 with ImageNet weights, `tiny-clip` a CLIP of
+            generated boat scenes. `torchvision:NAME`,
             `timm:NAME`, `hf:NAME_OR_FOLDER` name a source; a bare name is looked for in the
             embedded models, torchvision and timm; `package.module:factory` is Python code that
             makes the model.

