@@ -55,6 +55,7 @@ class Recorder:
         copy: keep copies, so that later in-place operations do not reach them.
         restart: begin the autograd graph at the first attention's output, see `begin`.
         twice: compute fused attention so that it can be differentiated twice.
+        reduce: what to keep of each attention as soon as it ran, in its place.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Recorder:
         copy: bool,
         restart: bool = False,
         twice: bool = False,
+        reduce: Callable[[Site], Site] | None = None,
     ) -> None:
         self.names = names
         self.keep = keep
@@ -72,6 +74,7 @@ class Recorder:
         self.copy = copy
         self.restart = restart
         self.twice = twice
+        self.reduce = reduce or (lambda site: site)
         self.sites: list[Site | Gate] = []
         self.missed: dict[tuple[str, str], Missed] = {}
         self.used: set[int] = set()  # ids of parameters that took part
@@ -309,14 +312,14 @@ class Recorder:
             counts = {queries * windows, keys * windows if kind == "self" else queries * windows}
             self.stream, self._followed = None, (stream.root, images, counts)
         self.sites.append(
-            Site(
+            self.reduce(Site(
                 index=len(self.sites), name=name, kind=kind, source=source, step=self._step,
                 call=self._count(name), batch=batch, heads=heads, queries=queries, keys=keys,
                 windows=windows if grouped else 1, images=batch // windows, pooled=pooled,
                 picture=_picture(modules, kind, (queries, keys)), mixed=mixed,
                 _versions=tuple(v for t in held if (v := _version(t)) is not None),
                 _layout=layout, **folded, **extra,
-            )
+            ))
         )  # fmt: skip
 
     def _pools(self, name: str, kind: str, asks: Any, queries: int, keys: int) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 import torch
@@ -47,13 +47,14 @@ class Tap:
         required: bool,
         restart: bool = False,
         twice: bool = False,
+        reduce: Callable[[Site], Site] | None = None,
     ) -> None:
         if keep not in _KEEP:
             raise ValueError(f"keep={keep!r}: expected one of {', '.join(map(repr, _KEEP))}")
         self.model = model
         self._required = required
         names = None if model is None else module_names(model)
-        self._recorder = Recorder(names, _KEEP[keep], graph, copy, restart, twice)
+        self._recorder = Recorder(names, _KEEP[keep], graph, copy, restart, twice, reduce)
         self._stack: contextlib.ExitStack | None = None
 
     @property
