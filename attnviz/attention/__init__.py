@@ -26,7 +26,7 @@ _PUBLIC: dict[str, str] = {
     "statistics": "",
     "text": "",
     "views": "",
-    "words": f"{__name__}.word_maps",
+    "words": f"{__name__}.word_reading",
 }
 
 __all__ = ["Gate", "Missed", "Places", "Site", "Tap", "tap", *_PUBLIC]

@@ -21,9 +21,16 @@ def attend(
     subject: Subject,
     photos: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PHOTO...]", help="Files, folders, patterns, - ; or give --text."),
+        typer.Argument(
+            metavar="[PHOTO...]", help="Files, folders, patterns, - ; or give --text, or both."
+        ),
     ] = None,
-    text: Annotated[str | None, typer.Option(help="A text, for a text model.")] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(
+            help="A text, for a text model; beside a photo what a vision-language model is asked."
+        ),
+    ] = None,
     random: Annotated[
         bool, typer.Option("--random", help="Random weights: nothing is fetched, nothing meant.")
     ] = False,
@@ -36,7 +43,8 @@ def attend(
         typer.Option(
             "--map",
             help="rollout, cls, received, relevance ...: an attention method of `attnviz methods`. "
-            "For a text: generic_relevance, rollout, attnlrp (words coloured), graph or matrix.",
+            "For a text: generic_relevance, rollout, attnlrp (words coloured), graph or matrix. "
+            "For a photo and a text: attention, tam, rollout, or several with commas.",
         ),
     ] = None,
     target: Annotated[
@@ -53,6 +61,15 @@ def attend(
         Path | None,
         typer.Option(help="Write an offline page to click through; of several photos one each."),
     ] = None,
+    region: Annotated[
+        Path | None,
+        typer.Option(
+            help="For a photo and a text: a mask; each word's attention to it, as a table."
+        ),
+    ] = None,
+    most: Annotated[
+        int, typer.Option("--max-new-tokens", min=1, help="For a photo and a text: tokens written.")
+    ] = 40,
     stats: Annotated[
         str | None, typer.Option(help="table or json: statistics of every head over all photos.")
     ] = None,
@@ -60,14 +77,15 @@ def attend(
 ) -> None:
     """Show what a transformer attends to: a map, a page to click through, a table of its heads.
 
-    Without --map, --html or --stats a photo gives the rollout and a text its graph.
+    Without --map, --html or --stats a photo gives the rollout and a text its graph. A photo and
+    --text together give the words that a vision-language model writes, each with its maps.
     """
     from ._app import FAILURE, say
     from ._files import refuse_existing
     from ._photos import gather
 
-    if (not photos) == (text is None):
-        raise typer.BadParameter("give photos or --text, one of them")
+    if not photos and text is None:
+        raise typer.BadParameter("give photos or --text; both to a vision-language model")
     if stats not in (None, "table", "json"):
         raise typer.BadParameter(f"--stats {stats!r} is neither table nor json")
     if subject.model is None:
@@ -75,6 +93,19 @@ def attend(
             "--model is needed: the embedded model has no attention. For example --model "
             "timm:vit_small_patch16_224, or with --text --model hf:bert-base-uncased"
         )
+    if photos and text is not None:
+        from ._writing import write_words
+
+        given = {"--layer": layer, "--target": target, "--stats": stats, "--out": out,
+                 "--checkpoint": subject.checkpoint, "--head": head != "mean", "--labels": labels,
+                 "preprocessing": subject.states_preprocessing}  # fmt: skip
+        write_words(
+            photos, text, [name for name, value in given.items() if value], subject=subject,
+            random=random, methods=method, html=html, region=region, most=most, force=force,
+        )  # fmt: skip
+        return
+    if region is not None:
+        raise typer.BadParameter("--region goes with a photo and --text")
     layer = listed(layer) or None
     chosen: int | str = int(head) if head.lstrip("-").isdecimal() else head
     if method is None and html is None and stats is None:

@@ -1,9 +1,10 @@
-"""Text models of the Hugging Face hub or of a local folder, with their tokenizer."""
+"""Models that read or write text, of the Hugging Face hub or of a local folder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,40 @@ def load_text(
         EnvironmentFault: transformers is not installed.
         ModelError: not found, no network, or without a tokenizer.
     """
+    module, tokenizer = _fetched(name, partial(_read, random=random))
+    if tokenizer is None:
+        raise ModelError(f"{name} comes without a tokenizer, so a text cannot become its input")
+    if checkpoint is not None:
+        module = load_checkpoint(checkpoint, lambda _: module, name=name)
+    if device is not None:
+        module.to(device)
+    return LoadedText(module.eval(), tokenizer, name)
+
+
+def load_writer(
+    name: str, *, device: str | None = None, random: bool = False
+) -> tuple[nn.Module, Any]:
+    """Load a vision-language model in eval mode, and its processor; no remote code is run.
+
+    Args:
+        name: `hf:NAME_OR_FOLDER`, or a folder.
+        device: None leaves it on the CPU.
+        random: random weights, from the configuration alone (with torch's random state).
+
+    Raises:
+        EnvironmentFault: transformers is not installed.
+        ModelError: not found, no network, or no model that writes about pictures.
+    """
+    module, processor = _fetched(name, partial(_read_writer, random=random))
+    if not hasattr(processor, "tokenizer"):
+        raise ModelError(f"{name} comes without a processor of pictures and text")
+    if device is not None:
+        module.to(device)
+    return module.eval(), processor
+
+
+def _fetched(name: str, read: Callable[..., tuple[nn.Module, Any]]) -> tuple[nn.Module, Any]:
+    """Read a folder or what was fetched before, else ask the hub."""
     from .sources.offline import check_hub, fetching
 
     transformers = import_transformers()
@@ -73,19 +108,30 @@ def load_text(
     place = str(folder) if folder.is_dir() else short
     with fetching(name):
         try:
-            module, tokenizer = _read(transformers, place, local=True, random=random)
+            return read(transformers, place, local=True)
         except OSError:
             if folder.is_dir():
                 raise
             check_hub()
-            module, tokenizer = _read(transformers, place, local=False, random=random)
-    if tokenizer is None:
-        raise ModelError(f"{name} comes without a tokenizer, so a text cannot become its input")
-    if checkpoint is not None:
-        module = load_checkpoint(checkpoint, lambda _: module, name=name)
-    if device is not None:
-        module.to(device)
-    return LoadedText(module.eval(), tokenizer, name)
+            return read(transformers, place, local=False)
+
+
+def _read_writer(
+    transformers: Any, place: str, *, local: bool, random: bool
+) -> tuple[nn.Module, Any]:
+    options = {"trust_remote_code": False, "local_files_only": local}
+    auto = transformers.AutoModelForImageTextToText
+    config = transformers.AutoConfig.from_pretrained(place, **options)
+    if type(config) not in auto._model_mapping:
+        raise ModelError(
+            f"{place} ({config.model_type}) writes nothing about pictures; a photo and a text go "
+            "with vision-language models, such as LLaVA, Qwen2-VL or PaliGemma"
+        )
+    if random:
+        module = auto.from_config(config, trust_remote_code=False)
+    else:
+        module = auto.from_pretrained(place, **options)
+    return module, transformers.AutoProcessor.from_pretrained(place, **options)
 
 
 def _read(

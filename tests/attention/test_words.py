@@ -6,7 +6,7 @@ import torch
 
 from attnviz.attention.image_tokens import image_tokens
 from attnviz.attention.token_activation import activation_map, rank_gaussian
-from attnviz.attention.word_maps import members, offsets, split, words
+from attnviz.attention.word_reading import members, offsets, split, words
 from attnviz.data.prepared import mask_share
 from attnviz.errors import AttentionUnavailable, DataError, MethodError
 from tests.support.vlm_models import FAMILIES, family

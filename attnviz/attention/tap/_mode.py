@@ -36,11 +36,12 @@ _MHA_NAMES = F.multi_head_attention_forward.__code__.co_varnames
 
 
 class TapMode(Following, TorchFunctionMode):
-    """Passes every call on unchanged and notes those that make or use attention weights."""
+    """Passes calls on unchanged and notes those of attention (`fused_only`: of SDPA alone)."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, fused_only: bool = False) -> None:
         super().__init__()
         self.recorder = recorder
+        self.fused_only = fused_only
         self.moved = Notes()  # tensor -> Moved
         self.weighed = Notes()  # tensor -> Weighed
         self.saw_flex = False
@@ -55,6 +56,8 @@ class TapMode(Following, TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Hand the call to its handler, or straight on."""
+        if self.fused_only and func is not F.scaled_dot_product_attention:
+            return func(*args, **kwargs) if kwargs else func(*args)
         if torch.compiler.is_compiling():  # flex attention compiles itself; keep this traceable
             if func is FLEX:
                 self.saw_flex = True

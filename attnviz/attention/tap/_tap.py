@@ -48,11 +48,13 @@ class Tap:
         restart: bool = False,
         twice: bool = False,
         reduce: Callable[[Site], Site] | None = None,
+        fused_only: bool = False,
     ) -> None:
         if keep not in _KEEP:
             raise ValueError(f"keep={keep!r}: expected one of {', '.join(map(repr, _KEEP))}")
         self.model = model
         self._required = required
+        self._fused_only = fused_only
         names = None if model is None else module_names(model)
         self._recorder = Recorder(names, _KEEP[keep], graph, copy, restart, twice, reduce)
         self._stack: contextlib.ExitStack | None = None
@@ -90,7 +92,7 @@ class Tap:
             if self.model is not None:
                 stack.enter_context(eager(self.model))
             stack.callback(self._recorder.release)
-            mode = TapMode(self._recorder)
+            mode = TapMode(self._recorder, self._fused_only)
             stack.callback(self._note_flex, mode)
             stack.enter_context(mode)
             self._stack = stack.pop_all()

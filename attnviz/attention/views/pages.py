@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from ... import __version__
 from ...errors import DataError, OutputExists
+from ...templates import template
 from ...writing import write_file
 from .recording import AttentionRecord, LayerRecord
 
@@ -31,20 +31,15 @@ def page(record: AttentionRecord, *, title: str = "") -> str:
     Raises:
         DataError: the record holds no layers.
     """
-    import jinja2
-
     if not record.layers:
         raise DataError("the record holds no layers, so there is nothing to show")
-    template = resources.files(__package__).joinpath("page.html").read_text("utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["json"] = _json
     blob, layers = _pack(record)
-    return environment.from_string(template).render(
+    return template(__package__, "page.html", json=script_json).render(
         title=title or f"Attention of {record.model}",
         version=__version__,
         model=record.model,
         layers=layers,
-        image=_image(record.image),
+        image=None if record.image is None else embedded(record.image),
         missed=list(record.missed),
         blob=base64.b64encode(blob).decode("ascii"),
     )
@@ -64,7 +59,7 @@ def save_page(
     return write_file(path, page(record, title=title), force=force)
 
 
-def _json(value: Any) -> Any:
+def script_json(value: Any) -> Any:
     """Return JSON that is safe inside a script element: no tag can be closed from within it."""
     from markupsafe import Markup
 
@@ -72,9 +67,8 @@ def _json(value: Any) -> Any:
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
-def _image(image: np.ndarray | None) -> dict[str, Any] | None:
-    if image is None:
-        return None
+def embedded(image: np.ndarray) -> dict[str, Any]:
+    """Return a photo (H, W, 3) as a page holds it: a JPEG of at most 640 px, and its size."""
     from PIL import Image
 
     picture = Image.fromarray(image)

@@ -1,0 +1,365 @@
+"""Reads the attention of a vision-language model while it writes: `words`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import AttentionUnavailable, DataError, MethodError
+from ..geometry import Geometry
+from ..hooks import preserved, unwrap
+from ..images import read_image
+from .image_tokens import ImageTokens, image_tokens
+from .tap import Site, Tap
+from .token_activation import activation_map, rank_gaussian
+from .word_maps import WORD_METHODS, WordMaps
+
+#: words, single signs of scripts that write no spaces, and punctuation
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_]+(?:['’.,-][^\W_]+)*|[^\w\s]|_+")
+
+
+def words(
+    model: nn.Module,
+    processor: Any,
+    image: Any,
+    prompt: str,
+    *,
+    max_new_tokens: int = 40,
+    methods: tuple[str, ...] | list[str] = ("attention", "tam"),
+    grid: tuple[int, int] | None = None,
+    **generate: Any,
+) -> WordMaps:
+    """Let a vision-language model write about a photo, and return each word with its maps.
+
+    The model writes what it writes by itself, to the bit. Of its attention only the rows that
+    write the words are kept, and of them the mean over heads. A word's row is that of the token
+    before it, which decides what comes next; of a word of several tokens the maps are averaged.
+
+    Args:
+        model: LLaVA, LLaVA-NeXT, Qwen2/2.5-VL, PaliGemma, Idefics3, SmolVLM, InternVL, BLIP-2 or
+            Mllama in the form of Hugging Face; or another with image tokens in its sequence.
+        processor: the model's own.
+        image: anything `read_image` reads.
+        prompt: a question or the start of a sentence. The processor's chat template is put round
+            it where there is one, unless it holds the image's placeholder already.
+        max_new_tokens: at most so many tokens are written.
+        methods: of "attention" (mean over heads and layers), "tam" (Li et al. 2025,
+            arXiv:2506.23270: which image tokens speak for the word, less what other words
+            explain) and "rollout" (Abnar & Zuidema 2020; a second pass that keeps all queries and
+            keys). TAM needs image tokens in the sequence: Mllama has none.
+        grid: (rows, columns) of the image tokens, where they are not known.
+        **generate: further arguments of the model's `generate`, such as `do_sample`.
+
+    Raises:
+        AttentionUnavailable: the image tokens or their grid are not known, or the attention of
+            the words was not read.
+        DataError: nothing was written.
+        MethodError: an unknown method; beams or several answers at once.
+
+    Example:
+        >>> found = attention.words(model, processor, photo, "What is this?")  # doctest: +SKIP
+        >>> found.word("boat").overlay(0).save("boat.png")  # doctest: +SKIP
+    """
+    unknown = [m for m in methods if m not in WORD_METHODS]
+    if unknown or not methods:
+        raise MethodError(f"methods={list(methods)}: expected some of {', '.join(WORD_METHODS)}")
+    if generate.get("num_beams", 1) != 1 or generate.get("num_return_sequences", 1) != 1:
+        raise MethodError("one answer is read as it is written; leave num_beams at 1")
+    module = unwrap(model)
+    photo = read_image(image)
+    tokenizer = getattr(processor, "tokenizer", processor)
+    inputs = _inputs(module, processor, photo, prompt)
+    ids = inputs["input_ids"][0]
+    names = [str(t) for t in tokenizer.convert_ids_to_tokens(ids.tolist())]
+    place = image_tokens(module, inputs, photo.shape[:2], names, grid)
+    rows = _Rows(module, place, len(ids))
+    lens = _States(module, place) if "tam" in methods and not place.crossed else None
+    decoder = _decoder(module)[1]
+    plain = getattr(decoder.config, "_attn_implementation", None) == "sdpa"
+    tap = Tap(
+        module, keep="qk", graph=False, copy=False, required=False, reduce=rows.read,
+        fused_only=plain and not place.resampled,
+    )  # fmt: skip
+    settings = {"do_sample": False, **generate, "max_new_tokens": max_new_tokens}
+    with preserved(module, eval_mode=True), tap, _watched(module, lens):
+        out = module.generate(
+            **inputs, **settings, return_dict_in_generate=True, output_logits=True
+        )
+    written = out.sequences[0][-len(out.logits) :]
+    logprob = torch.stack(
+        [step[0].float().log_softmax(0)[t] for step, t in zip(out.logits, written, strict=True)]
+    ).cpu()
+    attention, rest = rows.taken(len(written), tap)
+    text, spans = offsets(tokenizer, written.tolist())
+    pieces = split(text)
+    if not pieces:
+        raise DataError(f"the model wrote no words: {text!r}")
+    member = members(pieces, spans)
+    made: dict[str, Tensor] = {}
+    for method in methods:
+        if method == "attention":
+            made[method] = _joined(attention.mean(1), member)
+        elif method == "rollout":
+            made[method] = _joined(_rolled(module, inputs, written, place, rows), member)
+        elif lens is not None:
+            maps = lens.maps(module, ids, written, set(tokenizer.all_special_ids))
+            made[method] = rank_gaussian(_joined(rows.on_photo(maps), member))
+    if not made:
+        raise MethodError(
+            f"{type(module).__name__} has no image tokens among its words, so it has no 'tam'; use "
+            "'attention'"
+        )
+    return WordMaps(
+        text=text,
+        prompt=prompt,
+        words=tuple(text[a:b] for a, b in pieces),
+        spans=tuple(pieces),
+        logprob=torch.stack([logprob[rows_of].sum() for rows_of in member]),
+        layers=_joined(attention, member),
+        text_share=_joined(rest, member),
+        maps=made,
+        names=tuple(rows.names),
+        image=photo,
+        geometry=_geometry(processor, photo, place),
+        model=type(module).__name__,
+    )
+
+
+def _inputs(module: Any, processor: Any, photo: np.ndarray, prompt: str) -> dict[str, Any]:
+    from PIL import Image
+
+    text = prompt
+    marker = getattr(processor, "image_token", None) or ""
+    marker = getattr(marker, "content", marker)
+    # these processors put the image's tokens in front by themselves
+    alone = type(processor).__name__.startswith(("Blip2", "InstructBlip"))
+    if not marker or marker not in prompt:
+        if getattr(processor, "chat_template", None):
+            said = [{"type": "image"}, {"type": "text", "text": prompt}]
+            text = processor.apply_chat_template(
+                [{"role": "user", "content": said}], add_generation_prompt=True
+            )
+        elif marker and not alone:
+            text = f"{marker}{prompt}"
+    given = processor(images=[Image.fromarray(photo)], text=[text], return_tensors="pt")
+    place = next(module.parameters())
+    return {
+        name: value.to(place.device, place.dtype if value.is_floating_point() else value.dtype)
+        if isinstance(value, Tensor)
+        else value
+        for name, value in given.items()
+        if name != "labels"
+    }
+
+
+def _decoder(module: Any) -> tuple[str, nn.Module]:
+    """Return the part that reads the words, and its name."""
+    part = module.get_decoder()
+    while hasattr(part, "get_output_embeddings") and part.get_output_embeddings() is not None:
+        part = part.get_decoder()  # a language model with its own head
+    name = next(n for n, m in module.named_modules() if m is part)
+    if getattr(getattr(part, "config", None), "is_encoder_decoder", False) or not name:
+        raise AttentionUnavailable(
+            f"the words of {type(module).__name__} are not written by a decoder of its own that "
+            "reads image tokens"
+        )
+    return name, part
+
+
+class _Rows:
+    """Keeps of each attention the row that writes the next token, as it runs."""
+
+    def __init__(self, module: Any, place: ImageTokens, prompt: int) -> None:
+        self.place = place
+        self.prompt = prompt
+        self.decoder = _decoder(module)[0]
+        self.names: list[str] = []
+        self.kept: dict[int, dict[str, Tensor]] = {}  # step -> layer -> (1 + P,) rest and image
+        self.gathered: list[Tensor] = []  # (queries, patches) of each layer of a Q-Former
+
+    def read(self, site: Site) -> Site:
+        """Take the row of one attention and let go of the rest."""
+        if site.batch == 1 and self._counts(site):
+            row = site.weights(rows=site.queries - 1).mean(1)[0, 0]
+            image = self._of_image(row, site)
+            rest = (row.sum() - image.sum())[None]
+            self.kept.setdefault(site.step, {})[site.name] = torch.cat([rest, image]).cpu()
+        elif self.place.resampled and site.kind in ("cross", "pooling") and site.batch == 1:
+            self.gathered.append(site.weights().mean((0, 1)).cpu())
+        return replace(
+            site, q=None, k=None, v=None, output=None, probabilities=None, mask=None,
+            _layout=None, _versions=(),
+        )  # fmt: skip
+
+    def _counts(self, site: Site) -> bool:
+        inside = site.name.startswith(f"{self.decoder}.")
+        count = len(self.place.positions)
+        crossed = site.keys == count and "cross" in site.name
+        return inside and (crossed if self.place.crossed else site.keys > 1 and not crossed)
+
+    def _of_image(self, row: Tensor, site: Site) -> Tensor:
+        positions = self.place.positions.to(row.device)
+        if self.place.crossed:
+            return row[positions]
+        # a cache that slides holds the last keys only; a static one is longer than the text
+        total = self.prompt + max(len(self.kept) - (site.step in self.kept), 0)
+        gone = max(total - site.keys, 0)
+        seen = positions >= gone
+        return torch.where(seen, row[(positions - gone).clamp(min=0)], row.new_zeros(()))
+
+    def taken(self, count: int, tap: Tap) -> tuple[Tensor, Tensor]:
+        """Return (T, L, h, w) on the photo and (T, L) elsewhere, of the last T steps."""
+        steps = [self.kept[step] for step in sorted(self.kept)][-count:]
+        first = steps[0] if steps else {}
+        if len(steps) != count or not first or any(s.keys() != first.keys() for s in steps):
+            raise AttentionUnavailable(
+                f"{count} tokens were written and the attention of {len(steps)} was read"
+                + "".join(f"; not readable: {m}" for m in tap.missed[:3])
+            )
+        self.names = list(first)
+        values = torch.stack([torch.stack([step[n] for n in self.names]) for step in steps])
+        maps = self.on_photo(values[..., 1:])
+        # tokens that are no place on the photo count as text
+        return maps, 1 - maps.sum((-2, -1))
+
+    def on_photo(self, values: Tensor) -> Tensor:
+        """Return values of image tokens (..., P) on the photo."""
+        if self.place.resampled:
+            if not self.gathered:
+                raise AttentionUnavailable("the queries' attention to the patches was not read")
+            values = values @ torch.stack(self.gathered).mean(0).to(values)
+        return self.place.on_photo(values)
+
+
+class _States:
+    """Keeps the last hidden states of the image tokens and of the text."""
+
+    def __init__(self, module: Any, place: ImageTokens) -> None:
+        self.place = place
+        self.states: list[Tensor] = []
+
+    def keep(self, _: nn.Module, __: Any, output: Any) -> None:
+        found = output[0] if isinstance(output, tuple) else output.last_hidden_state
+        self.states.append(found.detach()[0])
+
+    def maps(self, module: Any, ids: Tensor, written: Tensor, special: set[int]) -> Tensor:
+        """Return (T, P): the activation map of each token written."""
+        head = module.get_output_embeddings()
+        states = torch.cat(self.states)
+        image = states[self.place.positions.to(states.device)]
+        marked = set(self.place.positions.tolist())
+        text = [i for i, t in enumerate(ids.tolist()) if i not in marked and t not in special]
+        everything = torch.cat([ids, written.to(ids)])
+        made = []
+        for number, token in enumerate(written.tolist()):
+            before = [*text, *range(len(ids), len(ids) + number)]
+            at = torch.tensor(before, dtype=torch.long, device=states.device)
+            made.append(
+                activation_map(
+                    token, image, states[at], everything[at], head.weight.detach(),
+                    None if getattr(head, "bias", None) is None else head.bias.detach(),
+                )
+            )  # fmt: skip
+        return torch.stack(made).cpu()
+
+
+@contextmanager
+def _watched(module: Any, lens: _States | None) -> Iterator[None]:
+    if lens is None:
+        yield
+        return
+    handle = _decoder(module)[1].register_forward_hook(lens.keep)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _rolled(
+    module: Any, inputs: Mapping[str, Any], written: Tensor, place: ImageTokens, rows: _Rows
+) -> Tensor:
+    """Return the rollout (T, h, w) of each token, by one pass over the prompt and the answer."""
+    from ..methods.attention.rollout import rollout
+
+    if place.crossed:
+        raise MethodError("rollout needs image tokens among the words; use 'attention'")
+    prompt = inputs["input_ids"]
+    count = prompt.shape[1] + len(written) - 1
+    whole = dict(inputs)
+    whole["input_ids"] = torch.cat([prompt, written[None, :-1].to(prompt)], 1)
+    for name in ("attention_mask", "token_type_ids", "mm_token_type_ids"):
+        if name in whole:
+            # of PaliGemma 1 marks what is written, which is read causally
+            pali = name == "token_type_ids" and module.config.model_type == "paligemma"
+            fill = 1 if name == "attention_mask" or pali else 0
+            more = whole[name].new_full((1, len(written) - 1), fill)
+            whole[name] = torch.cat([whole[name], more], 1)
+    tap = Tap(module, keep="qk", graph=False, copy=False, required=True)
+    with torch.no_grad(), preserved(module, eval_mode=True), tap:
+        module(**whole)
+    sites = [
+        s for s in tap.attention
+        if s.name in set(rows.names) and s.queries == s.keys == count
+    ]  # fmt: skip
+    if len(sites) != len(rows.names):
+        raise AttentionUnavailable(
+            f"{len(sites)} of {len(rows.names)} layers of the words were read over all tokens"
+        )
+    made = []
+    for number in range(len(written)):
+        start = torch.zeros(1, count, dtype=torch.float32, device=prompt.device)
+        start[0, prompt.shape[1] - 1 + number] = 1
+        made.append(rollout(sites, start)[0][place.positions.to(prompt.device)])
+    return rows.on_photo(torch.stack(made).cpu())
+
+
+def offsets(tokenizer: Any, ids: list[int]) -> tuple[str, list[tuple[int, int]]]:
+    """Return the text, and which part of it each token wrote."""
+    text = ""
+    spans = []
+    for number in range(len(ids)):
+        longer = tokenizer.decode(ids[: number + 1], skip_special_tokens=True)
+        spans.append((min(len(text), len(longer)), len(longer)))
+        text = longer
+    # a letter of several tokens stands for each of them as a whole once it is complete
+    lead = len(text) - len(text.lstrip())
+    return text.strip(), [(max(a - lead, 0), max(b - lead, 0)) for a, b in spans]
+
+
+def split(text: str) -> list[tuple[int, int]]:
+    """Return the (start, end) of each word and sign of a text."""
+    return [match.span() for match in _WORD.finditer(text)]
+
+
+def members(pieces: list[tuple[int, int]], spans: list[tuple[int, int]]) -> list[list[int]]:
+    """Return the tokens of each word: those that wrote a part of it."""
+    found = []
+    for start, end in pieces:
+        own = [i for i, (a, b) in enumerate(spans) if a < end and b > start]
+        if not own:  # written by a token whose letters joined those before
+            own = [max(i for i, (a, _) in enumerate(spans) if a <= start)]
+        found.append(own)
+    return found
+
+
+def _joined(values: Tensor, member: list[list[int]]) -> Tensor:
+    return torch.stack([values[own].mean(0) for own in member])
+
+
+def _geometry(processor: Any, photo: np.ndarray, place: ImageTokens) -> Geometry:
+    """Return where what is seen lies on the photo: all of it, unless the processor crops."""
+    height, width = photo.shape[:2]
+    whole = Geometry.identity(height, width)
+    looks = getattr(processor, "image_processor", None)
+    if len(place.tiles) > 1 or not getattr(looks, "do_center_crop", False):
+        return whole
+    from ..models.resolving import from_hf
+
+    return from_hf(looks)(photo)[1]

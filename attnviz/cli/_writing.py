@@ -1,0 +1,56 @@
+"""`attnviz attend PHOTO --text ...`: what a vision-language model writes, word by word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from ._options import Subject
+
+
+def write_words(
+    photos: list[str], text: str, extra: list[str], *, subject: Subject, random: bool,
+    methods: str | None, html: Path | None, region: Path | None, most: int, force: bool,
+) -> None:  # fmt: skip
+    """Print the answer, write its page, and print each word's attention to a region.
+
+    Args:
+        extra: names of options that were given and have no place here.
+    """
+    from ..attention.word_reading import words
+    from ..data.masks import read_label_image
+    from ..images import read_image
+    from ..models.text import load_writer
+    from ._console import print_table
+    from ._files import refuse_existing
+
+    if extra:
+        raise typer.BadParameter(
+            f"{', '.join(extra)}: not for a photo and a text together; the page (--html) has all "
+            "layers"
+        )
+    if len(photos) != 1:
+        raise typer.BadParameter(f"--text is asked of one photo, got {len(photos)}")
+    photo, model = Path(photos[0]), str(subject.model)
+    page = html or Path("attnviz-out") / f"{photo.stem}.words.html"
+    if not force:
+        refuse_existing([page])
+    image = read_image(photo)
+    module, processor = load_writer(model, device=subject.device, random=random)
+    asked = [name.strip() for name in (methods or "attention").split(",")]
+    if methods is None and module.config.model_type != "mllama":  # it has no image tokens
+        asked.append("tam")
+    found = words(module, processor, image, text, max_new_tokens=most, methods=asked)
+    print(found.text)
+    if region is not None:
+        mass = found.mass(read_label_image(region))
+        shares = zip(mass.words, mass.inside, mass.outside, mass.text, strict=True)
+        print_table(
+            ["word", "region", "rest of photo", "text"],
+            [[word, *(f"{float(v):.3f}" for v in values)] for word, *values in shares],
+        )
+    found.save(page, title=f"What {model} looks at, word by word", force=force)
+    print(f"{page}: {len(found.words)} words of {model}")

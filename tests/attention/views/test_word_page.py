@@ -1,0 +1,102 @@
+"""The page of an answer's words: what it holds is what was read."""
+
+import base64
+import json
+import re
+
+import numpy as np
+import pytest
+
+from attnviz.attention import words
+from attnviz.attention.views.word_page import words_page
+from attnviz.errors import OutputExists
+from tests.support.vlm_models import family
+
+pytest.importorskip("transformers", minversion="5.0")
+
+
+@pytest.fixture(scope="module")
+def found():
+    model, processor = family("qwen2_vl")
+    photo = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    plain = [t for t in range(model.get_output_embeddings().weight.shape[0]) if not 4 <= t < 16]
+    return words(
+        model, processor, photo, "what is <b>this</b> ?", max_new_tokens=4,
+        methods=["attention", "tam"], suppress_tokens=plain,
+    )  # fmt: skip
+
+
+def document(page):
+    return json.loads(re.search(r"const DATA = (.*);\n", page)[1])
+
+
+def test_the_page_holds_the_maps_to_half_a_step(found):
+    held = document(words_page(found))
+    assert held["text"] == found.text
+    assert [held["text"][a:b] for a, b in held["spans"]] == list(found.words)
+    kinds = {kind["name"]: kind for kind in held["kinds"]}
+    assert list(kinds) == ["attention", "tam", "layer 1", "layer 2", "layer 3"]
+    maps = {**found.maps, **{f"layer {i + 1}": found.layers[:, i] for i in range(3)}}
+    for name, values in maps.items():
+        codes = np.frombuffer(base64.b64decode(kinds[name]["codes"]), np.uint8)
+        largest = np.array(kinds[name]["largest"])[:, None, None]
+        np.testing.assert_allclose(
+            codes.reshape(values.shape) / 255 * largest, values.numpy(),
+            atol=float(largest.max()) * 0.003,
+        )  # fmt: skip
+
+
+def test_it_fetches_nothing_escapes_and_overwrites_nothing(found, tmp_path):
+    page = words_page(found)
+    assert "what is &lt;b&gt;this&lt;/b&gt; ?" in page
+    assert "http" not in re.sub(r'data:[^"]*', "", page).replace("http-equiv", "")
+    path = found.save(tmp_path / "words.html")
+    assert path.read_text(encoding="utf-8") == page
+    with pytest.raises(OutputExists):
+        found.save(path)
+
+
+def test_forty_words_of_a_large_model_stay_below_five_megabytes(found):
+    from dataclasses import replace
+
+    import torch
+
+    big = replace(
+        found, words=("word",) * 40, spans=tuple((5 * i, 5 * i + 4) for i in range(40)),
+        text="word " * 40, logprob=torch.zeros(40), layers=torch.rand(40, 32, 24, 24),
+        text_share=torch.rand(40, 32), maps={"attention": torch.rand(40, 24, 24)},
+        names=tuple(map(str, range(32))),
+    )  # fmt: skip
+    assert len(words_page(big)) < 5_000_000
+
+
+@pytest.mark.peer("playwright.sync_api")
+def test_pointing_at_a_word_shows_its_map(found, tmp_path):
+    import shutil
+
+    from playwright import sync_api as playwright
+
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    if browser is None:
+        pytest.skip("no chromium here to open the page with")
+    found.save(tmp_path / "words.html")
+    with playwright.sync_playwright() as p:
+        running = p.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        page = running.new_page()
+        errors = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto((tmp_path / "words.html").as_uri())
+        page.wait_for_selector("body[data-ready]")
+        shown = "document.getElementById('said').textContent"
+        first = page.evaluate(shown)
+        assert f"“{found.words[0]}”" in first
+        page.hover("#answer button:nth-of-type(2)")
+        assert f"“{found.words[1]}”" in page.evaluate(shown)
+        page.select_option("#kind", "1")
+        assert "TAM" in page.evaluate(shown)
+        page.mouse.move(5, 5)
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
+        assert f"“{found.words[2]}”" in page.evaluate(shown)
+        running.close()
+    assert errors == []
