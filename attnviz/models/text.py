@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import ModelError
+from . import tiny_llava
 from .checkpoints import load_checkpoint
 from .environment import import_transformers
 
@@ -82,7 +83,7 @@ def load_writer(
     """Load a vision-language model in eval mode, and its processor; no remote code is run.
 
     Args:
-        name: `hf:NAME_OR_FOLDER`, or a folder.
+        name: `hf:NAME_OR_FOLDER`, a folder, or `tiny-llava`, which comes along.
         device: None leaves it on the CPU.
         random: random weights, from the configuration alone (with torch's random state).
 
@@ -90,6 +91,8 @@ def load_writer(
         EnvironmentFault: transformers is not installed.
         ModelError: not found, no network, or no model that writes about pictures.
     """
+    if name == tiny_llava.NAME:
+        return tiny_llava.build()
     module, processor = _fetched(name, partial(_read_writer, random=random))
     if not hasattr(processor, "tokenizer"):
         raise ModelError(f"{name} comes without a processor of pictures and text")

@@ -105,19 +105,19 @@ def tokenize(texts: Sequence[str]) -> Tensor:
     return torch.tensor(rows)
 
 
-def weights_path() -> Path:
-    """Return the weights' file: of an installed package, or of a checkout.
+def weights_path(name: str = _FILE) -> Path:
+    """Return a file of weights: of an installed package, or of a checkout.
 
     Raises:
         EnvironmentFault: it is missing.
     """
     places = (_HERE / "weights", _HERE.parents[1] / "assets" / "models")
     for place in places:
-        if (place / _FILE).is_file():
-            return place / _FILE
+        if (place / name).is_file():
+            return place / name
     raise EnvironmentFault(
-        f"the weights of {NAME} are missing; reinstall attnviz, or train them: "
-        "python notebooks/studies/train_tiny_clip.py"
+        f"{name} is missing; reinstall attnviz, or train it: "
+        f"python notebooks/studies/train_{Path(name).stem}.py"
     )
 
 
