@@ -74,5 +74,7 @@ def report(run: GuideRun, result: GuideResult) -> None:
         print(f"use it       in Python, since {what} makes a model of its own: "
               f"guidance.restored(model, {str(result.folder)!r})")  # fmt: skip
         return
+    if config is not None and config.method != "gradcam":
+        words.append(f"--method {config.method}")
     command = " ".join(filter(None, ["attnviz explain PHOTO", run.words, *words]))
     print(f"use it       {command}")

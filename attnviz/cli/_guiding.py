@@ -119,9 +119,10 @@ class GuideRun:
         if head is not None:
             retrained = self._head(trained, config, out, *head)
         after = answers(trained, self.validation, config=_whole(config))
-        result = GuideResult(
-            done, before, after, compared, tuple(findings(before, after)), notes, retrained, out
-        )
+        said = findings(before, after)
+        if retrained is not None:
+            said += _unread(retrained, len(self.train.classes))
+        result = GuideResult(done, before, after, compared, tuple(said), notes, retrained, out)
         write_file(out / "labels.txt", "\n".join(self.train.classes) + "\n", force=True)
         if isinstance(self.prepare, Preprocess):
             text = json.dumps(asdict(self.prepare), indent=2) + "\n"
@@ -191,9 +192,39 @@ class GuideRun:
             groups = [
                 g + (context in s.labels) for g, s in zip(groups, examples.samples, strict=True)
             ]
+            _refuse_one_sided(groups, examples.classes, context, data)
+        else:
+            say(
+                "groups of the --balanced data: its classes alone, as if no context told them "
+                "apart; name one with --context where it is labelled"
+            )
         result = retrain_head(model, examples, groups=groups, seed=config.seed)
         save_weights(out, model, note=f"head retrained on {data.name}")
         return result
+
+
+def _refuse_one_sided(
+    groups: Sequence[int], classes: Sequence[str], context: str, data: Path
+) -> None:
+    """Refuse data in which a class always comes with the context, or never."""
+    for k, name in enumerate(classes):
+        for there, word in ((1, "with"), (0, "without")):
+            if 2 * k + there not in groups:
+                raise DataError(
+                    f"--balanced {data}: no image of {name!r} {word} {context!r}, so the context "
+                    "still tells the class; add such images, or name another --context"
+                )
+
+
+def _unread(head: HeadResult, classes: int) -> list[str]:
+    """Say that a retrained head guesses: then no linear layer finds the object."""
+    if head.worst > 1 / classes:
+        return []
+    return [
+        f"the retrained head is right on {head.worst:.0%} of its worst group, no better than "
+        "guessing: these features do not tell the classes apart without the context. Give more "
+        "--balanced images, or train more of the network (masks, --train all)"
+    ]
 
 
 def _whole(config: GuideConfig) -> GuideConfig:

@@ -103,6 +103,13 @@ def guide(
             "--even/--as-drawn", help="Draw the classes equally often; on where they are uneven."
         ),
     ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="The map that is trained: a CAM, or of transformers' attention legrad, "
+            "generic_relevance, rollout, ..."
+        ),
+    ] = "gradcam",
     layer: Annotated[
         str | None, typer.Option(help="A name of `attnviz layers`; several with commas between.")
     ] = None,
@@ -189,7 +196,7 @@ def guide(
             head=None if balanced is None else (balanced, context),
             loss=run.loss, weight=weight, warmup=warmup, exchange=exchange, exchanged=exchanged,
             erasing=erasing, pooling=pooling, train=train, balanced=even,
-            layer=layer_names(layer), against=None if against == "none" else against,
+            method=method, layer=layer_names(layer), against=None if against == "none" else against,
             epochs=epochs, steps=steps, batch_size=batch_size,
             accumulate=accumulate, lr=lr, optimizer=optimizer,
             freeze=tuple(freeze or ()), batchnorm=batchnorm, monitor=monitor, patience=patience,

@@ -71,6 +71,23 @@ class ClassMap:
         return torch.tensor(indices, device=self.logits.device)
 
 
+def differentiable(method: str) -> Entry:
+    """Return a method whose maps can be a part of the training graph.
+
+    Raises:
+        MethodError: an unknown name, or another kind of method, with those that can.
+    """
+    entry = METHODS.get(method)
+    families = ("cam", "attention")
+    if entry.family not in families or entry.meta["own_pass"]:
+        known = [e.name for e in METHODS if e.family in families and not e.meta["own_pass"]]
+        raise MethodError(
+            f"method {entry.name!r} of the family {entry.family!r} is no function of activation "
+            f"and gradient that can be differentiated; for training use one of {', '.join(known)}"
+        )
+    return entry
+
+
 def class_map(
     model: nn.Module,
     x: Tensor,
@@ -122,16 +139,7 @@ def class_map(
         LayerNotFound, TargetError, LayoutError: as `explain`.
     """
     model = unwrap(model)
-    entry = METHODS.get(method)
-    if entry.family not in ("cam", "attention") or entry.meta["own_pass"]:
-        known = [
-            e.name for e in METHODS
-            if e.family in ("cam", "attention") and not e.meta["own_pass"]
-        ]  # fmt: skip
-        raise MethodError(
-            f"method {entry.name!r} of the family {entry.family!r} is no function of activation "
-            f"and gradient that can be differentiated; for training use one of {', '.join(known)}"
-        )
+    entry = differentiable(method)
     if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
         raise GuidanceError(
             "class_map was called under no_grad or inference_mode, where nothing can be trained; "
@@ -140,7 +148,8 @@ def class_map(
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 3 or not len(x):
         got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise GuidanceError(f"x is a preprocessed float batch (B, C, H, W) with B > 0, got {got}")
-    if input_gradient and not x.requires_grad:
+    # maps of attention are read of all layers, and frozen ones have no graph of their own
+    if (input_gradient or entry.family == "attention") and not x.requires_grad:
         x = x.detach().requires_grad_(True)
     request = Request(
         model,

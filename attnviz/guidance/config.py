@@ -11,6 +11,7 @@ from typing import Any
 from ..erasing import SCHEMES, ACoL, cascade, cut_and_mix, hide_cells
 from ..errors import GuidanceError, did_you_mean
 from .changed import EXCHANGE
+from .class_maps import differentiable
 from .guards import MassGuard, Strength
 from .losses import LOSSES, option_names
 from .pooling import POOLINGS
@@ -97,10 +98,11 @@ class GuideConfig:
         annotated: share of each batch drawn from the annotated images, where fewer are.
         cache: compute the frozen part once an image: None where that changes nothing, True also
             for losses that erase (in features then, not in pixels), False never.
-        layer: dotted name or names; None is the model's default layer.
+        layer: dotted name or names; None is the model's default layer, of a map of attention all
+            layers.
         against: what the class is set against in the map, see `class_map`; losses that mine for
             one class (GAIN) take its own map whatever this says.
-        method: the CAM that is trained.
+        method: the map that is trained: a CAM or a map of attention, see `class_map`.
         epochs: passes over the data; None takes as many as make `steps`.
         steps: of the optimiser, where `epochs` is None.
         batch_size: images of a batch; the last may be smaller.
@@ -176,6 +178,7 @@ class GuideConfig:
                     )
         elif self.loss_options:
             raise GuidanceError("loss='none' has no options")
+        differentiable(self.method)
         Strength(self.weight or 0.0, self.warmup, self.ramp)
         MassGuard(self.guard)
         for name, least in (

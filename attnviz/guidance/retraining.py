@@ -46,7 +46,8 @@ class HeadResult:
     def __str__(self) -> str:
         return (
             f"{self.layer} retrained on {self.images} images of {len(self.groups)} groups "
-            f"(C {self.c:g}, {self.zeros:.0%} of the weights zero)"
+            f"(C {self.c:g}, {self.zeros:.0%} of the weights zero); {self.worst:.0%} right in the "
+            "worst group of the half that chose C"
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..erasing import SCHEMES, ACoL
 from ..errors import AttnvizError, GuidanceError
 from .changed import exchangeable
+from .class_maps import differentiable
 from .config import GuideConfig
 from .losses import LOSSES
 from .pooling import with_pooling
@@ -26,7 +27,8 @@ def rebuilt(
 ) -> tuple[nn.Module, GuideConfig]:
     """Return the model with the pooling or the two heads asked for, and the layer settled."""
     layer = config.layer
-    if layer is None:
+    whole = differentiable(config.method).family == "attention"  # read of all layers
+    if layer is None and not (whole and config.pooling is None and config.erasing is None):
         layer = _default(model, example, needed=config.loss != "none" or config.train == "tail")
     names = [layer] if isinstance(layer, str | nn.Module) or layer is None else list(layer)
     if names != [None]:
@@ -131,7 +133,9 @@ def choose_trained(model: nn.Module, config: GuideConfig, example: Tensor) -> tu
     """Leave gradients to what is trained; say what that is."""
     if config.train == "all":
         return ()
-    layer = config.layer if isinstance(config.layer, str) else (config.layer or ("",))[-1]
+    layer = config.layer if isinstance(config.layer, str) else (config.layer or (None,))[-1]
+    if layer is None:
+        layer = _default(model, example, needed=config.train == "tail") or ""
     if config.pooling or config.erasing == "acol":  # heads of their own train always
         inside = trained_names(model.trunk, config.train, layer.removeprefix("trunk."), example)
         kept = {f"trunk.{n}" for n in inside}

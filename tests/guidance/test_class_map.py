@@ -228,3 +228,29 @@ def test_bfloat16_autocast_keeps_maps_in_single_precision(batch):
         loss = losses.energy(seen, None)
     assert seen.maps.dtype == torch.float32
     assert loss.total.dtype == torch.float32
+
+
+@pytest.mark.parametrize("method", ["legrad", "generic_relevance"])
+def test_maps_of_attention_follow_the_energy(method):
+    """Adam on the energy alone, and a network whose first block is frozen has a graph as well."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    vit = timm.models.vision_transformer.VisionTransformer(
+        img_size=16, patch_size=4, embed_dim=16, depth=2, num_heads=2, num_classes=2
+    )
+    x, y = torch.randn(6, 3, 16, 16), torch.tensor([0, 1] * 3)
+    masks = torch.zeros(6, 16, 16)
+    masks[:, 4:12, 8:] = 1
+    for name, parameter in vit.named_parameters():
+        parameter.requires_grad_(name.startswith(("blocks.1.", "norm", "head")))
+    optimiser = torch.optim.Adam([p for p in vit.parameters() if p.requires_grad], 3e-3)
+    lost = []
+    for _ in range(40):
+        seen = class_map(vit, x, y, method=method)
+        loss = losses.energy(seen, masks).total
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        lost.append(float(loss.detach()))
+    assert lost[-1] < 0.8 * lost[0]
+    assert vit.blocks[0].attn.qkv.weight.grad is None

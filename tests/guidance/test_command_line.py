@@ -208,6 +208,101 @@ def test_the_head_alone(folder, capsys):
     assert guide(folder, "--epochs", "0", "--force") == 2
 
 
+def scenes(folder, groups):
+    """The words that name generated scenes of 32 pixels on disk, taken as they are."""
+    from dataclasses import asdict
+
+    from attnviz.data import boatwater as bw
+    from attnviz.models import Preprocess
+
+    data = bw.generate(groups=groups, size=32, seed=1).write(folder).parent
+    as_is = Preprocess(resize=None, crop=None, mean=(0.5,) * 3, std=(0.25,) * 3)
+    (folder / "preprocess.json").write_text(json.dumps(asdict(as_is)))
+    return [
+        "guide", "--data", str(data), "--preprocess", str(folder / "preprocess.json"),
+        "--object", "boat", "--photos", "0", "--batch-size", "8",
+    ]  # fmt: skip
+
+
+SMALL_NET = ["--model", "attnviz.data.boatwater.recipe:SmallNet"]
+TINY_VIT = ["--model", "tests.guidance.test_command_line:tiny_vit"]
+
+
+def test_a_head_retrained_where_the_context_still_tells_is_refused(tmp_path, capsys):
+    """Groups are class x context; a missing one is named, and a head that guesses is said to."""
+    scenes(tmp_path / "four", [0, 1, 2, 3] * 4)
+    words = [*scenes(tmp_path / "data", [0, 3] * 10), *SMALL_NET, "--head", "dfr", "--epochs", "0"]
+    data, balanced = tmp_path / "data", tmp_path / "four"
+    more = ["--out", str(tmp_path / "run"), "--context", "water", "--balanced"]
+    assert main([*words, *more, str(data)]) == 1
+    assert "no image of 'other' with 'water'" in capsys.readouterr().err
+    assert main([*words, *more, str(balanced), "--force", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["head"]["groups"] == {"0": 4, "1": 4, "2": 4, "3": 4}
+    # of an untrained network
+    guesses = document["head"]["worst"] <= 0.5
+    assert any("no better than guessing" in s for s in document["findings"]) == guesses
+    assert main([*words, *more[:2], "--balanced", str(balanced), "--force"]) == 0
+    out, err = capsys.readouterr()
+    assert "its classes alone" in err
+    assert "right in the worst group of the half that chose C" in out
+
+
+def test_a_head_that_guesses_is_said_to():
+    from attnviz.cli._guiding import _unread
+    from attnviz.guidance import HeadResult
+
+    made = HeadResult("fc", 8, {0: 4, 3: 4}, 1.0, 0.5, 0.0)
+    assert "right on 50% of its worst group, no better than guessing" in _unread(made, 2)[0]
+    assert _unread(made, 3) == []
+
+
+def tiny_vit():
+    from timm.models.vision_transformer import VisionTransformer
+
+    torch.manual_seed(0)
+    return VisionTransformer(
+        img_size=32, patch_size=4, embed_dim=24, depth=2, num_heads=2, num_classes=2
+    )
+
+
+def test_a_map_of_attention_is_trained_by_name(tmp_path, capsys):
+    """LeGrad over all layers, of the tail's training; the command that is printed names it."""
+    pytest.importorskip("timm")
+    words = [
+        *scenes(tmp_path / "data", [0, 3] * 10), *TINY_VIT,
+        "--out", str(tmp_path / "run"), "--method", "legrad", "--steps", "2", "--exchanged", "2",
+    ]  # fmt: skip
+    assert main(words) == 0
+    out, err = capsys.readouterr()
+    assert "trained: blocks.1." in err
+    assert "x chance" in out
+    assert out.rstrip().endswith("--method legrad")
+    config = json.loads((tmp_path / "run" / "run.json").read_text())["config"]
+    assert (config["method"], config["layer"]) == ("legrad", None)
+    assert main([*words, "--force", "--method", "lime"]) == 1
+    assert "for training use one of" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_guided_attention_moves_onto_the_object(tmp_path, capsys):
+    """A small transformer on scenes: the map moves, and what is answered in changed context is
+    said beside it, before and after."""
+    pytest.importorskip("timm")
+    words = [
+        *scenes(tmp_path / "data", [0, 3] * 60), *TINY_VIT, "--out", str(tmp_path / "run"),
+        "--method", "generic_relevance", "--steps", "120", "--train", "all", "--lr", "0.002",
+        "--json",
+    ]  # fmt: skip
+    assert main(words) == 0
+    document = json.loads(capsys.readouterr().out)
+    before, after = document["before"], document["after"]
+    assert after["over_chance"] > 1.3 * before["over_chance"]
+    for found in (before, after):
+        assert set(found["right"]) == {"as they are", "exchanged", "pasted back", "alone"}
+        assert set(found["right"]["exchanged"]) == {"other", "boat"}
+
+
 def test_a_crop_that_cuts_objects_is_left_out(tmp_path, capsys):
     """Objects at the border of wide photos: squeezed, and said; the run's file says how."""
     from attnviz.models import Preprocess

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from attnviz.data import Dataset
-from attnviz.data.boatwater import SmallNet, generate
+from attnviz.data.boatwater import generate
 from attnviz.data.boatwater.arrays import GROUPS, LAND, OBJECT, WATER, GroupedImages
 from attnviz.guidance import Examples, new_head
 from attnviz.guidance.tails import Features
@@ -195,11 +195,11 @@ def digit_parts(_data: Any, fold: int, seed: int, folds: int, kind: str) -> Part
 
 
 def scene_parts(_data: Any, fold: int, seed: int, folds: int, kind: str) -> Parts:
-    """Return generated scenes of 64 pixels; nothing is shared between runs."""
+    """Return generated scenes of 32 pixels; nothing is shared between runs."""
     rng = np.random.default_rng((seed, fold))
 
     def made(groups: np.ndarray, number: int) -> GroupedImages:
-        return generate(size=64, seed=100 * (folds * seed + fold) + number, groups=groups.tolist())
+        return generate(size=32, seed=100 * (folds * seed + fold) + number, groups=groups.tolist())
 
     even = np.arange(4)
     return parts_of(
@@ -222,7 +222,7 @@ WORLDS = {
         ),
         World(
             "scenes", "generated boats and other things on water and land", GROUPS, scene_parts,
-            _seeded(lambda: SmallNet(8)), SMALL, arms=SMALL_ARMS, shared=False,
+            _seeded(TinyNet), SMALL, arms=SMALL_ARMS, shared=False,
         ),
     )
 }  # fmt: skip
