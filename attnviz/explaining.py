@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .batching import in_chosen_batches
-from .errors import AttnvizError, MethodError, TargetError
+from .errors import AttnvizError, AttnvizWarning, MethodError, TargetError
 from .heatmaps import Heatmaps, warn_of_flat
 from .hooks import eager, find_layers, preserved
 from .images import asked
@@ -21,7 +22,7 @@ from .methods import METHODS, RawMaps, Request, check_options, runner
 from .methods.frame import check_frame, of_layer
 from .models import Layout, LoadedModel, labels_of, reading, resolve_model, resolve_preprocess
 from .models.inner import inner_geometry
-from .models.outputs import Choice, stated_activation
+from .models.outputs import PROBABILITIES, Choice, stated_activation
 from .preparing import Prepared, preparation, preparing
 from .registry import Entry
 from .targets import Setting, parsed, prompted, ready
@@ -257,6 +258,8 @@ def explain(
         )
         for i in range(len(batches[0][1]))
     ]
+    if facts.get("activation") == "as it is":
+        warnings.warn(PROBABILITIES, AttnvizWarning, stacklevel=2)
     if not create_graph:
         warn_of_flat(found, signed)
     return _shape(found, method, layer)

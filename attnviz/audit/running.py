@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,11 +16,11 @@ import torch
 from .. import __version__
 from ..data import Dataset, Sample, find_duplicates, refuse_leaks
 from ..data.identity import data_stamp, weights_stamp
-from ..errors import AttnvizError, DataError, PreprocessError
+from ..errors import AttnvizError, AttnvizWarning, DataError, PreprocessError
 from ..geometry import Geometry
 from ..methods import METHODS
 from ..models import default_layer, labels_of, resolve_model, resolve_preprocess
-from ..models.outputs import class_count, is_binary
+from ..models.outputs import PROBABILITIES, are_probabilities, class_count, is_binary
 from ..targets import logits_of
 from .examples import Example, choose_examples, make_example
 from .interventions import DEFAULT_FILLS, check_fills
@@ -228,8 +229,14 @@ def _instrument(
         raise DataError("methods is empty; give at least one of the CAM family, such as gradcam")
     first = _sightings(reader)
     bare = Instrument(module, None, names, "", False, check_fills(fills), None, batch_size, seed)
-    with bare.running(), torch.no_grad():
-        logits = logits_of(module(first[:1].to(bare.device)))  # for the number of classes
+    one = first[:1].to(bare.device).clone().requires_grad_()
+    with bare.running(), torch.enable_grad():
+        logits = logits_of(module(one))  # for the number of classes
+    if are_probabilities(logits):
+        if is_binary(logits):
+            raise DataError(f"an audit compares logits, and {PROBABILITIES}")
+        warnings.warn(PROBABILITIES, AttnvizWarning, stacklevel=3)
+    logits = logits.detach()
     if logits.ndim == 1:
         logits = logits[:, None]  # one number an image: a single logit
     if logits.ndim != 2:

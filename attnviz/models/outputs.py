@@ -263,6 +263,23 @@ def probabilities(logits: Tensor) -> Tensor | None:
     return torch.cat([1 - p, p], 1) if single else p
 
 
+def are_probabilities(logits: Tensor) -> bool:
+    """Return whether a model's own sigmoid or softmax has made probabilities of its logits.
+
+    A sigmoid is seen in the output's graph alone, a softmax also by rows that sum to one.
+    """
+    flat = logits[:, None] if logits.ndim == 1 else logits
+    return flat.ndim == 2 and _inferred(flat) == "as it is"
+
+
+#: what is said of a model whose output are probabilities
+PROBABILITIES = (
+    "the model's output are probabilities already: its sigmoid or softmax is inside, and where it "
+    "is sure, hardly any gradient passes. Replace that last activation with nn.Identity(), or say "
+    "where the logits are with output="
+)
+
+
 def stated_activation(model: Any) -> str | None:
     """Return the activation that a model or its config states (Hugging Face), or None."""
     if isinstance(model, ZeroShot):

@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from attnviz import audit
 from attnviz.audit.interventions import grown
 from attnviz.data import ArrayMask, Dataset
 from attnviz.data import boatwater as bw
-from attnviz.errors import DataError, OutputExists
+from attnviz.errors import AttnvizWarning, DataError, OutputExists
 from tests.support import planting
 
 FAST = {"fills": ("blur",), "methods": ("gradcam",), "examples": 0, "resamples": 300}
@@ -370,6 +371,17 @@ def test_a_single_logit_is_class_1_and_minus_it_class_0(reads, data):
         OneLogit(reads), data.dataset(), preprocess=_unit, labels=("other", "boat"), resamples=50
     )
     assert {(p.object, p.context) for p in ranked} >= {("boat", "water"), ("other", "land")}
+
+
+def test_probabilities_given_for_logits_are_refused_or_warned_of(data):
+    sure = nn.Sequential(OneLogit("water"), nn.Sigmoid())
+    with pytest.raises(
+        DataError, match="an audit compares logits, and the model's output are prob"
+    ):
+        confusion(sure, data.dataset(), preprocess=_unit)
+    soft = nn.Sequential(planting.planted("water"), nn.Softmax(1))
+    with pytest.warns(AttnvizWarning, match="its sigmoid or softmax is inside"):
+        confusion(soft, data.dataset(), preprocess=_unit, labels=("other", "boat"))
 
 
 def test_classes_of_the_data_by_the_model_s_names(data):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from attnviz import explain
-from attnviz.errors import TargetError
+from attnviz.errors import AttnvizWarning, TargetError
 from attnviz.models import reading
 from attnviz.models.outputs import (
     class_column,
@@ -264,3 +264,14 @@ def test_labels_are_counted_before_anything_is_drawn(x):
         explain(model, x, labels=["ant", "bee"], layer="conv", target=1)
     with pytest.raises(TargetError, match="1 label .*name both"):
         explain(Net(classes=1), x, labels=["bee"], layer="conv")
+
+
+@pytest.mark.parametrize("last", [nn.Sigmoid(), nn.Softmax(1)])
+def test_probabilities_given_for_logits_are_warned_of(last: nn.Module) -> None:
+    torch.manual_seed(0)
+    body = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)]
+    model = nn.Sequential(*body, last).eval()
+    x = torch.rand(2, 3, 12, 12)
+    with pytest.warns(AttnvizWarning, match=r"sigmoid or softmax is inside.*nn.Identity\(\)"):
+        explain(model, x, target=1, layer="1")
+    explain(nn.Sequential(*body).eval(), x, target=1, layer="1")  # logits: nothing is said

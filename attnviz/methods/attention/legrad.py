@@ -64,6 +64,13 @@ def legrad(
     sites = [s for s in reading.sites if s.kind != "pooling"] or reading.sites
     blocks = [_block_of(reading, site) for site in sites]
     tokens = [reading.tokens[name] for name in blocks]
+    widths = list(dict.fromkeys(z.shape[-1] for z in tokens))
+    if len(widths) > 1 and projection is None:
+        raise MethodError(
+            "legrad reads the tokens of every block as if they were the last block's, which takes "
+            f"tokens of one width; here they have {', '.join(map(str, widths))} from stage to "
+            "stage. Choose layers of one stage (layer=...), or use generic_relevance or gradcam"
+        )
     if projection is None:
         pairs = zip(sites, tokens, strict=True)
         with torch.enable_grad():
