@@ -21,8 +21,9 @@ from .inputs import Given, gather, size_of
 from .methods import METHODS, RawMaps, Request, check_options, runner
 from .methods.frame import check_frame, of_layer
 from .models import Layout, LoadedModel, labels_of, reading, resolve_model, resolve_preprocess
+from .models.activation import PROBABILITIES, stated_activation
 from .models.inner import inner_geometry
-from .models.outputs import PROBABILITIES, Choice, stated_activation
+from .models.outputs import Choice
 from .preparing import Prepared, preparation, preparing
 from .registry import Entry
 from .targets import Setting, parsed, prompted, ready

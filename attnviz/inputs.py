@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .errors import ImageError
+from .errors import AttnvizError, ImageError
 from .images import find_images
 
 #: a batch for the model: one tensor, several as positional arguments, or keyword arguments
@@ -95,6 +96,39 @@ def size_of(inputs: Inputs, module: nn.Module) -> tuple[int, ...] | None:
             return (value.shape[1], *value.shape[3:])
         return tuple(value.shape[2:])
     return None
+
+
+def mismatch(error: Exception, inputs: Any, module: nn.Module) -> ImageError | None:
+    """Return what is wrong with an input whose type or channels are not the model's, or None.
+
+    Args:
+        error: what the model raised.
+        inputs: what it was given.
+        module: the model.
+    """
+    weight = next((p for p in module.parameters() if p.is_floating_point()), None)
+    if isinstance(error, AttnvizError) or not isinstance(inputs, Tensor) or weight is None:
+        return None
+    shape = tuple(inputs.shape)
+    if inputs.is_floating_point() and inputs.dtype != weight.dtype and "type" in str(error):
+        return ImageError(
+            f"the input is {inputs.dtype}, the model's weights are {weight.dtype}; convert one: "
+            f"x.to({weight.dtype}), or model.to({inputs.dtype})"
+        )
+    if inputs.device != weight.device and "device" in str(error):
+        return ImageError(
+            f"the input is on {inputs.device}, the model on {weight.device}; move one: "
+            f"x.to({str(weight.device)!r})"
+        )
+    wanted = re.search(r"expected input.* to have (\d+) channels, but got (\d+)", str(error))
+    if not wanted:
+        return None
+    last = inputs.ndim > 3 and str(shape[-1]) == wanted[1]
+    return ImageError(
+        f"the input {shape} has {wanted[2]} channels where {type(module).__name__} takes "
+        f"{wanted[1]}; a batch is (B, C, ...), channels second"
+        + (": x.movedim(-1, 1)" if last else "")
+    )
 
 
 def _patched(inputs: Mapping[str, Any]) -> tuple[int, ...] | None:

@@ -20,7 +20,8 @@ from ..errors import AttnvizError, AttnvizWarning, DataError, PreprocessError
 from ..geometry import Geometry
 from ..methods import METHODS
 from ..models import default_layer, labels_of, resolve_model, resolve_preprocess
-from ..models.outputs import PROBABILITIES, are_probabilities, class_count, is_binary
+from ..models.activation import PROBABILITIES, are_probabilities
+from ..models.outputs import class_count, is_binary
 from ..targets import logits_of
 from .examples import Example, choose_examples, make_example
 from .interventions import DEFAULT_FILLS, check_fills

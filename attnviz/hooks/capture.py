@@ -189,7 +189,7 @@ class Capture:
                         "forward again or keep the graph"
                     ) from error
                 if "heckpoint" in str(error):
-                    raise CaptureError(_CHECKPOINTED) from error
+                    raise CaptureError(CHECKPOINTED) from error
                 if "nference tensor" in str(error):
                     raise CaptureError(
                         "the model's parameters were made under torch.inference_mode(), which "
@@ -210,14 +210,16 @@ def _takes_hooks(module: nn.Module) -> bool:
     return True
 
 
-_CHECKPOINTED = (
+#: why a layer inside re-entrant checkpointing has no gradient
+CHECKPOINTED = (
     "the model recomputes parts of itself in the backward pass (gradient checkpointing), in a form "
     "that gives no gradient of a layer; turn it off while explaining, or use "
     "checkpoint(..., use_reentrant=False)"
 )
 
 
-def _quantised(model: nn.Module) -> str | None:
+def quantised_part(model: nn.Module) -> str | None:
+    """Return which part of a model is quantised and so has no derivative, in words, or None."""
     for name, module in model.named_modules():
         if "quantized" in type(module).__module__:
             return (
@@ -237,10 +239,10 @@ def _independent(model: nn.Module, layer: str, score: Tensor) -> str:
         if step is None or step in seen:
             continue
         if step.name().startswith("CheckpointFunction"):
-            return _CHECKPOINTED
+            return CHECKPOINTED
         seen.add(step)
         waiting += [following for following, _ in step.next_functions]
-    return _quantised(model) or (
+    return quantised_part(model) or (
         f"the score does not depend on layer {layer!r}; choose a layer on the way to it. If it is "
         "one, it runs inside gradient checkpointing with use_reentrant=True, or inside a function "
         "that cuts the graph: turn that off while explaining, or choose a later layer"
@@ -249,7 +251,7 @@ def _independent(model: nn.Module, layer: str, score: Tensor) -> str:
 
 def _no_graph(model: nn.Module) -> str:
     """Say why a score has no graph, as far as the model's parts tell."""
-    quantised = _quantised(model)
+    quantised = quantised_part(model)
     if quantised is not None:
         return f"the score has no graph: {quantised}"
     return (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import AttnvizError, AttnvizWarning, ImageError, MethodError, TargetError
+from ..errors import AttnvizError, AttnvizWarning, MethodError, TargetError
 from ..hooks import (
     Capture,
     capture,
@@ -21,6 +20,7 @@ from ..hooks import (
     wide,
     without_checkpointing,
 )
+from ..inputs import mismatch
 from ..models import Layout, infer_layout
 from ..models.outputs import logits_of
 from ..registry import Entry
@@ -183,7 +183,11 @@ def forward_pass(
     if captured is not None:
         for name, raw in captured.activations.items():
             layouts[name] = request.layout or infer_layout(
-                request.model, captured.modules[name], raw, request.input_size
+                request.model,
+                captured.modules[name],
+                raw,
+                request.input_size,
+                batch=request.batch,
             )
             activations[name] = layouts[name].to_spatial(raw)
     found: dict[str, LinearHead] = {}
@@ -228,8 +232,10 @@ def _run(
         try:
             output = (forward or request.forward)()
         except RuntimeError as error:
-            _explain_mismatch(error, request)
-            raise
+            why = mismatch(error, request.inputs, request.model)
+            if why is None:
+                raise
+            raise why from error
         recorded = torch.is_grad_enabled()  # set by the layer, unless the model has undone it
         columns = resolve(
             request.target,
@@ -240,28 +246,6 @@ def _run(
         )
         scores = tuple(column.score(output) for column in columns)
     return output, columns, scores, captured, probe, recorded
-
-
-def _explain_mismatch(error: RuntimeError, request: Request) -> None:
-    """Say what is wrong with an input whose type or channels are not the model's; else nothing."""
-    if isinstance(error, AttnvizError):
-        return
-    weight = next((p for p in request.model.parameters() if p.is_floating_point()), None)
-    given = request.inputs
-    if not isinstance(given, Tensor) or weight is None:
-        return
-    shape = tuple(given.shape)
-    if given.is_floating_point() and given.dtype != weight.dtype and "type" in str(error):
-        raise ImageError(
-            f"the input is {given.dtype}, the model's weights are {weight.dtype}; convert one: "
-            f"x.to({weight.dtype}), or model.to({given.dtype})"
-        ) from error
-    wanted = re.search(r"expected input.* to have (\d+) channels, but got (\d+)", str(error))
-    if wanted:
-        raise ImageError(
-            f"the input {shape} has {wanted[2]} channels where {type(request.model).__name__} "
-            f"takes {wanted[1]}; a batch is (B, C, ...), channels second"
-        ) from error
 
 
 def logits_or_none(output: Any) -> Tensor | None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import nn
 
 from ..errors import LayerNotFound
+from ..hooks.capture import quantised_part
 from ..hooks.modules import unwrap
 from ..inputs import Inputs
 from .families import static_layer
@@ -59,16 +60,39 @@ def default_layer(module: nn.Module, example: Inputs | None = None) -> str:
         known = _chosen.get(module)
     if known is not None:
         return known
-    name = static_layer(module) or choose(probe(module, example))
+    name = static_layer(module)
     if name is None:
-        raise LayerNotFound(
+        seen = probe(module, example)
+        name = choose(seen)
+    if name is None:
+        what = (
             f"{type(module).__name__} has no layer with positions (h, w) that its output depends "
-            "on, so there is nothing to draw a map from; pass layer=... if there is one. "
-            "`attnviz layers MODEL` lists all layers with their output shapes"
+            f"on, so there is nothing to draw a map from{_why_none(module, seen)}"
+        )
+        known = "`attnviz layers MODEL` lists all layers with their output shapes"
+        raise LayerNotFound(
+            f"{what}; pass layer=... if there is one. {known}",
+            command=f"{what}; say it with --layer if there is one. {known}",
         )
     with _lock:
         _chosen[module] = name
     return name
+
+
+def _why_none(module: nn.Module, seen: list[Seen]) -> str:
+    """Say why no layer will do, as far as it is known."""
+    quantised = quantised_part(module)
+    if quantised is not None:
+        return f": {quantised} with layer=..."
+    folded = next((s.why for s in seen if "folds" in s.why), None)
+    if folded is not None:
+        return f": {folded}"
+    if any(s.positions > 1 for s in seen) and not any(s.live and s.positions for s in seen):
+        return (
+            ": its layers have positions, and nothing of the output's gradient comes to them (it "
+            "is cut by detach, by no_grad or by a step outside of torch)"
+        )
+    return ""
 
 
 def list_layers(module: nn.Module, example: Inputs | None = None) -> list[LayerRow]:

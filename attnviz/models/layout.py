@@ -127,9 +127,17 @@ def infer_layout(
     if trap:
         raise LayoutError(f"{what} gives {shape}: {trap}")
     if batch is not None and shape[0] != batch:
+        folded = shape[0] // batch if batch and shape[0] % batch == 0 else 0
         raise LayoutError(
             f"{what} gives {shape} for {batch} images: its first dimension is not the batch (it "
             "works on windows or puts tokens first); choose the block that holds it"
+            + (
+                f". If the model folds {folded} views or frames of a sample into its batch, "
+                "explain them as samples: the part of the model behind the fold, given "
+                f"x.flatten(0, 1), with one target for each ({folded} times as many)"
+                if folded > 1
+                else ""
+            )
         )
     rank = 2 if input_size is None else len(input_size)
     if activation.ndim in (4, 5) or (activation.ndim == 3 and rank == 1):

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ..errors import TargetError, did_you_mean
+from .activation import inferred_activation
 from .detections import is_detections
-from .prompts import ZeroShot
 
 ACTIVATIONS = ("softmax", "sigmoid", "none")
 
@@ -236,7 +236,7 @@ def class_logits(logits: Tensor) -> Tensor:
 def predicted(logits: Tensor) -> Tensor:
     """Return the predicted class of each image (B,), int64."""
     flat = logits[:, None] if logits.ndim == 1 else logits
-    if is_binary(flat) and _inferred(flat) == "as it is":
+    if is_binary(flat) and inferred_activation(flat) == "as it is":
         return (flat[:, 0] > 0.5).long()
     return class_logits(flat).argmax(1)
 
@@ -251,7 +251,7 @@ def probabilities(logits: Tensor) -> Tensor | None:
     if logits.ndim == 1:
         logits = logits[:, None]
     known = _reading.get()
-    how = (known and known.activation) or _inferred(logits)
+    how = (known and known.activation) or inferred_activation(logits)
     if known is not None:
         known.inferred = how
     if how == "none":
@@ -261,47 +261,6 @@ def probabilities(logits: Tensor) -> Tensor | None:
         return logits.softmax(1)
     p = logits if how == "as it is" else logits.sigmoid()
     return torch.cat([1 - p, p], 1) if single else p
-
-
-def are_probabilities(logits: Tensor) -> bool:
-    """Return whether a model's own sigmoid or softmax has made probabilities of its logits.
-
-    A sigmoid is seen in the output's graph alone, a softmax also by rows that sum to one.
-    """
-    flat = logits[:, None] if logits.ndim == 1 else logits
-    return flat.ndim == 2 and _inferred(flat) == "as it is"
-
-
-#: what is said of a model whose output are probabilities
-PROBABILITIES = (
-    "the model's output are probabilities already: its sigmoid or softmax is inside, and where it "
-    "is sure, hardly any gradient passes. Replace that last activation with nn.Identity(), or say "
-    "where the logits are with output="
-)
-
-
-def stated_activation(model: Any) -> str | None:
-    """Return the activation that a model or its config states (Hugging Face), or None."""
-    if isinstance(model, ZeroShot):
-        return model.activation
-    problem = getattr(getattr(model, "config", None), "problem_type", None)
-    return {"regression": "none", "multi_label_classification": "sigmoid"}.get(problem or "")
-
-
-def _inferred(logits: Tensor) -> str:
-    step = logits.grad_fn
-    for _ in range(6):  # through views only: a squeeze or a reshape changes no value
-        name = "" if step is None else step.name()
-        if name.startswith(("SigmoidBackward", "SoftmaxBackward")):
-            return "as it is"
-        if not name.startswith(("View", "Unsafe", "Squeeze", "Unsqueeze", "Reshape", "Clone")):
-            break
-        step = step.next_functions[0][0]
-    values = logits.detach().float()
-    if values.shape[1] == 1:
-        return "sigmoid"
-    sums = (values >= 0).all(1) & ((values.sum(1) - 1).abs() < 1e-3)
-    return "as it is" if len(values) and bool(sums.all()) else "softmax"
 
 
 def _by_name(output: Any) -> tuple[str, Tensor] | None:

@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import AttnvizError, CaptureError, LayoutError, ModelError
+from ..hooks.capture import CHECKPOINTED, quantised_part
+from ..hooks.checkpointing import without_checkpointing
 from ..hooks.modules import eager
 from ..hooks.outputs import pick, put
 from ..hooks.preserve import preserved
-from ..inputs import Inputs, size_of
+from ..inputs import Inputs, mismatch, size_of
 from .layout import Layout, infer_layout
 from .outputs import read_from
 
@@ -103,6 +105,11 @@ def probe(module: nn.Module, example: Inputs | None = None) -> list[Seen]:
         except (AttnvizError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # the model may raise anything on an input it does not take
+            why = mismatch(error, image, module)
+            if why is not None:
+                raise why from error
+            if "use_reentrant=True" in str(error):
+                raise CaptureError(CHECKPOINTED) from error
             first = (str(error).strip().splitlines() or [""])[0][:120]
             failures.append(f"{_shape(image)}: {type(error).__name__}: {first}")
     raise ModelError(
@@ -238,8 +245,11 @@ def _probe(module: nn.Module, image: Inputs) -> list[Seen]:
             return None
         outputs.pop(name, None)  # a layer that runs again finishes again
         # a copy goes on, as in `capture`: a layer that hands on what others have read already
-        # would otherwise seem to pass their gradient
-        outputs[name] = tensor.clone()
+        # would otherwise seem to pass their gradient; behind it all is recorded, also where the
+        # model itself says no_grad
+        torch.set_grad_enabled(True)
+        traced = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
+        outputs[name] = traced.clone()  # no leaf: what follows may change it in place
         return put(output, key, outputs[name])
 
     with ExitStack() as stack:
@@ -247,10 +257,18 @@ def _probe(module: nn.Module, image: Inputs) -> list[Seen]:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(preserved(module))
         stack.enter_context(eager(module))
+        stack.enter_context(without_checkpointing(module))
         for part in names:
             stack.callback(part.register_forward_hook(read).remove)
         aims, dense = read_from(_called(module, image))
         generator = torch.Generator().manual_seed(1)
+        if not any(aim.requires_grad for aim in aims):
+            raise CaptureError(
+                quantised_part(module)
+                or f"the output of {type(module).__name__} has no gradient: it is "
+                f"{', '.join(sorted({str(aim.dtype) for aim in aims}))}, made by a step without "
+                "one (argmax, a threshold, detach, numpy). Explain the scores before that step"
+            )
         score = sum(
             (aim * torch.randn(aim.shape[1:], generator=generator).to(aim)).sum() for aim in aims
         )

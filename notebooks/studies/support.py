@@ -33,7 +33,7 @@ xception41 convnext_atto convnextv2_atto poolformer_s12 caformer_s18 fasternet_t
 inception_next_atto repvit_m0_9 mobileone_s0 hgnetv2_b0 vovnet39a nfnet_f0 edgenext_xx_small
 efficientformer_l1 efficientvit_b0 efficientvit_m0 mobilevit_xxs mobilevitv2_050 coatnet_nano_rw_224
 maxvit_rmlp_pico_rw_256 botnet26t_256 halonet26t lambda_resnet26t
-vit_tiny_patch16_224 vit_tiny_patch16_siglip_224 deit_tiny_distilled_patch16_224
+vit_tiny_patch16_224 vit_base_patch16_siglip_224 deit_tiny_distilled_patch16_224
 vit_small_patch14_reg4_dinov2 eva02_tiny_patch14_224 beit_base_patch16_224 cait_xxs24_224
 xcit_nano_12_p16_224 mixer_s32_224 gmlp_s16_224 resmlp_12_224 convit_tiny tnt_s_patch16_224
 volo_d1_224 crossvit_tiny_240 coat_tiny coat_lite_tiny pit_ti_224 levit_128s visformer_tiny
@@ -51,7 +51,8 @@ fcn_resnet50 deeplabv3_mobilenet_v3_large lraspp_mobilenet_v3_large
 """
 _NONE = "no attention"
 #: transformers that can be built with fewer blocks, for time
-_SHALLOW = ("vit_", "deit_", "eva02_", "beit_", "cait_", "mixer_", "gmlp_", "resmlp_", "convit_")
+_SHALLOW = ("vit_", "deit_", "eva02_", "beit_", "cait_", "convit_")
+_MIXERS = ("mixer_", "gmlp_", "resmlp_")
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ def _timm(name: str) -> tuple[nn.Module, Tensor]:
     import timm
 
     options = {"depth": 2} if name.startswith(_SHALLOW) else {}
+    if name.startswith(_MIXERS):
+        options = {"num_blocks": 2}
     model = timm.create_model(name, pretrained=False, num_classes=10, **options)
     return model, _picture(model, model.pretrained_cfg["input_size"][-1])
 
@@ -91,8 +94,13 @@ def _torchvision(name: str) -> tuple[nn.Module, Tensor]:
 
 
 def _picture(model: nn.Module, size: int) -> Tensor:
-    """Return a picture of 96 pixels, or of the model's own size where it takes no other."""
+    """Return a picture of 96 pixels, or of the model's own size where it takes no other.
+
+    Windows of attention are padded at other sizes, so models with attention get their own.
+    """
     small = torch.rand(1, 3, 96, 96)
+    if any("att" in type(part).__name__.lower() for part in model.modules()):
+        return torch.rand(1, 3, size, size)
     try:
         with torch.no_grad():
             model.eval()(small)

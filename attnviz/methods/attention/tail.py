@@ -60,7 +60,7 @@ class Skipping(TorchFunctionMode):
             self.stop()
             self.replaced = True
             torch.set_grad_enabled(True)  # the block below sets it back
-            return self.replace[1]
+            return self.replace[1].clone()  # what follows may change it in place
         if func is F.linear and len(args) > 1:
             return args[0].new_zeros((*args[0].shape[:-1], *args[1].shape[:-1]))
         if func is F.scaled_dot_product_attention and len(args) > 2:
