@@ -358,8 +358,9 @@ def test_html_is_self_contained_and_escaped():
     assert "a &amp; b" in page
     assert "<b>" not in page
     assert not re.search(r"src=\"(?!data:)|https?:", page)
-    pictures = re.findall(r"data:image/png;base64,([^\"]+)", page)
-    assert len(pictures) == 3
+    pictures = re.findall(r"data:image/jpeg;base64,([^\"]+)", page)
+    assert len(pictures) == 6  # each photo, and its overlay above it
+    assert page.count('type="range"') == 1
     image = Image.open(io.BytesIO(base64.b64decode(pictures[0])))
     assert image.size == (300, 225)
 
@@ -372,6 +373,19 @@ def test_html_of_many_bad_or_no_maps_still_shows():
     assert "NaN or infinite" in page
     assert "and 4 more" in page
     assert "no maps" in make(torch.rand(0, 3, 3))._repr_html_()
+
+
+def test_html_shows_one_class_of_a_photo_at_a_time():
+    first, second = photo(1), photo(2)
+    maps = make(torch.rand(4, 3, 3), images=(first, first, second, second), sources=None,
+                label=("boat", "dock") * 2)  # fmt: skip
+    page = maps._repr_html_()
+    assert page.count("<figure") == 2
+    assert page.count('alt="photo"') == 2
+    assert re.findall(r"<option value=\"(\d)\">(\w+)", page) == [("0", "boat"), ("1", "dock")]
+    assert page.count('data-rank="0"') == 4
+    assert page.count('data-rank="1" hidden') == 4
+    assert "<select" not in maps[:1]._repr_html_()
 
 
 # -- comparisons -------------------------------------------------------------------------------
