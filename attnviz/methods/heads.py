@@ -35,18 +35,21 @@ class LinearHead:
 
 
 class HeadProbe:
-    """Remembers the last linear layer that ran; a forward hook on each, removed on leaving."""
+    """Remembers the last linear layer that ran; a forward hook on each, removed on leaving.
+
+    A convolution of 1 x 1 is one: behind the average it does what a linear layer does.
+    """
 
     def __init__(self, model: nn.Module) -> None:
-        self._modules = [m for m in named_parts(model) if isinstance(m, nn.Linear)]
-        self._last: tuple[nn.Linear, Tensor, Tensor] | None = None
+        self._modules = [m for m in named_parts(model) if _is_linear(m)]
+        self._last: tuple[nn.Module, Tensor, Tensor] | None = None
         self._handles: list[Any] = []
 
     def __enter__(self) -> HeadProbe:
         @own_thread
         def remember(module: nn.Module, inputs: Any, output: Any) -> None:
             if inputs and isinstance(inputs[0], Tensor):
-                self._last = (module, inputs[0], output)
+                self._last = (module, _row(module, inputs[0]), _row(module, output))
 
         self._handles = [m.register_forward_hook(remember) for m in self._modules]
         return self
@@ -75,4 +78,16 @@ class HeadProbe:
         gap = (inputs.detach().to(mean.dtype) - mean).abs().max()
         if gap > tolerance * mean.abs().max().clamp_min(1e-30):
             return None
-        return LinearHead(module.weight, module.bias)
+        return LinearHead(module.weight.flatten(1), module.bias)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    if isinstance(module, nn.Conv2d):
+        return module.kernel_size == (1, 1) and module.groups == 1
+    return isinstance(module, nn.Linear)
+
+
+def _row(module: nn.Module, tensor: Tensor) -> Tensor:
+    """Return (B, C, 1, 1) of a convolution as (B, C); what has positions left stays as it is."""
+    pooled = isinstance(module, nn.Conv2d) and tensor.shape[2:] == (1, 1)
+    return tensor.flatten(1) if pooled else tensor
