@@ -14,10 +14,10 @@ EXPORT_SCHEMA = 1
 
 @takes_model(positional=True)
 def export(
-    subject: Subject,
     with_map: Annotated[
         Path, typer.Option(help="The file: .onnx, or .pt2 (torch.export's program).")
     ],
+    subject: Subject,
     layer: Layer = None,
     as_json: AsJson = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
