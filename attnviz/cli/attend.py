@@ -176,6 +176,7 @@ def _photos(
 
     from ..images import read_image
     from ..models import labels_of, read_labels, resolve_preprocess
+    from ..models.prompts import image_half
     from ._console import progress, saying_what_is_kept
 
     draw = None if method is None else _drawer(method, head, layers)
@@ -194,7 +195,7 @@ def _photos(
                     bar.result(line)
             if job.page is not None:
                 bar.result(_page(
-                    loaded.module, inputs, loaded.name, layers, job.page, force,
+                    image_half(loaded), inputs, loaded.name, layers, job.page, force,
                     image=image, geometry=geometry,
                 ))  # fmt: skip
             if stats is not None:
@@ -202,7 +203,7 @@ def _photos(
             done += 1
             bar.step()
     if batch:
-        _table(loaded.module, torch.cat(batch), loaded.name, layers, stats)
+        _table(image_half(loaded), torch.cat(batch), loaded.name, layers, stats)
 
 
 def _drawer(method: str, head: Any, layers: Any) -> Callable[..., Iterator[str]]:

@@ -17,10 +17,11 @@ def layers(
     The architecture alone is built: no weights are fetched.
     """
     from ..models import list_layers
+    from ..models.prompts import image_half
     from ._console import print_json, print_table
 
     loaded = subject.load(pretrained=False, photos=False)
-    rows = list_layers(loaded.module)
+    rows = list_layers(image_half(loaded))
     if as_json:
         described = [
             {

@@ -125,6 +125,12 @@ def zero_shot(model: Any, prompts: Sequence[str], *, tokenizer: Any = None) -> L
     return LoadedModel(made, name, preprocess, made.labels)
 
 
+def image_half(loaded: LoadedModel) -> nn.Module:
+    """Return what photos alone go through: of an image-text model that half, else the model."""
+    # which prompt it is makes no difference to the layers
+    return loaded.module if loaded.tokenizer is None else zero_shot(loaded, ["a"]).module
+
+
 def _sees(model: Any, name: str) -> bool:
     if hasattr(model, "encode_image") and hasattr(model, "visual"):
         return name == "visual"

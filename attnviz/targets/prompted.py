@@ -93,5 +93,5 @@ def _check_given(loaded: LoadedModel, found: Sequence[TextTarget]) -> None:
     if not found:
         raise TargetError(
             f"{loaded.name} compares photos with texts and has no classes of its own; say which "
-            "text is explained: target='text:a boat', or several"
+            "text is explained, with 'text:a boat' as target, or several"
         )

@@ -221,6 +221,14 @@ def test_a_saved_clip_on_the_command_line(tmp_path, capsys):
     torch.testing.assert_close(given.values, in_python.values)
     assert main(["explain", *options[:-2], "--force"]) == 1
     assert "say which text" in capsys.readouterr().err
+    # what needs no prompt looks at the image half
+    page = tmp_path / "page.html"
+    photo = str(tmp_path / "sea.png")
+    attend = ["attend", photo, "--model", f"hf:{folder}", "--html", str(page), "--stats", "json"]
+    assert main(attend) == 0
+    assert len(json.loads(capsys.readouterr().out.partition("\n")[2])["heads"]) == 3 * 2
+    assert main(["layers", "tiny-clip"]) == 0
+    assert "visual.blocks.2.norm1" in capsys.readouterr().out
 
 
 def test_open_clip(images):
