@@ -211,12 +211,13 @@ def explain(
         inputs = prepare(part)
         shape = size_of(inputs.tensor, module)
         rank = 2 if shape is None else len(shape)
-        if rank != 2:
+        flat = (shape[0], shape[1]) if shape is not None and rank == 2 else None
+        if shape is not None and flat is None:
             facts["input_size"] = list(shape)
         _check_rank(rank, families)
         setting = Setting(
             part.stop - part.start,
-            shape if rank == 2 else None,
+            flat,
             inputs.geometry,
             partial(output_for, module, loaded, preprocess),
         )

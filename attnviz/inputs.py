@@ -137,7 +137,12 @@ def _patched(inputs: Mapping[str, Any]) -> tuple[int, ...] | None:
     None where the batch holds pictures of several sizes.
     """
     shapes, patches = inputs["spatial_shapes"], inputs.get("pixel_values")
-    if not _is_float(patches) or patches.ndim != 3 or len(shapes.unique(dim=0)) != 1:
+    if (
+        patches is None
+        or not _is_float(patches)
+        or patches.ndim != 3
+        or len(shapes.unique(dim=0)) != 1
+    ):
         return None
     side = round((patches.shape[-1] / 3) ** 0.5)
     return tuple(side * n for n in shapes[0].tolist())

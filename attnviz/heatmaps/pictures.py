@@ -66,7 +66,8 @@ def headline(maps: Heatmaps, index: int) -> str:
 def photo_of(maps: Heatmaps, index: int, image: Any = None) -> np.ndarray | None:
     """Return the photo given or attached, or None."""
     if image is not None:
-        return maps[index].with_images([image]).images[0]
+        (photo,) = maps[index].with_images([image]).images or (None,)
+        return photo
     return maps.images[index] if maps.images is not None else None
 
 
@@ -297,15 +298,11 @@ def _rows(maps: Heatmaps, columns: int | None) -> list[list[int]]:
 
 def same_photo(maps: Heatmaps, indices: list[int]) -> bool:
     """Return whether some maps are of one photo, by its source or its pixels."""
-    for part in (maps.images, maps.sources):
-        if part is not None and part[indices[0]] is not None:
-            head = part[indices[0]]
-            return all(
-                part[i] is head
-                or (part is maps.sources and part[i] == head)
-                or (part is maps.images and part[i] is not None and np.array_equal(part[i], head))
-                for i in indices
-            )
+    if maps.images is not None and (head := maps.images[indices[0]]) is not None:
+        photos = [maps.images[i] for i in indices]
+        return all(p is head or (p is not None and np.array_equal(p, head)) for p in photos)
+    if maps.sources is not None and (source := maps.sources[indices[0]]) is not None:
+        return all(maps.sources[i] == source for i in indices)
     return False
 
 

@@ -29,7 +29,7 @@ def unwrap(model: nn.Module) -> nn.Module:
                 "cannot be read; pass the eager nn.Module that it was made from"
             )
         if hasattr(model, "_orig_mod"):
-            model = model._orig_mod
+            model = model._orig_mod  # type: ignore[assignment]  (a module, by compile)
         elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             model = model.module
         else:
@@ -83,7 +83,9 @@ def find_layers(
         raise LayerNotFound("no layer was given; pass a dotted name such as 'layer4', or a module")
     direct = {layer: _at(model, layer) for layer in layers if isinstance(layer, str)}
     if len(direct) == len(layers) and None not in direct.values():
-        return direct  # as they stand: nothing to search
+        return {
+            k: m for k, m in direct.items() if m is not None
+        }  # as they stand: nothing to search
     named = {name: module for module, name in named_parts(model).items()}
     plain = {_plain(name): name for name in named}
     found: dict[str, nn.Module] = {}

@@ -92,7 +92,8 @@ def read_image(
         return _decode(source, what, max_pixels, values)
     if hasattr(source, "read"):
         name = getattr(source, "name", None)
-        return _read_file(source, str(name or "open file"), max_pixels, reduce_to, values)
+        file: Any = source  # a file by its methods
+        return _read_file(file, str(name or "open file"), max_pixels, reduce_to, values)
     raise ImageError(
         f"{type(source).__name__} is not an image; expected a path, bytes, an open file, "
         "a PIL image, a numpy array (H, W, C) or a torch tensor (C, H, W)"

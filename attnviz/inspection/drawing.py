@@ -98,7 +98,7 @@ def _boxes(name: str, part: nn.Module) -> list[str]:
         if isinstance(blocks, nn.Sequential | nn.ModuleList) and len(children) > 1:
             return [f"{path}.{child}" for child in children]
         lists = [c for c, m in children.items() if isinstance(m, nn.Sequential | nn.ModuleList)]
-        holder = [c for c in lists if len(children[c]) > 1]
+        holder = [c for c in lists if len(list(children[c].children())) > 1]
         if isinstance(blocks, nn.Conv2d | nn.Linear) or len(holder) != 1:
             return [name] if path == name else [path]
         path = f"{path}.{holder[0]}"

@@ -25,7 +25,7 @@ from .tiles import (
     draw_overlay,
     draw_photo,
 )
-from .vector import lay_out
+from .vector import Cell, lay_out
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -118,7 +118,7 @@ def panel_figure(
     """
     scale = _scale(tile, scale)
     columns = _columns(tile, scale, colormap, alpha, levels, side)
-    cells = [(picture, "", text, ()) for picture, text in columns]
+    cells: list[Cell | None] = [(picture, "", text, ()) for picture, text in columns]
     bar = _bar(tile, scale, units, colormap, levels)
     if tile.photo is not None and tile.truth is None and bar.ticks and not _flat(tile, scale):
         paths = contour_paths(tile, scale, side, tuple(levels))
@@ -131,9 +131,7 @@ def panel_figure(
 
 
 def _scale(tile: Tile, scale: Scale | None) -> Scale:
-    if tile.values is None:
-        raise DataError("a panel needs a map: tile.values is None")
-    return scale or Scale.of([tile.values])
+    return scale or Scale.of([_values(tile)])
 
 
 def _columns(
@@ -164,7 +162,13 @@ def _bar(
 
 
 def _flat(tile: Tile, scale: Scale) -> bool:
-    return scale.is_flat(tile.values)
+    return scale.is_flat(_values(tile))
+
+
+def _values(tile: Tile) -> np.ndarray:
+    if tile.values is None:
+        raise DataError("a panel needs a map: tile.values is None")
+    return tile.values
 
 
 def _levels(levels: Sequence[float], scale: Scale) -> str:
@@ -175,12 +179,12 @@ def _levels(levels: Sequence[float], scale: Scale) -> str:
 def _drawn_on(tile: Tile) -> Geometry:
     if tile.geometry is not None:
         return tile.geometry
-    return Geometry.identity(*(tile.photo if tile.photo is not None else tile.values).shape[:2])
+    return Geometry.identity(*(tile.photo if tile.photo is not None else _values(tile)).shape[:2])
 
 
 def _note(tile: Tile, scale: Scale) -> str:
     if _flat(tile, scale):
-        return f"no evidence: the map is flat at {number(float(np.nanmax(tile.values)))}"
+        return f"no evidence: the map is flat at {number(float(np.nanmax(_values(tile))))}"
     parts = [f"scale: {scale.describe()}"]
     if tile.photo is not None:
         parts.append("opacity follows the value")

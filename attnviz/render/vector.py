@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -108,7 +108,7 @@ def encoded(figure: Figure, suffix: str) -> bytes:
     buffer = io.BytesIO()
     kind = suffix.lstrip(".").lower()
     date = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
-    text = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "attnviz"}
+    text: dict[Any, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "attnviz"}
     with rc_context(text):
         figure.savefig(buffer, format=kind, metadata=date, dpi=300)
     return buffer.getvalue()

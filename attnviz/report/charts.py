@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -138,7 +139,9 @@ def _drawn(
     return "".join(parts) + "</svg>"
 
 
-def _whisker(interval: Interval, x: object, y: float, kind: str, share: bool) -> str:
+def _whisker(
+    interval: Interval, x: Callable[[float], Any], y: float, kind: str, share: bool
+) -> str:
     dot = f'<circle class="dot {escape(kind)}" cx="{x(interval.value)}" cy="{y}" r="4.5"/>'
     if math.isnan(interval.low):
         return dot

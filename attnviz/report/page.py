@@ -73,7 +73,7 @@ def template(name: str) -> Any:
     """Return a page's template; all text put into it is escaped."""
     import jinja2
 
-    here = resources.files(__package__)
+    here = resources.files("attnviz.report")
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda part: here.joinpath(part).read_text("utf-8")),
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import TargetError
 from ..hooks import eager, preserved, unwrap
 from ..hooks.outputs import pick, put
 from ..methods import Request, forward_pass
@@ -124,6 +125,8 @@ def read(model: nn.Module, x: Tensor, layer: str) -> Reading:
         done = forward_pass(request, layers=[layer], heads=True)
         gradient = done.gradients(read_off=False)[layer]
     target = torch.tensor(done.columns[0].descriptions)
+    if done.logits is None:
+        raise TargetError("the model gives no logits (B, classes)")
     bias = _silent(model, x, layer).gather(1, target[:, None])[:, 0]
     return Reading(
         done.activations[layer].detach(),
