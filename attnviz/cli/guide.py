@@ -58,7 +58,8 @@ def guide(
         float | None,
         typer.Option(
             min=0,
-            help="Strength of guidance; 30 where objects of two classes can be exchanged, else 1.",
+            help="Strength of guidance; 30 where objects of two classes can be exchanged and the "
+            "tail is trained, else 1.",
         ),
     ] = None,
     warmup: Annotated[float, typer.Option(help="Share of training before guidance.")] = 0.3,

@@ -68,8 +68,9 @@ class GuideConfig:
         loss_options: its options. A pair (start, end) of numbers is annealed over training, such
             as {"steepness": (10, 40)}.
         weight: the guidance loss's final factor; None is 30 where objects of two classes are
-            annotated and can be exchanged, 1 where only one class is, whose map alone is then held
-            and the others pay for it, or nothing is exchanged.
+            annotated and can be exchanged and the tail is trained; 1 where only one class is, whose
+            map alone is then held and the others pay for it, where nothing is exchanged, or where
+            all of the network is trained.
         warmup, ramp: see `Strength`.
         guard: see `MassGuard`.
         exchange: put objects of annotated images in front of other classes' grounds, see

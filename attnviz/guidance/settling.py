@@ -18,7 +18,7 @@ from .pooling import with_pooling
 from .survey import Survey
 from .tails import Prefix, divide, trained_names
 
-#: weights of guidance with and without objects of two classes, see `GuideConfig`
+#: weights of guidance: of a tail with objects of two classes to exchange, and else
 STRONG, WEAK = 30.0, 1.0
 
 
@@ -104,13 +104,15 @@ def settle(
                 "may move without the answer"
             )
     if config.weight is None:
-        weight = STRONG if config.exchange and _annotated_classes(known) > 1 else WEAK
+        several = bool(config.exchange) and _annotated_classes(known) > 1
+        weight = STRONG if several and config.train != "all" else WEAK
         config = replace(config, weight=weight)
         if config.loss != "none":
-            why = (
-                "objects of several classes" if weight == STRONG else "objects of one class at most"
-            )
-            notes.append(f"guidance: {config.loss}, weight {weight:g} ({why} to exchange)")
+            why = "objects of several classes" if several else "objects of one class at most"
+            why = f"{why} to exchange"
+            if several and weight == WEAK:
+                why = "all of the network is trained, which a strong map loss keeps from learning"
+            notes.append(f"guidance: {config.loss}, weight {weight:g} ({why})")
     if config.balanced is None:
         uneven = known is not None and known.imbalance >= 1.5
         config = replace(config, balanced=uneven)

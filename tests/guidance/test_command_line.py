@@ -178,7 +178,7 @@ def test_a_new_classifier_is_compared_with_labels_alone(folder, capsys):
         assert text in out
     assert "x chance" in out
     assert "by always naming the commonest class" in out
-    assert "guidance: energy, weight 30" in err
+    assert "guidance: energy, weight 1 (all of the network is trained" in err
     stored = json.loads((folder / "run" / "answers.json").read_text())
     assert stored["compared"] == "labels alone, the same steps"
     assert set(stored["after"]["right"]) == {"as they are", "exchanged", "pasted back", "alone"}

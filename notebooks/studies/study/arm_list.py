@@ -64,7 +64,7 @@ _MEAN = {"fill": "mean"}
 ARMS = (
     Arm("plain", "labels only", _LABELS),
     Arm("guide", "energy + exchange: the defaults", masks=0.25),
-    Arm("guide_1", "the defaults, weight 1", {"weight": 1.0}, 0.25),
+    Arm("guide_30", "the defaults, weight 30 whatever is trained", {"weight": 30.0}, 0.25),
     Arm("exchange", "exchange alone", {"weight": 0.0, "exchange": True}, 0.25),
     Arm("energy", "energy alone", _ENERGY, 0.25),
     Arm("energy_class", "energy of the one-class map", {**_ENERGY, "against": None}, 0.25),

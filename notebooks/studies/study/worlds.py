@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from attnviz.data import Dataset
 from attnviz.data.boatwater import generate
 from attnviz.data.boatwater.arrays import GROUPS, LAND, OBJECT, WATER, GroupedImages
+from attnviz.errors import DataError
 from attnviz.guidance import Examples, new_head
 from attnviz.guidance.tails import Features
 from attnviz.models import load
@@ -26,7 +27,7 @@ from study.arm_data import SCALE, Parts, load_parts, parts_of
 
 #: what is tried where all of a small network is trained from the start
 SMALL_ARMS = (
-    "plain", "guide", "guide_1", "exchange", "energy", "gain", "dfr", "guide_dfr", "balanced",
+    "plain", "guide", "guide_30", "exchange", "energy", "gain", "dfr", "guide_dfr", "balanced",
     "jtt", "group_dro",
 )  # fmt: skip
 #: settings of `fit` for such a network
@@ -161,6 +162,10 @@ def digit_parts(_data: Any, fold: int, seed: int, folds: int, kind: str) -> Part
     A fold is for the test alone. Groups, colours and noise are the seed's, and so is which digits
     of the rest have known groups.
     """
+    if folds < 2:
+        raise DataError(
+            f"{folds} folds of the digits: one is for the test, so 2 or more are needed"
+        )
     ink, odd = _digits()
     order = np.random.default_rng(0).permutation(len(ink))
     away, near = (
