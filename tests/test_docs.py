@@ -17,9 +17,11 @@ from attnviz.cli import main
 REPO = Path(__file__).resolve().parents[1]
 DOCS = REPO / ".github" / "docs"
 PAGES = {p.name: p.read_text(encoding="utf-8") for p in sorted(DOCS.glob("*.md"))}
+#: data.md speaks of data that somebody annotated
 COMMANDS = {
     line.partition("#")[0].strip(): None
-    for text in PAGES.values()
+    for name, text in PAGES.items()
+    if name != "data.md"
     for block in re.findall(r"```bash\n(.*?)```", text, re.S)
     for line in block.splitlines()
     if line.startswith("attnviz ")
