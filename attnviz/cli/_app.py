@@ -8,7 +8,8 @@ import pkgutil
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -90,7 +91,7 @@ def run(args: Sequence[str] | None = None) -> int:
     if "--debug" in words:  # taken anywhere, since it is appended to the line that failed
         words.remove("--debug")
         debug = True
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _own_bars_alone():
         _show_warnings_in_one_line(debug)
         try:
             code = _dispatch(words, debug)
@@ -98,6 +99,19 @@ def run(args: Sequence[str] | None = None) -> int:
         except BrokenPipeError:
             code = _stdout_closed()
     return code
+
+
+@contextmanager
+def _own_bars_alone() -> Iterator[None]:
+    """Let Hugging Face's libraries, once they are imported, draw no progress bars of their own."""
+    name = "HF_HUB_DISABLE_PROGRESS_BARS"
+    before = os.environ.get(name)
+    os.environ.setdefault(name, "1")
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
 
 
 def _dispatch(words: list[str], debug: bool) -> int:

@@ -128,3 +128,27 @@ def test_photos_are_prepared_alike_by_name_and_by_option(run: Callable, photos: 
     scores = [d.json["results"][0]["target"]["score"] for d in (one, two)]
     # half of the picture is pure red: logit 2 * .5 - 0 of the mean colour, weight 2 - 1
     assert np.allclose(scores, scores[0])
+
+
+@pytest.mark.slow
+def test_hugging_face_draws_no_bars(tmp_path: Path, photos: Path) -> None:
+    import os
+    import subprocess
+    import sys
+
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    config = ViTConfig(
+        image_size=32, patch_size=16, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16,
+    )  # fmt: skip
+    ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vit")
+    words = ["explain", photos / "red.png", "--model", f"hf:{tmp_path / 'vit'}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "attnviz", *map(str, words), "--out", str(tmp_path / "out")],
+        capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Loading weights" not in done.stderr
+    assert "%|" not in done.stderr
