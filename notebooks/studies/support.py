@@ -52,7 +52,6 @@ fcn_resnet50 deeplabv3_mobilenet_v3_large lraspp_mobilenet_v3_large
 _NONE = "no attention"
 #: transformers that can be built with fewer blocks, for time
 _SHALLOW = ("vit_", "deit_", "eva02_", "beit_", "cait_", "convit_")
-_MIXERS = ("mixer_", "gmlp_", "resmlp_")
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,6 @@ def _timm(name: str) -> tuple[nn.Module, Tensor]:
     import timm
 
     options = {"depth": 2} if name.startswith(_SHALLOW) else {}
-    if name.startswith(_MIXERS):
-        options = {"num_blocks": 2}
     model = timm.create_model(name, pretrained=False, num_classes=10, **options)
     return model, _picture(model, model.pretrained_cfg["input_size"][-1])
 
@@ -197,8 +194,9 @@ def by_hand(model: nn.Module, x: Tensor, maps: Any, dense: bool) -> Tensor:
         first = output
         while not isinstance(first, Tensor):
             first = next(iter(first.values() if isinstance(first, dict) else first))
-        seen.append(first)
-        return None
+        seen.append(first.clone() if first is output else first)
+        # what follows may change its input in place
+        return seen[-1].clone() if first is output else None
 
     handle = model.get_submodule(maps.layer).register_forward_hook(keep)
     try:
