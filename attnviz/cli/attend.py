@@ -149,7 +149,7 @@ def _jobs(found: list[Path], method: str | None, out: Path | None, html: Path | 
     if (
         out is not None
         and len(found) > 1
-        and out.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")
+        and out.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp", ".pdf", ".svg")
     ):
         raise typer.BadParameter(
             f"--out {str(out)!r} is one picture; for {len(found)} photos a folder"
@@ -212,9 +212,8 @@ def _drawer(method: str, head: Any, layers: Any) -> Callable[..., Iterator[str]]
 
     from ..errors import MethodError
     from ..explaining import explain
-    from ..images import picture_bytes
     from ..methods import METHODS
-    from ._files import write_file
+    from ._files import VECTOR_FORMATS, file_bytes, write_file
 
     entry = METHODS.get(method)
     if entry.family != "attention":
@@ -239,7 +238,9 @@ def _drawer(method: str, head: Any, layers: Any) -> Callable[..., Iterator[str]]
         shown = [maps] if layers is None else list(maps.values())
         for one in shown:
             path = goal if len(shown) == 1 else goal.with_stem(f"{goal.stem}.{one.layer}")
-            write_file(path, picture_bytes(one.panel(0), path.suffix), force=force)
+            vector = path.suffix.lstrip(".").lower() in VECTOR_FORMATS
+            drawn = one.figure(0) if vector else one.panel(0)
+            write_file(path, file_bytes(drawn, path.suffix), force=force)
             yield f"{path}: {one.method} of {loaded.name} at {one.layer}"
 
     return draw

@@ -129,3 +129,9 @@ def test_the_table_of_two_photos_is_the_mean_of_each(photo, tmp_path, capsys):
         found.append([h["entropy"] for h in json.loads(capsys.readouterr().out)["heads"]])
     a, b, both = torch.tensor(found)
     torch.testing.assert_close(both, (a + b) / 2, rtol=1e-4, atol=1e-5)
+
+
+def test_a_map_as_a_figure_for_papers(photo, tmp_path):
+    words = ["attend", str(photo), "--random", "--model", MODEL, "--map", "cls", "--out"]
+    assert main([*words, str(tmp_path / "x.pdf")]) == 0
+    assert (tmp_path / "x.pdf").read_bytes().startswith(b"%PDF")
