@@ -160,6 +160,11 @@ class Subject:
         given = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
         return " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in given.items())
 
+    def of_photos(self) -> list[str]:
+        """Return the options given that mean nothing where a text is read."""
+        names = (*_PREPROCESSING, "checkpoint_key", "drop_keys")
+        return [f"--{n.replace('_', '-')}" for n in names if getattr(self, n) is not None]
+
     def beside(self) -> dict[str, Any]:
         """Return what holds for a second model as well: its preprocessing, and the device."""
         return {name: getattr(self, name) for name in (*_PREPROCESSING, "device")}

@@ -253,8 +253,9 @@ def _text(
     from ..attention.text import TEXT_METHODS
 
     words = method in TEXT_METHODS
-    if subject.states_preprocessing:
-        raise typer.BadParameter("preprocessing is for photos, and --text was given; leave it out")
+    if subject.of_photos():
+        given = ", ".join(subject.of_photos())
+        raise typer.BadParameter(f"{given} goes with photos, and --text was given; leave it out")
     if target and method not in ("generic_relevance", "attnlrp"):
         raise typer.BadParameter("--target of a text goes with --map generic_relevance or attnlrp")
 
