@@ -25,7 +25,8 @@ class MapsCallback(TrainerCallback):
         **options: of `explain`: `target`, `layer`, `preprocess` ...; one method.
 
     Example:
-        >>> Trainer(model, args, callbacks=[MapsCallback(["a.jpg"], preprocess=processor)])
+        >>> maps = MapsCallback(["a.jpg"], preprocess=processor)  # doctest: +SKIP
+        >>> Trainer(model, args, callbacks=[maps])  # doctest: +SKIP
     """
 
     def __init__(self, photos: Any, **options: Any) -> None:

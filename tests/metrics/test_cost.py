@@ -52,7 +52,7 @@ def test_explanations_are_predicted(name, convnet):
         if name == "random_logit":
             entry.fn(explain, x, [0, 1, 2], classes=5, **options)
         elif "model" in entry.meta["needs"]:
-            entry.fn(explain, convnet, x, **options)
+            entry.fn(explain, convnet.float(), x, **options)
         else:
             entry.fn(explain, x, **options)
         assert sum(made) == 3 * entry.meta["explanations"](options)
