@@ -53,7 +53,7 @@ def commands(top: Path) -> list[Command]:
     vit = ("--model", "timm:vit_tiny_patch16_224", "--random")
     audit = (
         "audit", "--model", "tests.audit.makers:reads_water", "--data", str(top / "scenes"),
-        "--object", "boat", "--context", "water", "--masks", "--preprocess", "unit", "--labels",
+        "--object", "boat", "--context", "water", "--preprocess", "unit", "--labels",
         "other,boat", "--fill", "blur", "--method", "gradcam", "--examples", "1",
     )  # fmt: skip
     guide = (
