@@ -36,6 +36,7 @@ def test_python_runs(page: str, newcomer: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands_run(line: str, newcomer: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = main(shlex.split(line)[1:])

@@ -28,7 +28,7 @@ LONG = ("attnviz audit", "attnviz guide")
 COMMANDS = [
     pytest.param(
         line,
-        marks=[pytest.mark.slow] if line.startswith(LONG) else [],
+        marks=[pytest.mark.slow, pytest.mark.timeout(1200)] if line.startswith(LONG) else [],
         id=line.partition("#")[0].strip(),
     )
     for block in blocks("bash")
