@@ -81,10 +81,19 @@ def commands(top: Path) -> list[Command]:
 def contents(folder: Path) -> dict[str, bytes]:
     """Return path -> bytes of all files of a folder."""
     return {
-        p.relative_to(folder).as_posix(): p.read_bytes()
+        p.relative_to(folder).as_posix(): _bytes(p)
         for p in sorted(folder.rglob("*"))
         if p.is_file()
     }
+
+
+def _bytes(path: Path) -> bytes:
+    """Return a file's bytes; safetensors writes its metadata in any order, which is put in one."""
+    data = path.read_bytes()
+    if path.suffix != ".safetensors":
+        return data
+    end = 8 + int.from_bytes(data[:8], "little")
+    return json.dumps(json.loads(data[8:end]), sort_keys=True).encode() + data[end:]
 
 
 def check_whole(folder: Path) -> None:
