@@ -118,12 +118,13 @@ def test_the_command_writes_a_program_that_runs(
     from attnviz.cli import main
 
     path = tmp_path / "colours.pt2"
-    line = ["export", "tests.cli.tiny:colours", "--preprocess", "imagenet", "--with-map", str(path)]
+    line = ["export", "tests.cli.tiny:colours", "--size", "96", "--with-map", str(path)]
     assert main(line) == 0
-    assert "input B x 3 x 224 x 224, cam" in capsys.readouterr().out
+    assert "input B x 3 x 96 x 96, cam" in capsys.readouterr().out
     assert main(line) == 1
     assert "--force" in capsys.readouterr().err
-    x = torch.randn(3, 3, 224, 224)
+    assert main([*line, "--force", "--mean", ".5,.5,.5"]) == 2  # no photo is read
+    x = torch.randn(3, 3, 96, 96)
     with torch.no_grad():
         _, drawn = torch.export.load(str(path)).module()(x)
     from tests.cli.tiny import colours

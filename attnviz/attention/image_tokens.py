@@ -6,7 +6,6 @@ tiles, merged patches), for each family in the form that transformers gives it.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -132,7 +131,7 @@ def image_tokens(
     elif known is not None:
         tiles = known(_Asked(config, inputs, photo_size, tokens, count))
     else:
-        tiles = _square(count, kind)
+        raise _unknown(count, kind)
     if kind.startswith(("blip-2", "instructblip")):
         return ImageTokens(positions, tuple(tiles), tiles[0].grid, resampled=True)
     used = max(t.start + t.grid[0] * (t.step or t.grid[1]) for t in tiles)
@@ -177,14 +176,9 @@ def _finest(tiles: Sequence[Tile]) -> tuple[int, int]:
     return max(round(down), 1), max(round(across), 1)
 
 
-def _square(count: int, kind: str) -> list[Tile]:
-    side = math.isqrt(count)
-    if side * side != count:
-        raise AttentionUnavailable(
-            f"where the {count} image tokens of a {kind!r} lie is not known; say it with "
-            "grid=(rows, columns)"
-        )
-    return [Tile(0, (side, side))]
+def _unknown(count: int, kind: str) -> AttentionUnavailable:
+    said = f"where the {count} image tokens of a {kind!r} lie is not known; say it with "
+    return AttentionUnavailable(said + "grid=(rows, columns)", command=said + "--grid ROWSxCOLUMNS")
 
 
 def _one_grid(asked: _Asked) -> list[Tile]:
@@ -192,7 +186,7 @@ def _one_grid(asked: _Asked) -> list[Tile]:
     rows, columns = asked.patches()
     spare = asked.count - rows * columns
     if spare not in (0, 1):
-        return _square(asked.count, asked.config.model_type)
+        raise _unknown(asked.count, asked.config.model_type)
     return [Tile(spare, (rows, columns))]
 
 

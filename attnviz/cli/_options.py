@@ -33,6 +33,10 @@ MasksFrom = Annotated[
         "data has none, marked as such."
     ),
 ]
+ExampleSize = Annotated[
+    int | None,
+    typer.Option("--size", min=1, help="Side of the model's input in pixels; the model's own."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the GPU if there is one.")
@@ -162,7 +166,7 @@ class Subject:
 
     def of_photos(self) -> list[str]:
         """Return the options given that mean nothing where a text is read."""
-        names = (*_PREPROCESSING, "checkpoint_key", "drop_keys")
+        names = (*_PREPROCESSING, "bands", "window", "checkpoint_key", "drop_keys")
         return [f"--{n.replace('_', '-')}" for n in names if getattr(self, n) is not None]
 
     def beside(self) -> dict[str, Any]:
@@ -176,7 +180,7 @@ class Subject:
                 found[name] = _channels(name, found[name])
         for name in ("resize", "crop"):
             if name in found:
-                found[name] = _size(name, found[name])
+                found[name] = sides(name, found[name])
         return found
 
     def _prepared(self, loaded: LoadedModel) -> LoadedModel:
@@ -233,14 +237,21 @@ def _numbers(name: str, text: str | None, kind: Callable[[str], Any]) -> list[An
         raise typer.BadParameter(f"--{name} takes numbers with commas, got {text!r}") from None
 
 
-def _size(name: str, text: str) -> Any:
-    sides = text.lower().split("x")
-    if not all(side.strip().isdecimal() for side in sides) or len(sides) > 2:
+def sides(name: str, text: str) -> Any:
+    """Return the (height, width) that an option states; one number is both, but of --resize."""
+    given = text.lower().split("x")
+    if not all(side.strip().isdecimal() for side in given) or len(given) > 2:
         raise typer.BadParameter(f"--{name} takes 224 or 224x320 (height x width), got {text!r}")
-    sizes = tuple(int(side) for side in sides)
+    sizes = tuple(int(side) for side in given)
     if len(sizes) == 2:
         return sizes
     return sizes[0] if name == "resize" else sizes * 2
+
+
+def example_size(loaded: LoadedModel, size: int | None) -> tuple[int, int]:
+    """Return (H, W) in pixels of an input that a command makes itself: as asked for, or the own."""
+    crop = getattr(loaded.preprocess, "crop", None)
+    return (size, size) if size else tuple(crop) if crop else (224, 224)
 
 
 def takes_model(

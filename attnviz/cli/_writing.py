@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 def write_words(
     photos: list[str], text: str, extra: list[str], *, subject: Subject, random: bool,
-    methods: str | None, html: Path | None, region: Path | None, most: int, force: bool,
+    methods: str | None, html: Path | None, region: Path | None, grid: str | None, most: int,
+    force: bool,
 ) -> None:  # fmt: skip
     """Print the answer, write its page, and print each word's attention to a region.
 
@@ -26,12 +27,14 @@ def write_words(
     from ..models.text import load_writer
     from ._console import print_table
     from ._files import refuse_existing
+    from ._options import sides
 
     if extra:
         raise typer.BadParameter(
             f"{', '.join(extra)}: not for a photo and a text together; the page (--html) has all "
             "layers"
         )
+    shape = None if grid is None else sides("grid", grid)
     if len(photos) != 1:
         raise typer.BadParameter(f"--text is asked of one photo, got {len(photos)}")
     photo, model = Path(photos[0]), str(subject.model)
@@ -43,7 +46,10 @@ def write_words(
     asked = [name.strip() for name in (methods or "attention").split(",")]
     if methods is None and module.config.model_type != "mllama":  # it has no image tokens
         asked.append("tam")
-    found = words(module, processor, image, text, max_new_tokens=most, methods=asked)
+    found = words(
+        module, processor, image, text, max_new_tokens=most, methods=asked,
+        grid=shape,
+    )  # fmt: skip
     print(found.text)
     if region is not None:
         mass = found.mass(read_label_image(region))

@@ -67,6 +67,13 @@ def attend(
             help="For a photo and a text: a mask; each word's attention to it, as a table."
         ),
     ] = None,
+    grid: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROWSxCOLUMNS",
+            help="For a photo and a text: of the image tokens, where they are not known.",
+        ),
+    ] = None,
     most: Annotated[
         int, typer.Option("--max-new-tokens", min=1, help="For a photo and a text: tokens written.")
     ] = 40,
@@ -97,15 +104,16 @@ def attend(
         from ._writing import write_words
 
         given = {"--layer": layer, "--target": target, "--stats": stats, "--out": out,
-                 "--checkpoint": subject.checkpoint, "--head": head != "mean", "--labels": labels,
-                 "preprocessing": subject.states_preprocessing}  # fmt: skip
+                 "--checkpoint": subject.checkpoint, "--head": head != "mean",
+                 "--labels": labels}  # fmt: skip
+        extra = [*(name for name, value in given.items() if value), *subject.of_photos()]
         write_words(
-            photos, text, [name for name, value in given.items() if value], subject=subject,
-            random=random, methods=method, html=html, region=region, most=most, force=force,
+            photos, text, extra, subject=subject, random=random, methods=method, html=html,
+            region=region, grid=grid, most=most, force=force,
         )  # fmt: skip
         return
-    if region is not None:
-        raise typer.BadParameter("--region goes with a photo and --text")
+    if region is not None or grid is not None:
+        raise typer.BadParameter("--region and --grid go with a photo and --text")
     layer = listed(layer) or None
     chosen: int | str = int(head) if head.lstrip("-").isdecimal() else head
     if method is None and html is None and stats is None:

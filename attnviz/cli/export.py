@@ -7,17 +7,18 @@ from typing import Annotated
 
 import typer
 
-from ._options import AsJson, Layer, Subject, takes_model
+from ._options import AsJson, ExampleSize, Layer, Subject, example_size, takes_model
 
 EXPORT_SCHEMA = 1
 
 
-@takes_model(positional=True)
+@takes_model(positional=True, photos=False)
 def export(
     with_map: Annotated[
         Path, typer.Option(help="The file: .onnx, or .pt2 (torch.export's program).")
     ],
     subject: Subject,
+    size: ExampleSize = None,
     layer: Layer = None,
     as_json: AsJson = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
@@ -26,22 +27,20 @@ def export(
 
     Outputs are "logits" (B, classes) and "heatmap" (B, h, w), of "input" (B, C, H, W) preprocessed.
     """
-    import numpy as np
+    import torch
 
     from ..errors import OutputExists
     from ..exporting import export_with_map
-    from ..models import resolve_preprocess
+    from ..models.argument import dtype_of
     from ._console import print_json
 
     if with_map.exists() and not force:
         raise OutputExists(f"{str(with_map)!r} exists already; pass --force to overwrite it")
-    loaded = subject.load()
-    prepare = resolve_preprocess(None, loaded.module, loaded)
-    example, _ = prepare(np.full((256, 256, 3), 127, np.uint8))
-    parameter = next(loaded.module.parameters())
+    loaded = subject.load(photos=False)
     # noise: a map of one colour would be equal to any other flat one
-    noise = np.random.default_rng(0).standard_normal(tuple(example.shape)).astype(np.float32)
-    inputs = example.new_tensor(noise)[None].to(parameter.device, parameter.dtype)
+    drawn = torch.Generator().manual_seed(0)
+    inputs = torch.randn(1, 3, *example_size(loaded, size), generator=drawn)
+    inputs = inputs.to(dtype_of(loaded.module))
     made = export_with_map(loaded, with_map, inputs, layer=layer, force=force)
     size = list(inputs.shape[1:])
     if as_json:

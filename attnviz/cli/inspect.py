@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ._options import AsJson, Subject, takes_model
+from ._options import AsJson, ExampleSize, Subject, example_size, takes_model
 
 INSPECT_SCHEMA = 1
 
@@ -15,9 +15,7 @@ INSPECT_SCHEMA = 1
 @takes_model(positional=True, photos=False)
 def inspect(
     subject: Subject,
-    size: Annotated[
-        int | None, typer.Option(min=1, help="Side of the example in pixels; the model's own.")
-    ] = None,
+    size: ExampleSize = None,
     draw: Annotated[
         Path | None, typer.Option(help="Write a drawing of the network, .svg, .png or .pdf.")
     ] = None,
@@ -43,7 +41,7 @@ def inspect(
         if not force:
             refuse_existing([draw])
     loaded = subject.load(pretrained=False, photos=False)
-    height, width = (size, size) if size else _input_size(loaded)
+    height, width = example_size(loaded, size)
     generator = torch.Generator().manual_seed(0)
     example = torch.randn(1, 3, height, width, generator=generator)
     inventory = take_inventory(loaded.module, example, name=loaded.name)
@@ -64,8 +62,3 @@ def inspect(
         print_table(header, inventory.table())
     for text in inventory.missed:
         say(f"not read: {text}")
-
-
-def _input_size(loaded: object) -> tuple[int, int]:
-    crop = getattr(getattr(loaded, "preprocess", None), "crop", None)
-    return tuple(crop) if crop else (224, 224)

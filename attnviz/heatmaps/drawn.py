@@ -99,7 +99,9 @@ class Drawn:
             return pictures.grid_figure(maps, title=title or "", **options)
         if maps.rank != 2:
             raise DataError("figure() is of pictures; of signals and volumes see panel()")
-        return pictures.panel_figure(maps, index, image=image, truth=truth, title=title, **options)
+        return pictures.panel(
+            maps, index, image=image, truth=truth, title=title, vector=True, **options
+        )
 
     def grid(self, **options: Any) -> Image:
         """Return all maps in one picture on one stated scale; see `attnviz.heatmaps.grid`."""

@@ -127,37 +127,12 @@ def panel(
     mode: str | None = None,
     shared: bool = False,
     title: str | None = None,
+    vector: bool = False,
     **options: Any,
-) -> Image:
-    """See `Heatmaps.panel`."""
-    from ..render import panel
+) -> Any:
+    """See `Heatmaps.panel`, and `Heatmaps.figure` with `vector`."""
+    from ..render import panel, panel_figure
 
-    drawn, about = _panel(maps, index, image, truth, mode, shared, title)
-    return panel(drawn, **about, **options)
-
-
-def panel_figure(
-    maps: Heatmaps,
-    index: int,
-    *,
-    image: Any = None,
-    truth: Any = None,
-    mode: str | None = None,
-    shared: bool = False,
-    title: str | None = None,
-    **options: Any,
-) -> Figure:
-    """See `Heatmaps.figure`."""
-    from ..render import panel_figure
-
-    drawn, about = _panel(maps, index, image, truth, mode, shared, title)
-    return panel_figure(drawn, **about, **options)
-
-
-def _panel(
-    maps: Heatmaps, index: int, image: Any, truth: Any, mode: str | None, shared: bool,
-    title: str | None,
-) -> tuple[Tile, dict[str, Any]]:  # fmt: skip
     index = range(len(maps))[index]
     drawn = tile(
         maps,
@@ -167,7 +142,8 @@ def _panel(
         caption=f"{MEANING} · {facts(maps, index)}",
         truth=None if truth is None else np.asarray(truth),
     )
-    return drawn, {"units": maps.units, "scale": scale_of(maps, index, mode, shared)}
+    scale = scale_of(maps, index, mode, shared)
+    return (panel_figure if vector else panel)(drawn, units=maps.units, scale=scale, **options)
 
 
 def grid(
@@ -202,30 +178,22 @@ def grid(
     """
     from ..render import grid
 
-    rows, about = _grid(results, columns, originals, shared, mode, title)
-    return grid(rows, **about, **options)
+    rows, about = _grid(results, columns, originals, shared, mode, title, **options)
+    return grid(rows, **about)
 
 
-def grid_figure(
-    results: Heatmaps | Mapping[str, Heatmaps],
-    *,
-    columns: int | None = None,
-    originals: bool = True,
-    shared: bool | None = None,
-    mode: str | None = None,
-    title: str = "",
-    **options: Any,
-) -> Figure:
-    """Return what `grid` does as a matplotlib figure, for PDF and SVG."""
+def grid_figure(results: Heatmaps | Mapping[str, Heatmaps], **options: Any) -> Figure:
+    """Return what `grid` does as a matplotlib figure, for PDF and SVG; with the same options."""
     from ..render import grid_figure
 
-    rows, about = _grid(results, columns, originals, shared, mode, title)
-    return grid_figure(rows, **about, **options)
+    rows, about = _grid(results, **options)
+    return grid_figure(rows, **about)
 
 
 def _grid(
-    results: Heatmaps | Mapping[str, Heatmaps], columns: int | None, originals: bool,
-    shared: bool | None, mode: str | None, title: str,
+    results: Heatmaps | Mapping[str, Heatmaps], columns: int | None = None,
+    originals: bool = True, shared: bool | None = None, mode: str | None = None, title: str = "",
+    **rest: Any,
 ) -> tuple[list[list[Tile]], dict[str, Any]]:  # fmt: skip
     from ..render import Tile
 
@@ -267,6 +235,7 @@ def _grid(
         "units": units.pop() if len(units) == 1 else "",
         "shared": shared,
         "mode": mode,
+        **rest,
     }
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import __version__
+from .. import __version__, templates
 from ..errors import DataError, OutputExists
 from ..writing import write_files
 from .charts import Bar, intervals
@@ -70,18 +69,11 @@ def audit_page(result: Any, *, comparison: Any = None) -> str:
 
 
 def template(name: str) -> Any:
-    """Return a page's template; all text put into it is escaped."""
-    import jinja2
-
-    here = resources.files("attnviz.report")
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda part: here.joinpath(part).read_text("utf-8")),
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    """Return a template of this folder, with intervals and p-values as words."""
+    return templates.template(
+        "attnviz.report", name, percent=lambda i: interval_text(i, share=True), span=interval_text,
+        p=p_text,
     )  # fmt: skip
-    environment.filters["percent"] = lambda i: interval_text(i, share=True)
-    environment.filters["span"] = interval_text
-    environment.filters["p"] = p_text
-    return environment.get_template(name)
 
 
 def sheets_of(discovery: Any) -> list[dict[str, Any]]:

@@ -363,3 +363,10 @@ def test_what_cannot_be_read_is_said():
     model, processor = family("llava")
     with pytest.raises(AttentionUnavailable, match=r"16 image tokens where a grid of 3 x 3"):
         words(model, processor, photo((40, 40)), ASKED, grid=(3, 3))
+    model.config.model_type = "mine"  # sixteen tokens are no grid of 4 x 4 by themselves
+    with pytest.raises(AttentionUnavailable, match=r"16 image tokens of a 'mine'.*grid=\(rows"):
+        words(model, processor, photo((40, 40)), ASKED)
+    ids = torch.tensor([[5] + 16 * [model.config.image_token_id] + [6]])
+    told = image_tokens(model, {"input_ids": ids}, (40, 40), [], grid=(2, 8))
+    assert told.grid == (2, 8)
+    assert told.positions.tolist() == list(range(1, 17))

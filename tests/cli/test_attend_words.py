@@ -51,3 +51,8 @@ def test_words_about_a_photo(photo, writer, tmp_path, capsys):
     assert "exist" in capsys.readouterr().err
     assert main([*arguments, "--stats", "table"]) == 2
     assert "--stats: not for a photo and a text" in " ".join(capsys.readouterr().err.split())
+    for extra in (["--drop-keys", "a"], ["--window", "0,9"], ["--mean", ".5,.5,.5"]):
+        assert main([*arguments, "--force", *extra]) == 2
+        assert f"{extra[0]}: not for a photo" in " ".join(capsys.readouterr().err.split())
+    assert main([*arguments, "--force", "--grid", "3x3"]) == 1
+    assert "grid of 3 x 3 was expected" in " ".join(capsys.readouterr().err.split())

@@ -368,7 +368,15 @@ def test_bad_data_is_named(kind, error, message):
 
 
 def test_degenerate_masks_can_be_skipped():
-    fit(net(), broken("empty"), degenerate="skip", **SETTINGS | {"epochs": 1})
+    """An image with such a mask is trained on as one that nobody annotated."""
+    masked = Stripes(8).examples
+    bare = [(i, y, None if k == 3 else m) for k, (i, y, m) in enumerate(masked)]
+    settings = SETTINGS | {"epochs": 1, "warmup": 0.0, "ramp": 0.0}
+    nets = [net(), net(), net()]
+    for model, data in zip(nets, (broken("empty"), bare, masked), strict=True):
+        fit(model, data, degenerate="skip", **settings)
+    assert same(nets[0], nets[1])
+    assert not same(nets[0], nets[2])
 
 
 def test_a_run_is_not_overwritten_nor_mixed(tmp_path):
