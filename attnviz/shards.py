@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from torch import nn
 
 from . import __version__, limits
 from .data import Sample
 from .data.identity import data_stamp, refuse_other, weights_stamp
 from .errors import DataError, ImageError
 from .explaining import explain
-from .heatmaps import Heatmaps
+from .heatmaps import Heatmaps, joined
 from .images import read_image
 from .models import LoadedModel, resolve_model, resolve_preprocess
 from .writing import locked, write_file
@@ -93,8 +93,11 @@ def explain_dataset(
 
 
 def _said(value: Any) -> Any:
+    """Return an option as JSON; what JSON cannot hold as {"given": what it was}."""
+    if isinstance(value, (list, tuple)):
+        return [_said(part) for part in value]
     plain = value is None or isinstance(value, (bool, int, float, str))
-    return value if plain else f"{type(value).__name__}: {value!r}"[:200]
+    return value if plain else {"given": f"{type(value).__name__}: {value!r}"[:200]}
 
 
 def _begin(out: Path, run: dict[str, Any], force: bool) -> None:
@@ -148,7 +151,7 @@ def _write_shard(
         step(before + len(names) + len(failed))
     path, instead = _paths(out, number)
     if made:
-        whole = _joined(made)
+        whole = joined(made)
         whole = replace(whole, meta={**whole.meta, "samples": names, "failed": failed})
         whole.save(path, force=True)
     else:
@@ -164,26 +167,6 @@ def _ahead(samples: list[Sample]) -> Iterator[tuple[list[Sample], list[np.ndarra
             pixels = [job.result() for job in reading]
             reading = [pool.submit(_read, s) for s in after]
             yield chunk, pixels
-
-
-def _joined(parts: list[Heatmaps]) -> Heatmaps:
-    sizes = {tuple(m.values.shape[1:]) for m in parts}
-    if len(sizes) > 1:
-        raise DataError(f"maps of sizes {sorted(sizes)} make no shard; resize to one input size")
-
-    def tensors(name: str) -> Any:
-        found = [getattr(m, name) for m in parts]
-        return None if any(t is None for t in found) else torch.cat(found)
-
-    def rows(name: str) -> Any:
-        found = [getattr(m, name) for m in parts]
-        return None if any(t is None for t in found) else tuple(v for t in found for v in t)
-
-    return replace(
-        parts[0],
-        **{name: tensors(name) for name in ("values", "score", "logits", "probability")},
-        **{name: rows(name) for name in ("target", "label", "geometry", "sources")},
-    )
 
 
 def _write_index(out: Path, shards: int) -> Path:
@@ -229,7 +212,7 @@ def verify(
         model: the one that the run was made with.
         out: its folder.
         sample: how many maps.
-        **options: those of the run that are no numbers or texts (a `Preprocess`, a `Target`).
+        **options: those of the run that JSON does not hold (a `Preprocess`, a `Target`).
 
     Returns:
         For each map {sample, holds, difference, reason}: `difference` is the largest one in units
@@ -246,7 +229,7 @@ def verify(
     if weights_stamp(module) != run["weights"]:
         raise DataError(f"the maps in {str(out)!r} were made with other weights of {run['model']}")
     given = {**run["options"], **options}
-    missing = [n for n, v in given.items() if n not in options and ": " in str(v) and n != "target"]
+    missing = [name for name, value in given.items() if isinstance(value, dict)]
     if missing:
         raise DataError(f"give {', '.join(missing)} again, as the run was made with it")
     lines = [json.loads(x) for x in (out / "index.jsonl").read_text("utf-8").splitlines()]
@@ -256,7 +239,7 @@ def verify(
 
 
 def _again(
-    model: LoadedModel | torch.nn.Module, out: Path, line: dict[str, Any], options: dict[str, Any]
+    model: LoadedModel | nn.Module, out: Path, line: dict[str, Any], options: dict[str, Any]
 ) -> dict[str, Any]:
     found = {"sample": line["sample"], "holds": False, "difference": None, "reason": ""}
     if line["file"] is None:

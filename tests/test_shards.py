@@ -146,7 +146,8 @@ def test_the_command_writes_goes_on_and_verifies(
 
     model = ["--model", "tests.cli.tiny:colours", "--preprocess", "imagenet"]
     out = folder.parent / "out"
-    line = ["explain", str(folder), "--shards", "--out", str(out), "--target", "1", *model]
+    line = ["explain", str(folder), "--shards", "--out", str(out), "--target", "green",
+            "--labels", "red,green,blue", *model]  # fmt: skip
     assert main(line) == 1  # one file is no picture
     assert "maps of 11 images" in capsys.readouterr().out
     assert main(line) == 1

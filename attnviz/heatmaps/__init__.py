@@ -2,7 +2,7 @@
 
 from .core import Heatmaps
 from .empty import warn_of_flat
-from .pictures import grid
+from .pictures import grid, joined
 from .volumes import animate
 
-__all__ = ["Heatmaps", "animate", "grid", "warn_of_flat"]
+__all__ = ["Heatmaps", "animate", "grid", "joined", "warn_of_flat"]

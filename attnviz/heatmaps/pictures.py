@@ -240,8 +240,14 @@ def _grid(
 
 
 def joined(parts: Sequence[Heatmaps]) -> Heatmaps:
-    """Return maps of one method and layer as one; what some of them lack, the whole lacks."""
-    first = parts[0]
+    """Return maps of one method and layer as one; what some of them lack, the whole lacks.
+
+    Raises:
+        DataError: maps of different sizes.
+    """
+    sizes = {tuple(maps.values.shape[1:]) for maps in parts}
+    if len(sizes) > 1:
+        raise DataError(f"maps of sizes {sorted(sizes)} do not join; resize to one input size")
     fields: dict[str, Any] = {}
     for name in ("values", "score", "logits", "probability"):
         some = [getattr(p, name) for p in parts]
@@ -249,7 +255,7 @@ def joined(parts: Sequence[Heatmaps]) -> Heatmaps:
     for name in ("target", "label", "geometry", "images", "sources"):
         some = [getattr(p, name) for p in parts]
         fields[name] = None if any(s is None for s in some) else sum(some, ())
-    return replace(first, **fields)
+    return replace(parts[0], **fields)
 
 
 def _rows(maps: Heatmaps, columns: int | None) -> list[list[int]]:
