@@ -13,11 +13,12 @@ from .errors import AttnvizError, ImageError, LayoutError
 from .explaining import Model
 from .heatmaps import Heatmaps
 from .hooks import eager, find_layers, preserved
-from .inputs import gather
+from .inputs import Given, gather
 from .methods import Request, forward_pass
 from .methods.heads import LinearHead
+from .methods.progress import counting
 from .models import default_layer, labels_of, resolve_model
-from .preparing import prepared
+from .preparing import preparing
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -187,20 +188,24 @@ def find_concepts(
     sources: list[Any] = []
     head: LinearHead | None = None
     given = gather(images, module)
-    for part, batch in prepared(given, module, loaded, preprocess, batch_size):
-        x = batch.tensor
-        with torch.inference_mode(False), eager(module), preserved(module, eval_mode=True):
-            if name is None:
-                name = default_layer(module, x)
-            with torch.no_grad():
+    total = given.count if isinstance(given, Given) else len(given)
+    prepare = preparing(given, module, loaded, preprocess)
+    with counting("photos", total) as step:
+        for start in range(0, total, batch_size):
+            batch = prepare(slice(start, min(start + batch_size, total)))
+            x = batch.tensor
+            with torch.inference_mode(False), eager(module), preserved(module, eval_mode=True):
+                name = name or default_layer(module, x)
                 size = tuple(x.shape[-2:]) if isinstance(x, Tensor) else None
-                request = Request(module, x, part.stop - part.start, input_size=size)
-                done = forward_pass(request, layers=[name], gradients=False, heads=True)
-        found.append(done.activations[name].detach().float().cpu())
-        head = done.heads.get(name)
-        places += batch.geometry or [None] * len(found[-1])
-        photos += batch.images or [None] * len(found[-1])
-        sources += batch.sources or [None] * len(found[-1])
+                with torch.no_grad():
+                    request = Request(module, x, min(batch_size, total - start), input_size=size)
+                    done = forward_pass(request, layers=[name], gradients=False, heads=True)
+            found.append(done.activations[name].detach().float().cpu())
+            head = done.heads.get(name)
+            places += batch.geometry or [None] * len(found[-1])
+            photos += batch.images or [None] * len(found[-1])
+            sources += batch.sources or [None] * len(found[-1])
+            step(len(found[-1]))
     if len({tuple(a.shape[1:]) for a in found}) > 1:
         raise LayoutError(f"{name!r} gives grids of different sizes; give photos of one size")
     every = torch.cat(found)

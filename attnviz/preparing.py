@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,22 +84,3 @@ def preparing(
         return lambda p: _given(given.part(p.start, p.stop, device_of(module)), module)
     photos = preparation(module, loaded, preprocess)
     return lambda p: photos(given[p])
-
-
-def prepared(
-    given: Given | list[Any],
-    module: nn.Module,
-    loaded: LoadedModel | None,
-    preprocess: Any,
-    batch_size: int,
-) -> Iterator[tuple[slice, Prepared]]:
-    """Yield (which of them, the batch) of what `gather` returned; arguments as `preparing`.
-
-    Args:
-        batch_size: most in a batch.
-    """
-    prepare = preparing(given, module, loaded, preprocess)
-    total = given.count if isinstance(given, Given) else len(given)
-    for start in range(0, total, batch_size):
-        part = slice(start, min(start + batch_size, total))
-        yield part, prepare(part)

@@ -49,9 +49,10 @@ def choose(
     from ..data import open_dataset
     from ..data.proposing import FILES, write_proposals
     from ..guidance import classes_among, propose
+    from ..methods.progress import watched
     from ..models import labels_of, read_labels
     from ._classes import read_classes
-    from ._console import print_json
+    from ._console import counted, print_json
     from ._files import refuse_existing
 
     if not force:
@@ -66,10 +67,11 @@ def choose(
     if object is not None and object not in found:
         classes_among([object], outputs, names or [], read_classes(classes))
     wanted = found if object is None else {object: found[object]}
-    proposals, pool = propose(
-        loaded, dataset, budget, classes=wanted, criterion=criterion,
-        layer=layer, batch_size=batch_size,
-    )  # fmt: skip
+    with watched(counted):
+        proposals, pool = propose(
+            loaded, dataset, budget, classes=wanted, criterion=criterion, layer=layer,
+            batch_size=batch_size,
+        )  # fmt: skip
     root = dataset.root if dataset.root is None or dataset.root.is_dir() else dataset.root.parent
     paths = write_proposals(proposals, out, root=root, force=force)
     files = {k: str(p) for k, p in paths.items()}

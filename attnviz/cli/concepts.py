@@ -27,8 +27,9 @@ def concepts(
     """Find the few concepts that a layer's activations consist of, and the photos they lie in."""
     from ..concepts import find_concepts
     from ..images import picture_bytes
+    from ..methods.progress import watched
     from ..models import read_labels
-    from ._console import print_json
+    from ._console import counted, print_json
     from ._files import refuse_existing, write_file
     from ._photos import gather
 
@@ -38,10 +39,11 @@ def concepts(
     chosen, failed = gather(photos, leave_out=out)
     if failed:
         raise failed[0][1]
-    found = find_concepts(
-        subject.load(), chosen, count=count, layer=layer,
-        labels=read_labels(labels) if labels else None,
-    )  # fmt: skip
+    with watched(counted):
+        found = find_concepts(
+            subject.load(), chosen, count=count, layer=layer,
+            labels=read_labels(labels) if labels else None,
+        )  # fmt: skip
     write_file(goal, picture_bytes(found.sheet(most=most), ".png"), force=force)
     rows = [
         {

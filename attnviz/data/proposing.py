@@ -8,7 +8,6 @@ carries where it came from (`masks_from`), until a tool writes the corrected fil
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from ..errors import DataError, OutputExists
-from ..writing import write_files
+from ..writing import write_file, write_files
 from .sample import Sample
 
 FILES = ("annotations.json", "label-studio.json", "label-studio.xml")
@@ -115,9 +114,7 @@ def write_proposals(
         f'  <RectangleLabels name="box" toName="image">\n{labels}\n  </RectangleLabels>\n</View>\n'
     )
     for name, own in by_name.items():
-        copy = folder / "images" / name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(_file(own[0].sample), copy)
+        write_file(folder / "images" / name, _file(own[0].sample).read_bytes(), force=True)
     texts = (json.dumps(document, indent=1), json.dumps(tasks, indent=1), view)
     write_files({paths[n]: text for n, text in zip(FILES, texts, strict=True)}, force=force)
     return {"coco": paths[FILES[0]], "label_studio": paths[FILES[1]], "labels": paths[FILES[2]],

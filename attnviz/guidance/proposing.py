@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +12,7 @@ from ..data.prepared import Prepared
 from ..data.proposing import Proposal
 from ..errors import DataError
 from ..explaining import explain
+from ..methods.progress import counting
 from ..models import LoadedModel, resolve_preprocess
 from .choosing import choose
 
@@ -54,13 +55,16 @@ def propose(
         )
     prepare = resolve_preprocess(preprocess, loaded.module, loaded)
 
-    def inputs() -> Iterator[tuple[Tensor, int]]:
+    def inputs(done: Callable[[int], None]) -> Iterator[tuple[Tensor, int]]:
         for sample, name in pool:
             yield Prepared.read(sample, prepare).input, classes[name]
+            done(1)
 
-    found = choose(
-        loaded.module, inputs(), budget, criterion=criterion, layer=layer, batch_size=batch_size
-    )
+    with counting("choosing", len(pool)) as done:
+        found = choose(
+            loaded.module, inputs(done), budget, criterion=criterion, layer=layer,
+            batch_size=batch_size,
+        )  # fmt: skip
     proposals = []
     for index in found.order:
         sample, name = pool[index]
