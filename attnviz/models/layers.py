@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -13,10 +13,12 @@ from ..hooks.capture import quantised_part
 from ..hooks.modules import unwrap
 from ..inputs import Inputs
 from .families import static_layer
+from .outputs import stated
 from .probing import Seen, choose, probe
 
 _lock = threading.Lock()
-_chosen: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
+#: model -> (which of its outputs are the logits, the layer)
+_chosen: weakref.WeakKeyDictionary[nn.Module, tuple[Any, str]] = weakref.WeakKeyDictionary()
 
 
 class LayerRow(NamedTuple):
@@ -42,7 +44,8 @@ def default_layer(module: nn.Module, example: Inputs | None = None) -> str:
     network that reads a class token, the last block's first norm: behind it, patches get no
     gradient, and a map would be zero by construction. For a network whose output has positions
     itself (masks, boxes), the end of its encoder, never that output. Known families are read off
-    the model's structure; others are run once. The answer is kept as long as the model lives.
+    the model's structure; others are run once. The answer is kept as long as the model lives, for
+    the output that is read (`attnviz.models.reading`).
 
     Args:
         module: the model; wrappers (compiled, DataParallel) are seen through.
@@ -58,8 +61,8 @@ def default_layer(module: nn.Module, example: Inputs | None = None) -> str:
     module = unwrap(module)
     with _lock:
         known = _chosen.get(module)
-    if known is not None:
-        return known
+    if known is not None and known[0] == stated():
+        return known[1]
     name = static_layer(module)
     if name is None:
         seen = probe(module, example)
@@ -69,13 +72,13 @@ def default_layer(module: nn.Module, example: Inputs | None = None) -> str:
             f"{type(module).__name__} has no layer with positions (h, w) that its output depends "
             f"on, so there is nothing to draw a map from{_why_none(module, seen)}"
         )
-        known = "`attnviz layers MODEL` lists all layers with their output shapes"
+        table = "`attnviz layers MODEL` lists all layers with their output shapes"
         raise LayerNotFound(
-            f"{what}; pass layer=... if there is one. {known}",
-            command=f"{what}; say it with --layer if there is one. {known}",
+            f"{what}; pass layer=... if there is one. {table}",
+            command=f"{what}; say it with --layer if there is one. {table}",
         )
     with _lock:
-        _chosen[module] = name
+        _chosen[module] = stated(), name
     return name
 
 

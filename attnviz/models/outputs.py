@@ -114,6 +114,12 @@ def reading(
         _reading.reset(token)
 
 
+def stated() -> tuple[Choice | None, int | None]:
+    """Return what is said here of which tensor are the logits: the choice, and their width."""
+    known = _reading.get() or Reading()
+    return known.output, known.width
+
+
 def logits_of(output: Any) -> Tensor:
     """Return the logits in a model's output, see `find_logits`; `reading` says which they are.
 

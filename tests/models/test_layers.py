@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import attnviz
 from attnviz.errors import LayerNotFound, ModelError
 from attnviz.models import default_layer, infer_layout, list_layers
 from attnviz.models.families import static_layer
@@ -234,3 +235,23 @@ def test_a_block_that_normalises_behind_its_attention() -> None:
     assert gradient[:, 1:].ne(0).any()
     _, dead = run(model, "blocks.2.norm1", image)
     assert dead[:, 1:].eq(0).all()
+
+
+def test_each_output_has_its_own_default():
+    """Two heads on branches of their own: the layer kept for one says nothing of the other."""
+
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv2d(3, 4, 3)
+            self.left, self.right = nn.Conv2d(4, 6, 3), nn.Conv2d(4, 6, 3)
+            self.ends = nn.ModuleDict({"a": nn.Linear(6, 3), "b": nn.Linear(6, 3)})
+
+        def forward(self, x):
+            x = self.stem(x).relu()
+            parts = {"a": self.left(x).relu(), "b": self.right(x).relu()}
+            return {name: self.ends[name](v.mean((2, 3))) for name, v in parts.items()}
+
+    model, x = Branches(), torch.rand(1, 3, 16, 16)
+    layers = [attnviz.explain(model, x, output=name).layer for name in ("a", "b", "a")]
+    assert layers == ["left", "right", "left"]
