@@ -32,6 +32,7 @@ def test_a_list_of_batches_gives_every_map(model):
     torch.testing.assert_close(explain(model, [x, y]).values, expected)
     torch.testing.assert_close(explain(model, (x, y), batch_size=2).values, expected)
     torch.testing.assert_close(explain(model, [x[0], x[1]]).values, expected[:2])
+    torch.testing.assert_close(explain(model, x.numpy()).values, expected[:4])
     targets = explain(model, [x, y], target=[*range(5), 0, 1])
     assert targets.target == (0, 1, 2, 3, 4, 0, 1)
 
