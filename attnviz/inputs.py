@@ -54,9 +54,9 @@ def gather(images: Any, module: nn.Module) -> Given | list[Any]:
 
     Taken are: a float tensor of one sample or a batch (or an array of a batch), of the rank that
     the model's convolutions have (signals, pictures, volumes); a mapping of keyword arguments; a
-    tuple of tensors for a model that takes as many; a photo; and lists, loaders and data sets of batches, samples or
-    photos, each by itself or as (image, label, ...), of which the image is taken; a folder
-    of photos.
+    tuple of tensors for a model that takes as many; a photo; and lists, loaders and data sets of
+    batches, samples or photos, each by itself or as (image, label, ...), of which the image is
+    taken; a folder of photos.
 
     Raises:
         ImageError: nothing was given, or shapes do not fit together.
