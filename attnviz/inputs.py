@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -173,7 +173,7 @@ def _first_convolution(module: nn.Module) -> nn.Conv1d | nn.Conv2d | nn.Conv3d |
     return next((part for part in module.modules() if isinstance(part, kinds)), None)
 
 
-def _is_float(value: Any) -> bool:
+def _is_float(value: Any) -> TypeGuard[Tensor]:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 

@@ -13,11 +13,12 @@ from ..hooks.capture import quantised_part
 from ..hooks.modules import unwrap
 from ..inputs import Inputs
 from .families import static_layer
-from .outputs import stated
+from .outputs import reading, stated
 from .probing import Seen, choose, probe
 
 _lock = threading.Lock()
-#: model -> (which of its outputs are the logits, the layer)
+#: model -> (which of its outputs are the logits, see `stated`; the layer). Without the width where
+#: the output is one tensor: no labels tell it from another
 _chosen: weakref.WeakKeyDictionary[nn.Module, tuple[Any, str]] = weakref.WeakKeyDictionary()
 
 
@@ -61,11 +62,14 @@ def default_layer(module: nn.Module, example: Inputs | None = None) -> str:
     module = unwrap(module)
     with _lock:
         known = _chosen.get(module)
-    if known is not None and known[0] == stated():
+    said = stated()
+    if known is not None and known[0] in (said, said[:1]):
         return known[1]
     name = static_layer(module)
     if name is None:
-        seen = probe(module, example)
+        with reading() as read:
+            seen = probe(module, example)
+        said = said[:1] if read.path == "" else said
         name = choose(seen)
     if name is None:
         what = (
@@ -78,7 +82,7 @@ def default_layer(module: nn.Module, example: Inputs | None = None) -> str:
             command=f"{what}; say it with --layer if there is one. {table}",
         )
     with _lock:
-        _chosen[module] = stated(), name
+        _chosen[module] = said, name
     return name
 
 
