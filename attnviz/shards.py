@@ -25,7 +25,8 @@ from .explaining import explain
 from .heatmaps import Heatmaps, joined
 from .images import read_image
 from .models import LoadedModel, resolve_model, resolve_preprocess
-from .writing import locked, write_file
+from .processes import current
+from .writing import write_file
 
 SCHEMA, VERSION = "attnviz.shards", 1
 
@@ -47,7 +48,7 @@ def explain_dataset(
     """Write the maps of a data set as shards with an index; goes on with what is there.
 
     Memory does not grow with the number of images. An image that cannot be read is noted in the
-    index and left out.
+    index and left out. Several processes (`attnviz.processes.together`) share the shards.
 
     Args:
         model: as `explain` takes it.
@@ -69,27 +70,34 @@ def explain_dataset(
     module, loaded = resolve_model(model, options.pop("device", None))
     if not isinstance(options.get("method", "gradcam"), str) or shard < 1:
         raise DataError("shards hold the maps of one method, and of at least one image each")
-    run = {
-        "schema": SCHEMA,
-        "version": VERSION,
-        "attnviz": __version__,
-        "model": loaded.name if loaded is not None else type(module).__name__,
-        "weights": weights_stamp(module),
-        "data": data_stamp(samples),
-        "images": len(samples),
-        "shard": shard,
-        "preprocess": str(resolve_preprocess(options.get("preprocess"), module, loaded).describe()),
-        "options": {name: _said(value) for name, value in sorted(options.items())},
-    }
-    with locked(out):
-        _begin(out, run, force)
+    group = current()
+
+    def run() -> dict[str, Any]:
+        prepare = resolve_preprocess(options.get("preprocess"), module, loaded)
+        return {
+            "schema": SCHEMA,
+            "version": VERSION,
+            "attnviz": __version__,
+            "model": loaded.name if loaded is not None else type(module).__name__,
+            "weights": weights_stamp(module),
+            "data": data_stamp(samples),
+            "images": len(samples),
+            "shard": shard,
+            "preprocess": str(prepare.describe()),
+            "options": {name: _said(value) for name, value in sorted(options.items())},
+        }
+
+    with group.locked(out):
+        group.once(lambda: _begin(out, run(), force))
         starts = range(0, len(samples), shard)
+        mine = set(group.mine(len(starts)))
         for number, start in enumerate(starts):
             part = samples[start : start + shard]
-            if not any(path.exists() for path in _paths(out, number)):
+            if number in mine and not any(path.exists() for path in _paths(out, number)):
                 _write_shard(out, number, list(part), loaded or module, options, step, start)
             step(start + len(part))
-        return _write_index(out, len(starts))
+        group.wait()
+        return group.once(lambda: _write_index(out, len(starts)))
 
 
 def _said(value: Any) -> Any:

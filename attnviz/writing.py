@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
+import platform
 import re
 import shutil
 import time
@@ -104,10 +106,14 @@ def _keep(path: Path) -> Path:
 
 def _beside(path: Path, kind: str) -> Path:
     # not the file's own name with an ending: that may be too long for the file system
-    return path.with_name(f".attnviz-{os.getpid()}-{os.urandom(8).hex()}.{kind}")
+    return path.with_name(f".attnviz-{os.getpid()}-{_MACHINE}{os.urandom(5).hex()}.{kind}")
 
 
-_OURS = re.compile(r"\.attnviz-(?:(\d+)-)?[0-9a-f]{16}\.(?:new|old)")
+#: of several machines that write one folder each knows its own processes only
+_MACHINE = hashlib.blake2b(platform.node().encode(), digest_size=3).hexdigest()
+
+
+_OURS = re.compile(r"\.attnviz-(?:(\d+)-)?([0-9a-f]{6})[0-9a-f]{10}\.(?:new|old)")
 #: seconds after which a temporary file is a killed process's, whatever has its number now
 _STALE = 24 * 3600
 
@@ -121,7 +127,8 @@ def clean(folder: str | Path) -> None:
                 continue
             with contextlib.suppress(OSError):
                 aged = time.time() - entry.stat().st_mtime > _STALE
-                if aged or (ours[1] is not None and not _alive(int(ours[1]))):
+                here = ours[1] is not None and ours[2] == _MACHINE
+                if aged or (here and not _alive(int(ours[1]))):
                     os.unlink(entry.path)
 
 

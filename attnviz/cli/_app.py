@@ -9,7 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from .. import __version__
 from ..errors import AttnvizError, AttnvizWarning, FlatMapWarning, did_you_mean
+from ..processes import current, launched, together
 
 OK, FAILURE, USAGE, GATE_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -94,7 +95,7 @@ def run(args: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings(), _own_bars_alone():
         _show_warnings_in_one_line(debug)
         try:
-            code = _dispatch(words, debug)
+            code = _dispatch(words, debug) if launched() == 1 else _shared(words, debug)
             sys.stdout.flush()
         except BrokenPipeError:
             code = _stdout_closed()
@@ -112,6 +113,25 @@ def _own_bars_alone() -> Iterator[None]:
     finally:
         if before is None:
             os.environ.pop(name, None)
+
+
+#: what several processes share: each makes a part of the maps, the first writes the result
+SHARED = ("explain", "benchmark", "audit")
+
+
+def _shared(words: list[str], debug: bool) -> int:
+    """Run a command as one of the processes that `torchrun` or `accelerate launch` started."""
+    name = next((w for w in words if not w.startswith("-")), "")
+    if name not in SHARED:
+        say(
+            f"error: `attnviz {name}` runs in one process, and {launched()} were launched; start "
+            f"it without torchrun or accelerate launch. Shared are {', '.join(SHARED)}"
+        )
+        return USAGE
+    with together() as group, open(os.devnull, "w") as nowhere, ExitStack() as stack:
+        if not group.first:
+            stack.enter_context(redirect_stdout(nowhere))
+        return _dispatch(words, debug)
 
 
 def _dispatch(words: list[str], debug: bool) -> int:
@@ -145,8 +165,9 @@ def _dispatch(words: list[str], debug: bool) -> int:
 
 
 def say(line: str) -> None:
-    """Print one line to stderr."""
-    print(line, file=sys.stderr, flush=True)
+    """Print one line to stderr; of several processes the first does, and each its own errors."""
+    if current().first or line.startswith("error: "):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _one_line(error: BaseException) -> str:

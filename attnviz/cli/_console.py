@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from .. import __version__
+from ..processes import current
 from ._app import INTERRUPTED, say
 
 
@@ -84,7 +85,7 @@ class _Bar(Progress):
 @contextlib.contextmanager
 def progress(what: str, total: int) -> Iterator[Progress]:
     """Show a bar with rate and time left on stderr if it is a terminal."""
-    if total < 2 or not sys.stderr.isatty():
+    if total < 2 or not (sys.stderr.isatty() and current().first):
         yield Progress()
         return
     from rich import progress as bar

@@ -11,6 +11,7 @@ import typer
 from ..data import Sample, open_dataset
 from ..errors import DataError
 from ..models import read_labels
+from ..processes import current
 from ..shards import explain_dataset
 from ._app import FAILURE, say
 from ._console import progress
@@ -32,7 +33,7 @@ def write_shards(
     """Explain a data set into shards; see `attnviz.shards`."""
     if len(methods) > 1 or len(targets) > 1:
         raise typer.BadParameter("--shards takes one --method and one --target for all images")
-    samples = samples_at(places, out)
+    samples = current().once(lambda: samples_at(places, out))
     loaded = subject.load()
     options |= {"method": methods[0], "target": targets[0] if targets else None}
     if labels is not None:

@@ -87,8 +87,10 @@ def explain(
 
     An unreadable photo is reported and skipped, and the exit code is then 1.
     """
+    from ..batching import MOST
     from ..images import PICTURE_FORMATS
     from ..methods.progress import watched
+    from ..processes import current
     from ._console import counted, print_json, progress, saying_what_is_kept
     from ._explaining import (
         Job,
@@ -121,7 +123,8 @@ def explain(
     methods = methods_named(method)
     target = listed(target)
     targets = targets_named(target, versus)
-    found, unreadable = gather(photos, leave_out=out)
+    group = current()
+    found, unreadable = group.once(lambda: gather(photos, leave_out=out))
     names = [slug(t) for t in target]
     if len(set(names)) < len(names):
         names = [f"{i + 1}-{name}" for i, name in enumerate(names)]
@@ -138,13 +141,14 @@ def explain(
         for photo, stem in zip(found, result_stems(found), strict=True)
     ]
     if resume:
-        there = [job for job in jobs if all(path.exists() for path in job.pictures)]
+        there = group.once(lambda: [j for j in jobs if all(p.exists() for p in j.pictures)])
         jobs = [job for job in jobs if job not in there]
         say(f"{len(there)} of {len(found)} photos have their pictures and are left out")
     sheet = out / f"grid.{picture_format}"
     extra = [*([html] if html else []), *([sheet] if grid else [])]
     if not force:
-        refuse_existing([*extra, *(p for job in jobs for p in job.pictures)])
+        files = [*extra, *(p for job in jobs for p in job.pictures)]
+        group.once(lambda: refuse_existing(files))
     failures = [{"photo": name, "error": str(error)} for name, error in unreadable]
     for failure in failures:
         say(f"error: {failure['error']}")
@@ -166,10 +170,15 @@ def explain(
         )
     )
     with kept, passes, progress("explaining", len(jobs)) as bar:
-        for outcome in explain_photos(
-            loaded, jobs, methods=methods, targets=targets, layer=layer,
+        block = batch_size or MOST
+        mine = [jobs[i] for i in group.mine(len(jobs), block)]
+        outcomes = explain_photos(
+            loaded, mine, methods=methods, targets=targets, layer=layer,
             labels=labels, look=look, batch_size=batch_size, force=force, keep=bool(extra),
-        ):  # fmt: skip
+        )  # fmt: skip
+        if group.count > 1:
+            outcomes = group.in_order(list(outcomes), len(jobs), block)
+        for outcome in outcomes:
             bar.step()
             if isinstance(outcome, Failed):
                 failures.append({"photo": str(outcome.item.photo), "error": str(outcome.error)})
@@ -184,11 +193,11 @@ def explain(
                 for record in outcome:
                     bar.result(record.line())
     lines = []
-    if grid and shown:
+    if grid and shown and group.first:
         drawn = grid_picture(shown, look, sheet.suffix)
         write_file(sheet, file_bytes(drawn, sheet.suffix), force=force)
         lines.append(f"{sheet}: grid of {len(shown)} photo{'s' * (len(shown) > 1)}")
-    if html is not None and shown:
+    if html is not None and shown and group.first:
         lines.append(write_page(html, shown, model=loaded.name, force=force))
     for line in lines:
         say(line) if as_json else print(line)
