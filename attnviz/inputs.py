@@ -64,7 +64,7 @@ def gather(images: Any, module: nn.Module) -> Given | list[Any]:
     if isinstance(images, np.ndarray) and images.ndim > 3 and images.dtype.kind == "f":
         images = torch.from_numpy(images)  # an array of so many axes is no photo
     if isinstance(images, Mapping):
-        return _mapping(images)
+        return _mapping([images], module)
     if _is_float(images):
         return _batch([images], module)
     if isinstance(images, tuple) and len(images) > 1 and _several(images, module):
@@ -74,6 +74,8 @@ def gather(images: Any, module: nn.Module) -> Given | list[Any]:
     items = _items(images)
     if not items:
         raise ImageError("no images given")
+    if all(isinstance(item, Mapping) for item in items):
+        return _mapping(items, module)
     if all(_is_float(item) for item in items):
         return _batch(items, module)
     return items
@@ -130,6 +132,11 @@ def mismatch(error: Exception, inputs: Any, module: nn.Module) -> ImageError | N
         f"the input {shape} has {wanted[2]} channels where {type(module).__name__} takes "
         f"{wanted[1]}; a batch is (B, C, ...), channels second"
         + (": x.movedim(-1, 1)" if last else "")
+        + (
+            ". Photos become grey by Preprocess(mean=(m,), std=(s,)), one number each"
+            if wanted[1] == "1"
+            else ""
+        )
     )
 
 
@@ -162,10 +169,29 @@ def frames_first(inputs: Tensor, module: nn.Module) -> bool:
     return inputs.shape[1] != first.in_channels == inputs.shape[2]
 
 
+def samples_in(inputs: Inputs) -> int:
+    """Return how many samples a model's inputs hold, 0 where no tensor does.
+
+    Among several the picture counts: beside it there may be another number of texts.
+    """
+    if isinstance(inputs, Tensor):
+        return len(inputs)
+    values = inputs.values() if isinstance(inputs, Mapping) else inputs
+    tensors = [value for value in values if isinstance(value, Tensor) and value.ndim]
+    pictures = [value for value in tensors if _is_float(value) and value.ndim > 3]
+    return next((len(value) for value in pictures or tensors), 0)
+
+
 def spatial_rank(module: nn.Module) -> int:
     """Return over how many axes the model's first convolution runs: 1, 2 or 3; 2 if it has none."""
     first = _first_convolution(module)
     return 2 if first is None else len(first.kernel_size)
+
+
+def channels_of(module: nn.Module) -> int | None:
+    """Return how many channels the model's first convolution takes, None if it has none."""
+    first = _first_convolution(module)
+    return None if first is None else first.in_channels
 
 
 def _first_convolution(module: nn.Module) -> nn.Conv1d | nn.Conv2d | nn.Conv3d | None:
@@ -228,14 +254,36 @@ def _batch(tensors: Sequence[Tensor], module: nn.Module) -> Given:
     return Given(together, len(together))
 
 
-def _mapping(inputs: Mapping[str, Any]) -> Given:
-    counts = [len(v) for v in inputs.values() if isinstance(v, Tensor) and v.ndim]
-    if not counts or counts[0] == 0:
+def _mapping(items: Sequence[Mapping[str, Any]], module: nn.Module) -> Given:
+    """Return mappings of keyword arguments, each a batch or a sample, as one batch."""
+    inputs = items[0]
+    try:
+        inspect.signature(module.forward).bind(**inputs)
+    except TypeError as error:
+        takes = ", ".join(inspect.signature(module.forward).parameters)
+        picture = next((str(k) for k, v in inputs.items() if isinstance(v, Tensor)), "image")
+        raise ImageError(
+            f"a mapping is given to the model as keyword arguments, and this one does not fit "
+            f"{type(module).__name__}.forward({takes}): {error}. Pass the picture alone, "
+            f"batch[{picture!r}], or a mapping with the keys that it takes; a model that takes the "
+            f"whole mapping as one argument needs a module around it, whose forward takes "
+            f"the picture and calls net({{{picture!r}: picture}})"
+        ) from error
+    if len(items) > 1:
+        floats = next((v for v in inputs.values() if _is_float(v)), None)
+        single = floats is not None and floats.ndim <= spatial_rank(module) + 1
+        join = torch.stack if single else torch.cat
+        inputs = {
+            name: join([item[name] for item in items]) if isinstance(value, Tensor) else value
+            for name, value in inputs.items()
+        }
+    count = samples_in(inputs)
+    if not count:
         raise ImageError(
             f"the inputs {sorted(map(str, inputs))} hold no tensor with samples; a mapping is "
             "given to the model as keyword arguments"
         )
-    return Given(dict(inputs), counts[0])
+    return Given(dict(inputs), count)
 
 
 def _several(images: tuple[Any, ...], module: nn.Module) -> bool:

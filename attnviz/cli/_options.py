@@ -207,6 +207,8 @@ class Subject:
                 "cannot change; say --preprocess imagenet (or another) beside them"
             )
         if changes:
+            for name in {"mean", "std"} & changes.keys() if base.grey else ():
+                changes[name] = (sum(changes[name]) / len(changes[name]),)
             if "resize" in changes or "crop" in changes:
                 changes = {"resize": None, "crop": None, "fit": "squash"} | changes
             base = replace(base, **changes, name=f"{base.name}, changed")

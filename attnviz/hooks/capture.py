@@ -20,7 +20,7 @@ from .checkpointing import without_checkpointing
 from .modules import eager, find_layers, unwrap
 from .outputs import pick, put
 from .preserve import preserved
-from .threads import own_thread
+from .threads import own_thread, takes_hooks
 
 
 class Capture:
@@ -67,7 +67,7 @@ class Capture:
             if not self._create_graph:
                 stack.enter_context(preserved(self._model, eval_mode=False))
             for name, module in self.modules.items():
-                if isinstance(module, torch.jit.ScriptModule) and not _takes_hooks(module):
+                if not takes_hooks(module):
                     raise CaptureError(
                         f"layer {name!r} is scripted: it runs outside Python and cannot be read; "
                         "choose the layer before or after it, or pass the eager model"
@@ -200,14 +200,6 @@ class Capture:
             if gradient is None:
                 raise CaptureError(_independent(self._model, name, score))
         return MappingProxyType(dict(zip(tensors, found, strict=True)))
-
-
-def _takes_hooks(module: nn.Module) -> bool:
-    try:
-        module.register_forward_hook(own_thread(lambda *_: None)).remove()
-    except RuntimeError:
-        return False
-    return True
 
 
 #: why a layer inside re-entrant checkpointing has no gradient

@@ -6,6 +6,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch import nn
+
 
 class _OwnHook:
     """A hook for one thread and one module: it does nothing elsewhere, nor in a copy of either."""
@@ -39,3 +42,14 @@ def own_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
     called) has a copy in which the hook does nothing, then and later.
     """
     return _OwnHook(hook)
+
+
+def takes_hooks(module: nn.Module) -> bool:
+    """Say whether a module takes hooks: scripted ones that run outside of Python take none."""
+    if not isinstance(module, torch.jit.ScriptModule):
+        return True
+    try:
+        module.register_forward_hook(own_thread(lambda *_: None)).remove()
+    except RuntimeError:
+        return False
+    return True

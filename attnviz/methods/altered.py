@@ -66,7 +66,7 @@ class Passes:
         )
         self.scores = torch.stack([c.score(self.output).detach() for c in self.columns])
         check_finite(tuple(self.scores))
-        self.logits = logits_or_none(self.output)
+        self.logits = logits_or_none(self.output, self.request.batch)
         return self
 
     def groups(self, size: int = 1) -> list[Group]:

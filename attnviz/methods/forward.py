@@ -22,7 +22,7 @@ from ..hooks import (
 )
 from ..inputs import mismatch
 from ..models import Layout, infer_layout
-from ..models.outputs import logits_of
+from ..models.outputs import logits_of, with_batch
 from ..registry import Entry
 from ..targets import Column, resolve
 from .heads import HeadProbe, LinearHead
@@ -177,7 +177,7 @@ def forward_pass(
         # the model's own no_grad round the layer left recording off for what follows it
         output, columns, scores, captured, probe, _ = run(prefix_graph=True)
     check_finite(scores)
-    logits = logits_or_none(output)
+    logits = logits_or_none(output, request.batch)
     layouts: dict[str, Layout] = {}
     activations: dict[str, Tensor] = {}
     if captured is not None:
@@ -248,10 +248,13 @@ def _run(
     return output, columns, scores, captured, probe, recorded
 
 
-def logits_or_none(output: Any) -> Tensor | None:
-    """Return the logits in a model's output, None where it holds none or several that might be."""
+def logits_or_none(output: Any, batch: int) -> Tensor | None:
+    """Return the logits in a model's output for a batch of that many images.
+
+    None where it holds none or several that might be.
+    """
     try:
-        return logits_of(output)
+        return logits_of(with_batch(output, batch))
     except TargetError:
         return None
 

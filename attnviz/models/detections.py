@@ -13,7 +13,10 @@ from ..errors import TargetError
 
 #: outputs whose last class is "no object", where nothing else tells
 _NO_OBJECT = ("DetrObjectDetection", "YolosObjectDetection", "TableTransformerObjectDetection")
-_SIGMOID = ("ConditionalDetr", "DeformableDetr", "RTDetr", "DFine", "GroundingDino", "DabDetr")
+_SIGMOID = (
+    *("ConditionalDetr", "DeformableDetr", "RTDetr", "DFine", "GroundingDino", "DabDetr"),
+    *("OwlViT", "Owlv2", "LwDetr"),
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -203,6 +203,17 @@ def read_from(output: Any) -> tuple[list[Tensor], bool]:
     return vectors or found, not vectors
 
 
+def with_batch(output: Any, batch: int) -> Any:
+    """Return the output of a model that squeezes a batch of one with its batch axis again.
+
+    A tensor without axes, or a vector of several numbers, for one image is (1,) or (1, K); any
+    other output is returned as it is.
+    """
+    if batch != 1 or not isinstance(output, Tensor) or output.ndim > 1 or output.shape == (1,):
+        return output
+    return output.reshape(1, *output.shape)
+
+
 def is_binary(logits: Tensor) -> bool:
     """Return whether logits (B,), (B, 1) or (B, 1, ...) are a binary classifier's single logit.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +44,9 @@ class Preprocess:
         resize: length of the shorter side; or (height, width), see `fit`; None leaves the size.
         crop: (height, width), or the side of a square, cut from the centre after resizing; what is
             larger than the resized photo is padded. None keeps all.
-        mean: of the three channels R, G, B, for values in [0, 1].
-        std: deviation of the three channels, for values in [0, 1].
+        mean: of the three channels R, G, B, for values in [0, 1]; one number for a network of one
+            channel, which gets the photo in grey (Pillow's L: 0.299 R + 0.587 G + 0.114 B).
+        std: deviation of as many channels, for values in [0, 1].
         interpolation: nearest, bilinear, bicubic, lanczos, box or hamming.
         fit: what `resize=(height, width)` means: "squash" resizes to exactly that and changes the
             aspect ratio; "cover" keeps it, with both sides at least as long; "inside" keeps it,
@@ -61,8 +62,8 @@ class Preprocess:
 
     resize: int | tuple[int, int] | None = 256
     crop: int | tuple[int, int] | None = (224, 224)
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bilinear"
     fit: str = "squash"
     pad: tuple[int, int, int] = (0, 0, 0)
@@ -84,8 +85,16 @@ class Preprocess:
             raise PreprocessError(f"fit {self.fit!r} is not known; use one of {', '.join(_FITS)}")
         for name in ("mean", "std", "pad"):
             values = getattr(self, name)
-            if len(values) != 3 or not all(math.isfinite(v) for v in values):
-                raise PreprocessError(f"{name} needs three numbers (R, G, B), got {values!r}")
+            counts = (3,) if name == "pad" else (1, 3)
+            if len(values) not in counts or not all(math.isfinite(v) for v in values):
+                raise PreprocessError(
+                    f"{name} needs three numbers (R, G, B)"
+                    f"{', or one of grey' * (name != 'pad')}, got {values!r}"
+                )
+        if len(self.mean) != len(self.std):
+            raise PreprocessError(
+                f"mean and std have a number for each channel, got {self.mean!r} and {self.std!r}"
+            )
         if min(self.std) <= 0:
             raise PreprocessError(f"std must be positive, got {self.std!r}")
         sides = [self.resize] if isinstance(self.resize, int) else [*(self.resize or ())]
@@ -113,6 +122,18 @@ class Preprocess:
                 f"{str(path)!r} holds no preprocessing ({error}); expected the preprocess.json "
                 "that attnviz guide writes"
             ) from error
+
+    @property
+    def grey(self) -> bool:
+        """Whether the input is the photo in grey, of one channel."""
+        return len(self.mean) == 1
+
+    def in_grey(self) -> Preprocess:
+        """Return the same for a network of one channel: mean and deviation averaged, as in timm."""
+        if self.grey:
+            return self
+        mean, std = (sum(values) / len(values) for values in (self.mean, self.std))
+        return replace(self, mean=(mean,), std=(std,))
 
     # -- sizes -------------------------------------------------------------------------------
 
@@ -167,17 +188,19 @@ class Preprocess:
             image: (H, W, 3) uint8, RGB. It is not changed.
 
         Returns:
-            A float32 tensor (3, h, w), and the geometry of that input on the photo.
+            A float32 tensor (3, h, w), of grey (1, h, w), and the geometry of that input on the
+            photo.
 
         Raises:
             PreprocessError: another shape or type.
         """
         image = check_image(image)
         height, width = image.shape[:2]
-        pixels = np.asarray(self._pixels(Image.fromarray(image)))
+        photo = Image.fromarray(image)
+        pixels = np.atleast_3d(np.asarray(self._pixels(photo.convert("L") if self.grey else photo)))
         tensor = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).float().div_(255)
-        mean = torch.tensor(self.mean).view(3, 1, 1)
-        std = torch.tensor(self.std).view(3, 1, 1)
+        mean = torch.tensor(self.mean).view(-1, 1, 1)
+        std = torch.tensor(self.std).view(-1, 1, 1)
         return tensor.sub_(mean).div_(std), self.geometry(height, width)
 
     def _pixels(self, photo: Image.Image) -> Image.Image:
@@ -201,7 +224,8 @@ class Preprocess:
         if inside != (0, 0, *photo.size):
             photo = photo.crop(inside)
         if photo.size != (size[1], size[0]):
-            canvas = Image.new("RGB", (size[1], size[0]), tuple(self.pad))
+            pad = tuple(self.pad)
+            canvas = Image.new(photo.mode, (size[1], size[0]), pad[0] if self.grey else pad)
             canvas.paste(photo, (max(-left, 0), max(-top, 0)))
             photo = canvas
         return photo
@@ -233,6 +257,8 @@ class Preprocess:
             steps.append(f"centre crop {self.crop[0]} x {self.crop[1]}")
         mean = ", ".join(f"{v:.4g}" for v in self.mean)
         std = ", ".join(f"{v:.4g}" for v in self.std)
+        if self.grey:
+            steps.append("in grey (0.299 R + 0.587 G + 0.114 B)")
         steps.append(f"mean ({mean}), deviation ({std})")
         return f"{self.name}: " + ", ".join(steps)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -20,7 +19,8 @@ from ..hooks.checkpointing import without_checkpointing
 from ..hooks.modules import eager
 from ..hooks.outputs import pick, put
 from ..hooks.preserve import preserved
-from ..inputs import Inputs, mismatch, size_of
+from ..hooks.threads import own_thread, takes_hooks
+from ..inputs import Inputs, mismatch, samples_in, size_of
 from .layout import Layout, infer_layout
 from .outputs import read_from
 
@@ -182,13 +182,6 @@ def _called(module: nn.Module, inputs: Inputs) -> Any:
     return module(traced(inputs))
 
 
-def _batch(inputs: Inputs) -> int:
-    if isinstance(inputs, Tensor):
-        return len(inputs)
-    values = inputs.values() if isinstance(inputs, Mapping) else inputs
-    return next(len(value) for value in values if isinstance(value, Tensor) and value.ndim)
-
-
 def _weightless(aims: list[Tensor], outputs: Mapping[str, Tensor]) -> set[str]:
     """Return the layers that nothing with weights stands behind: the output, by another name."""
     names = {tensor.grad_fn: name for name, tensor in outputs.items() if tensor.grad_fn is not None}
@@ -227,14 +220,11 @@ def _halves(aims: list[Tensor], outputs: Mapping[str, Tensor]) -> dict[str, tupl
 
 
 def _probe(module: nn.Module, image: Inputs) -> list[Seen]:
-    names = {part: name for name, part in module.named_modules() if name}
+    names = {part: name for name, part in module.named_modules() if name and takes_hooks(part)}
     outputs: dict[str, Tensor] = {}
     calls: dict[str, int] = {}
-    thread = threading.get_ident()
 
     def read(part: nn.Module, inputs: Any, output: Any) -> Any:
-        if threading.get_ident() != thread:
-            return None  # another thread's forward through the same model
         name = names[part]
         calls[name] = calls.get(name, 0) + 1
         if isinstance(output, Mapping) and len(output) > 1:
@@ -259,7 +249,7 @@ def _probe(module: nn.Module, image: Inputs) -> list[Seen]:
         stack.enter_context(eager(module))
         stack.enter_context(without_checkpointing(module))
         for part in names:
-            stack.callback(part.register_forward_hook(read).remove)
+            stack.callback(part.register_forward_hook(own_thread(read)).remove)
         aims, dense = read_from(_called(module, image))
         generator = torch.Generator().manual_seed(1)
         if not any(aim.requires_grad for aim in aims):
@@ -273,6 +263,12 @@ def _probe(module: nn.Module, image: Inputs) -> list[Seen]:
             (aim * torch.randn(aim.shape[1:], generator=generator).to(aim)).sum() for aim in aims
         )
         traced = [name for name, tensor in outputs.items() if tensor.requires_grad]
+        if not traced:
+            raise CaptureError(
+                f"no layer of {type(module).__name__} could be read while it ran: it runs a copy "
+                "of its network, or a graph exported or traced from one. Explain the network "
+                "itself, as an eager nn.Module"
+            )
         gradients = torch.autograd.grad(
             score, [outputs[n] for n in traced], allow_unused=True, retain_graph=dense
         )
@@ -281,7 +277,7 @@ def _probe(module: nn.Module, image: Inputs) -> list[Seen]:
     gradient = dict(zip(traced, gradients, strict=True))
     parts = dict(module.named_modules())
     weighted = [n for n in outputs if next(parts[n].parameters(recurse=False), None) is not None]
-    size, batch = size_of(image, module), _batch(image)
+    size, batch = size_of(image, module), samples_in(image)
     done = 0
     seen = []
     for name, tensor in outputs.items():
@@ -347,11 +343,9 @@ def choose(seen: list[Seen]) -> str | None:
     modules that hand on one tensor the outermost is taken. Where most of the network is of unknown
     layout, its stem or patch embedding says nothing of the decision: then there is no default.
     """
-    usable = [
-        s
-        for s in seen
-        if s.live and s.positions > 1 and s.calls == 1 and not _ATTENTION.search(s.name)
-    ]
+    usable = [s for s in seen if s.live and s.positions > 1 and not _ATTENTION.search(s.name)]
+    # where all run several times (a siamese network), the capture asks for one of the calls
+    usable = [s for s in usable if s.calls == 1] or usable
     usable = [s for s in usable if not s.classes] or usable
     if usable and usable[-1].dense:
         usable = _coarsest(seen, usable)

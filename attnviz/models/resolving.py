@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import PreprocessError, did_you_mean
+from ..inputs import channels_of
 from .loaded import LoadedModel
 from .preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from .transforms import ImageTransform
@@ -59,17 +60,24 @@ def resolve_preprocess(
 
     Returns:
         A callable (H, W, 3) uint8 RGB -> (tensor (3, h, w) float32, Geometry), with `describe()`.
+        A network of one channel gets photos in grey, with the channels' mean values averaged,
+        unless a `Preprocess` or transform says otherwise itself.
 
     Raises:
         PreprocessError: neither given nor known.
     """
+    if isinstance(preprocess, Preprocess):
+        return preprocess
+    found = None
     if preprocess is not None:
-        return _explicit(preprocess)
-    if loaded is not None and loaded.preprocess is not None:
-        return _explicit(loaded.preprocess)
-    found = own_preprocess(module) if module is not None else None
+        found = _explicit(preprocess)
+    elif loaded is not None and loaded.preprocess is not None:
+        found = _explicit(loaded.preprocess)
+    elif module is not None:
+        found = own_preprocess(module)
     if found is not None:
-        return found
+        grey = isinstance(found, Preprocess) and module is not None and channels_of(module) == 1
+        return found.in_grey() if grey else found
     name = loaded.name if loaded is not None else type(module).__name__
     what = f"how a photo becomes the input of {name} is not known"
     raise PreprocessError(f"{what}; {_HELP}", command=f"{what}; {_OPTIONS}")
@@ -130,14 +138,14 @@ def from_timm(cfg: Mapping[str, Any], name: str = "timm config") -> Preprocess:
         name: for reports.
 
     Raises:
-        PreprocessError: the model does not take three channels, or the config's values are not
-            known here.
+        PreprocessError: the model takes neither one nor three channels, or the config's values
+            are not known here.
     """
     channels, *size = cfg.get("input_size") or (3, 224, 224)
-    if channels != 3 or len(size) != 2:
+    if channels not in (1, 3) or len(size) != 2:
         raise PreprocessError(
-            f"{name} asks for inputs of {cfg.get('input_size')}; attnviz prepares RGB photos "
-            "(3, h, w): pass tensors, or your own function as preprocess"
+            f"{name} asks for inputs of {cfg.get('input_size')}; attnviz prepares photos "
+            "(3, h, w), or (1, h, w) in grey: pass tensors, or your own function as preprocess"
         )
     height, width = size
     crop_pct = cfg.get("crop_pct") or 0.875
@@ -147,14 +155,14 @@ def from_timm(cfg: Mapping[str, Any], name: str = "timm config") -> Preprocess:
     resize: int | tuple[int, int] = scaled
     fit, pad = "squash", (0, 0, 0)
     if mode == "border":
-        fit, pad = "inside", tuple(round(255 * v) for v in mean)
+        fit, pad = "inside", tuple(round(255 * v) for v in (mean * 3)[:3])
     elif mode == "center":
         fit = "cover"
         if scaled[0] == scaled[1]:
             resize, fit = scaled[0], "squash"
     elif mode != "squash":
         raise PreprocessError(f"{name} has crop_mode {mode!r}, which is not known here; {_HELP}")
-    return Preprocess(
+    made = Preprocess(
         resize=resize,
         crop=(height, width),
         mean=mean,
@@ -164,6 +172,7 @@ def from_timm(cfg: Mapping[str, Any], name: str = "timm config") -> Preprocess:
         pad=pad,
         name=name,
     )
+    return made.in_grey() if channels == 1 else made
 
 
 # -- torchvision -----------------------------------------------------------------------------

@@ -22,8 +22,8 @@ class ImageTransform:
     """A transform of another library, called as it is, so that the tensor is exactly its own.
 
     Attributes:
-        fn: takes a PIL image (RGB), returns a tensor (3, h, w) or (1, 3, h, w), or a mapping with
-            `pixel_values`.
+        fn: takes a PIL image (RGB), returns a tensor (3, h, w) or (1, 3, h, w), of grey (1, h, w),
+            or a mapping with `pixel_values`.
         name: what it is, for reports.
         plan: the sizes it resizes and crops to, where they are known. Without a plan the place
             of its input on the photo is measured with coordinate ramps; where that fails (it is
@@ -85,7 +85,7 @@ class ImageTransform:
             output = torch.from_numpy(output)
         if isinstance(output, Tensor) and output.ndim == 4 and output.shape[0] == 1:
             output = output[0]
-        if not isinstance(output, Tensor) or output.ndim != 3 or output.shape[0] != 3:
+        if not isinstance(output, Tensor) or output.ndim != 3 or output.shape[0] not in (1, 3):
             got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise PreprocessError(
                 f"preprocessing by {self.name} must give a tensor (3, h, w), got {got}; end it "
@@ -162,8 +162,8 @@ def measure_geometry(
     Raises:
         PreprocessError: the transform is random: two runs on one photo differ.
     """
-    black = apply(np.zeros((height, width, 3), np.uint8))[1].double().numpy()
-    white = apply(np.full((height, width, 3), 255, np.uint8))[1].double().numpy()
+    black = apply(np.zeros((height, width, 3), np.uint8))[-1].double().numpy()
+    white = apply(np.full((height, width, 3), 255, np.uint8))[-1].double().numpy()
     ramps = []
     for axis, length in ((1, width), (0, height)):
         values = np.rint((np.arange(length) + 0.5) / length * 255).astype(np.uint8)
@@ -171,7 +171,7 @@ def measure_geometry(
         photo = np.ascontiguousarray(
             np.broadcast_to(values[..., None], (height, width, 3)), dtype=np.uint8
         )
-        first, again = apply(photo)[1].double().numpy(), apply(photo)[1].double().numpy()
+        first, again = apply(photo)[-1].double().numpy(), apply(photo)[-1].double().numpy()
         if first.shape != again.shape or not np.array_equal(first, again):
             raise PreprocessError(
                 "the preprocessing is random (two runs on one photo differ), so a map would "

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from ..errors import TargetError
 from ..models.classes import check_labels
-from ..models.outputs import class_count, is_binary, logits_of, predicted, probabilities
+from ..models.outputs import (
+    class_count,
+    is_binary,
+    logits_of,
+    predicted,
+    probabilities,
+    with_batch,
+)
 from .kinds import ClassTarget, FunctionTarget, Probability, Target, flat_logits
 
 
@@ -33,6 +40,8 @@ class Column:
 
     def score(self, output: Any) -> Tensor:
         """Return the score of each image, (B,)."""
+        if not isinstance(self.targets[0], FunctionTarget):
+            output = with_batch(output, len(self.targets))
         if all(t is self.targets[0] for t in self.targets):
             return self.targets[0].score(output)
         if all(isinstance(t, ClassTarget) for t in self.targets):
@@ -139,17 +148,24 @@ def resolve(
         TargetError: a wrong count, an unknown label, a class out of range.
     """
 
+    rows = with_batch(output, batch)
+
     def count() -> int:
         # a callable alone never needs to know where the logits are
-        total = class_count(logits_of(output))
+        logits = logits_of(rows)
+        if logits.shape[:1] != (batch,):
+            raise TargetError(
+                f"the logits in the model's output are {tuple(logits.shape)} for a batch of "
+                f"{batch}; expected ({batch}, classes), one row an image (a loss or a mean of the "
+                "batch is none). Say where they are with output=, or pass a function as target"
+            )
+        total = class_count(logits)
         check_labels(labels, total)
         return total
 
     def made(one: Any) -> Sequence[Target]:
         plain = callable(one) if not isinstance(one, Target) else not one.needs_logits
-        return _as_target(one, 0 if plain else count(), labels, batch).matched(
-            output, batch, labels
-        )
+        return _as_target(one, 0 if plain else count(), labels, batch).matched(rows, batch, labels)
 
     if classes is not None:
         if target is not None:
@@ -158,7 +174,7 @@ def resolve(
             raise TargetError(f"classes is a list of at least one class, got {classes!r}")
         return tuple(Column(tuple(made(c))) for c in classes)
     if target is None:
-        logits, total = flat_logits(output), count()
+        total, logits = count(), flat_logits(rows)
         found = predicted(logits).tolist()
         shared = {i: ClassTarget(i).bind(total, labels) for i in set(found)}
         return (Column(tuple(shared[i] for i in found)),)

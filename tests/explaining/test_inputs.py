@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from torchvision import transforms
 
 import attnviz
-from attnviz.errors import ImageError
+from attnviz.errors import ImageError, TargetError
 from attnviz.inputs import gather
 
 
@@ -116,3 +117,79 @@ def test_a_folder_is_its_photos(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="no image in folder"):
         (tmp_path / "none").mkdir()
         gather(tmp_path / "none", net)
+
+
+def test_mappings_that_do_not_fit_say_which_arguments_the_model_takes(model):
+    x = torch.rand(4, 3, 12, 16)
+    for given in ({"image": x, "label": torch.zeros(4)}, [{"image": x[0]}, {"image": x[1]}]):
+        with pytest.raises(ImageError, match=r"Sequential.forward\(input\).* batch\['image'\]"):
+            attnviz.explain(model, given, target=2)
+
+
+def test_batches_and_samples_of_mappings_are_explained_whole():
+    torch.manual_seed(1)
+    model = Two().eval()
+    image, facts = torch.rand(5, 3, 12, 10), torch.rand(5, 2)
+    expected = attnviz.explain(model, (image, facts), layer="conv", target=3).values
+    samples = [{"image": i, "facts": f} for i, f in zip(image, facts, strict=True)]
+    for given in (samples, DataLoader(samples, batch_size=2)):
+        maps = attnviz.explain(model, given, layer="conv", target=3)
+        torch.testing.assert_close(maps.values, expected)
+
+
+def test_a_model_that_squeezes_a_batch_of_one_gives_each_image_its_own_map():
+    class Squeezing(nn.Module):
+        def __init__(self, classes):
+            super().__init__()
+            torch.manual_seed(classes)
+            self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, classes)
+
+        def forward(self, x):
+            return self.head(self.conv(x).relu().mean((2, 3))).squeeze()
+
+    x = torch.rand(4, 3, 12, 16)
+    for classes in (1, 5):
+        model = Squeezing(classes).eval()
+        for method in ("gradcam", "saliency", "scorecam"):
+            options = {"target": 1, "method": method, "layer": "conv"}
+            together = attnviz.explain(model, x, **options)
+            for size in (1, 3):  # 3 leaves a single image for the last batch
+                maps = attnviz.explain(model, x, batch_size=size, **options)
+                torch.testing.assert_close(maps.values, together.values)
+                torch.testing.assert_close(maps.score, together.score)
+
+
+def test_an_output_without_a_row_for_each_image_is_refused(model):
+    class Loss(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = model
+
+        def forward(self, x):
+            return self.net(x).mean(0)
+
+    with pytest.raises(TargetError, match=r"\(5,\) for a batch of 4; expected \(4, classes\)"):
+        attnviz.explain(Loss(), torch.rand(4, 3, 12, 16), layer="net.1")
+
+
+def test_a_network_of_one_channel_sees_photos_in_grey():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+    ).eval()
+    photo = Image.fromarray((np.random.default_rng(0).random((30, 40, 3)) * 255).astype("uint8"))
+    own = attnviz.models.Preprocess(resize=None, crop=None, mean=(0.4,), std=(0.2,))
+    grey = torch.from_numpy(np.asarray(photo.convert("L")) / 255.0).float()[None, None]
+    expected = attnviz.explain(net, (grey - 0.4) / 0.2, layer="1", target=2).values
+    compose = transforms.Compose(
+        [transforms.Grayscale(), transforms.ToTensor(), transforms.Normalize(0.4, 0.2)]
+    )
+    for given in (own, compose):
+        maps = attnviz.explain(net, photo, layer="1", target=2, preprocess=given)
+        torch.testing.assert_close(maps.values, expected)
+        assert maps.geometry[0].crop == pytest.approx((0, 0, 40, 30), abs=0.5)
+    maps = attnviz.explain(net, photo, layer="1", target=2, preprocess="imagenet")
+    assert "in grey (0.299 R + 0.587 G + 0.114 B), mean (0.449)" in maps.meta["preprocess"]
+    colour = attnviz.models.Preprocess(resize=None, crop=None)
+    with pytest.raises(ImageError, match=r"where Sequential takes 1.*Preprocess\(mean=\(m,\)"):
+        attnviz.explain(net, photo, layer="1", target=2, preprocess=colour)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -109,3 +111,53 @@ def test_a_quantised_head_says_so() -> None:
         model = torch.ao.quantization.quantize_dynamic(_Net().eval(), {nn.Linear})
     with pytest.raises(LayerNotFound, match="part 'head' of _Net is quantised"):
         explain(model, torch.rand(2, 3, 32, 32), target=1)
+
+
+def test_parts_that_take_no_hooks_are_passed_over() -> None:
+    class Scripted(_Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.deep = nn.Conv2d(8, 8, 3)
+            self.backbone = torch.jit.script(self.backbone)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.deep(self.backbone(x)).relu().mean((2, 3)))
+
+    model, x = Scripted().eval(), torch.rand(2, 3, 32, 32)
+    maps = explain(model, x, target=1)
+    assert maps.layer == "deep"
+    features = model.deep(model.backbone(x)).detach().requires_grad_()
+    model.head(features.relu().mean((2, 3)))[:, 1].sum().backward()
+    weights = features.grad.mean((2, 3))
+    expected = torch.einsum("bchw,bc->bhw", features, weights).relu().detach()
+    torch.testing.assert_close(maps.values, expected)
+
+
+def test_a_model_that_runs_a_copy_of_itself_says_so() -> None:
+    class Copying(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = _Net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return copy.deepcopy(self.net)(x)
+
+    with pytest.raises(CaptureError, match="runs a copy of its network"):
+        explain(Copying().eval(), torch.rand(2, 3, 32, 32), target=1)
+
+
+def test_layers_that_all_run_twice_are_the_default_with_a_call() -> None:
+    class Siamese(_Net):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            one, two = (self.backbone(i).mean((2, 3)) for i in (x, y))
+            return torch.cosine_similarity(one, two)
+
+    model, pair = Siamese().eval(), (torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32))
+    with pytest.raises(CaptureError, match="choose with call=0, 1"):
+        explain(model, pair, target=lambda cosine: cosine)
+    other = model.backbone(pair[0]).mean((2, 3))
+    features = model.backbone(pair[1]).detach().requires_grad_()
+    torch.cosine_similarity(other, features.mean((2, 3))).sum().backward()
+    expected = torch.einsum("bchw,bc->bhw", features, features.grad.mean((2, 3))).relu().detach()
+    maps = explain(model, pair, target=lambda cosine: cosine, call=1)
+    torch.testing.assert_close(maps.values, expected)

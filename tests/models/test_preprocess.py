@@ -283,7 +283,7 @@ def test_a_random_transform_is_an_error() -> None:
     ("function", "match"),
     [
         (lambda photo: photo, "must give a tensor"),
-        (lambda photo: torch.zeros(1, 8, 8), r"must give a tensor \(3, h, w\), got \(1, 8, 8\)"),
+        (lambda photo: torch.zeros(2, 8, 8), r"must give a tensor \(3, h, w\), got \(2, 8, 8\)"),
         (lambda photo: torch.zeros(3, 8, 8, dtype=torch.uint8), "torch.uint8 values"),
         (lambda photo: 1 / 0, "ZeroDivisionError"),
     ],
@@ -321,8 +321,8 @@ def test_never_a_silent_guess() -> None:
         resolve_preprocess("imagnet")
     with pytest.raises(PreprocessError, match="type int is not known"):
         resolve_preprocess(224)
-    with pytest.raises(PreprocessError, match=r"inputs of \(1, 28, 28\)"):
-        resolve_preprocess({"input_size": (1, 28, 28)})
+    with pytest.raises(PreprocessError, match=r"inputs of \(4, 28, 28\)"):
+        resolve_preprocess({"input_size": (4, 28, 28)})
 
 
 @pytest.mark.parametrize(

@@ -162,3 +162,28 @@ def test_a_method_that_alters_the_picture(name):
 def test_detections_of_one_class():
     one = Detections(torch.zeros(2, 4), torch.tensor([1, 3]), torch.tensor([0.5, 0.4]))
     assert one.of(3).tolist() == pytest.approx([0.0, 0.4])
+
+
+def test_texts_before_the_picture_do_not_count_as_samples():
+    """OWL-ViT's processor gives the texts first, and as many as there are names to look for."""
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2,
+             "num_attention_heads": 2}  # fmt: skip
+    torch.manual_seed(0)
+    config = transformers.OwlViTConfig(
+        text_config=small | {"vocab_size": 50, "max_position_embeddings": 8, "bos_token_id": 0,
+                             "eos_token_id": 1},
+        vision_config=small | {"image_size": 64, "patch_size": 16}, projection_dim=16,
+    )  # fmt: skip
+    model = transformers.OwlViTForObjectDetection(config).eval()
+    words = torch.randint(2, 50, (3, 8))
+    inputs = {
+        "input_ids": words,
+        "attention_mask": torch.ones_like(words),
+        "pixel_values": torch.rand(1, 3, 64, 64),
+    }
+    maps = attnviz.explain(model, inputs, target="box:5", layer="owlvit.vision_model.encoder")
+    assert maps.values.shape == (1, 4, 4)
+    with torch.no_grad():  # each name for itself: sigmoid, no class for nothing
+        best = model(**inputs).logits.sigmoid()[0, 5].max()
+    assert maps.score[0] == pytest.approx(best.item())
+    assert attnviz.explain(model, inputs, target="box:5").layer == maps.layer
