@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from attnviz.data import boatwater
 from attnviz.processes import Group, current, together
 
 SHARDS = (
@@ -64,6 +65,14 @@ def folder(tmp_path: Path) -> Path:
         Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8)).save(goal)
     (tmp_path / "data" / "red" / "broken.png").write_bytes(b"not a picture")
     return tmp_path / "data"
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Boats and others, on water and on land, with masks."""
+    folder = tmp_path_factory.mktemp("scenes")
+    boatwater.generate(groups=boatwater.balanced(12), seed=3, marked=True).write(folder)
+    return folder
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -139,3 +148,41 @@ def test_pictures_are_those_of_one_process(folder: Path, tmp_path: Path) -> None
     again = run([*line, str(tmp_path / "two")])
     assert [code for code, _, _ in again] == [1, 1]
     assert all("--force" in err for _, _, err in again)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["benchmark", "audit"])
+def test_a_judgement_is_that_of_one_process_also_after_a_kill(
+    command: str, scenes: Path, tmp_path: Path
+) -> None:
+    options, result, journal = {
+        "benchmark": (
+            [str(scenes), "--steps", "4", "--metrics", "deletion,iou", "--methods", "gradcam"],
+            "summary.json", "results-1.jsonl",
+        ),
+        "audit": (
+            ["--data", str(scenes), "--object", "boat", "--context", "water", "--fill", "blur",
+             "--method", "gradcam", "--examples", "1", "--resume"],
+            "audit.json", "journal-1.jsonl",
+        ),
+    }[command]  # fmt: skip
+    line = ["-m", "attnviz", command, *options, "--batch-size", "2", "--labels", "other,boat"]
+    line += ["--model", "tests.audit.makers:reads_water", "--preprocess", "unit", "--out"]
+    outcomes = []
+    for name, count in (("one", 1), ("two", 2), ("cut", 2)):
+        out = tmp_path / name
+        if name == "cut":
+            part = out / journal
+            begun = start([*line, str(out)])
+            while not (part.exists() and len(part.read_text().splitlines()) >= 3):
+                assert begun[1].poll() is None, begun[1].communicate()
+                time.sleep(0.02)
+            for process in begun:
+                os.kill(process.pid, signal.SIGKILL)
+                process.wait()
+            assert not (out / result).exists()
+        found = run([*line, str(out)], count)
+        assert [code for code, _, _ in found] == [0] * count, found
+        assert not list(out.glob("*-1.jsonl"))
+        outcomes.append(json.loads((out / result).read_text()))
+    assert outcomes[0] == outcomes[1] == outcomes[2]

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..data.identity import unlike
 from ..errors import DataError, OutputExists
+from ..processes import current
 
 Row = dict[str, Any]
 
@@ -89,7 +90,48 @@ class Journal:
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows, one in memory at a time."""
-        with self.path.open(encoding="utf-8") as file:
-            next(file, None)
-            for line in file:
-                yield json.loads(line)
+        return _rows(self.path)
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8") as file:
+        next(file, None)
+        for line in file:
+            yield json.loads(line)
+
+
+def journals(path: Path, count: int) -> list[Path]:
+    """Return the journals of so many processes: `path` is the first one's."""
+    return [path, *(path.with_name(f"{path.stem}-{n}{path.suffix}") for n in range(1, count))]
+
+
+class SharedJournal(Journal):
+    """A journal for each process of a run, read as one: every so many batches are a process's own.
+
+    Args:
+        path: of the first process's; the others' stand beside it.
+        header, resume: as of `Journal`.
+        total: images in all.
+        batch_size: images a batch.
+
+    Attributes:
+        mine: the images of this process, by index.
+    """
+
+    def __init__(
+        self, path: Path, header: Mapping[str, Any], total: int, batch_size: int, *, resume: bool
+    ) -> None:
+        self._group = current()
+        self._all = journals(path, self._group.count)
+        self._total, self._batch = total, batch_size
+        self.mine = self._group.mine(total, batch_size)
+        if self._group.count > 1:  # how the images are shared
+            header = {**header, "processes": self._group.count, "batch_size": batch_size}
+        super().__init__(self._all[self._group.rank], header, resume=resume)
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows of all processes in the order of the images, once all are there."""
+        self._group.wait()
+        parts = [_rows(path) for path in self._all]
+        for index in range(self._total):
+            yield next(parts[index // self._batch % self._group.count])

@@ -22,10 +22,11 @@ from ..methods import METHODS
 from ..models import default_layer, labels_of, resolve_model, resolve_preprocess
 from ..models.activation import PROBABILITIES, are_probabilities
 from ..models.outputs import class_count, is_binary
+from ..processes import current
 from ..targets import logits_of
 from .examples import Example, choose_examples, make_example
 from .interventions import DEFAULT_FILLS, check_fills
-from .journal import Journal
+from .journal import SharedJournal
 from .lending import draw_donors
 from .log_odds import find_target
 from .measuring import Instrument, has_attention, score_inputs
@@ -139,10 +140,10 @@ def confusion(
         "weights": weights_stamp(module), "data": data_stamp(samples),
     }  # fmt: skip
     with _kept(journal) as path:
-        rows = Journal(path, settings, resume=resume)
-        with _left_only_to_go_on(path):
+        rows = SharedJournal(path, settings, len(samples), batch_size, resume=resume)
+        with _left_only_to_go_on(rows.path):
             _run(instrument, reader, rows, batch_size, progress)
-        table = Table.read(rows.rows(), rows.done)
+        table = Table.read(rows.rows(), len(samples))
     scores = None
     if instrument.donors is not None:
         lent = (instrument.donors.with_context, instrument.donors.without_context)
@@ -171,16 +172,14 @@ def confusion(
 
 
 def _run(
-    instrument: Instrument, reader: Reader, journal: Journal, batch_size: int, progress: Any
+    instrument: Instrument, reader: Reader, journal: SharedJournal, batch_size: int, progress: Any
 ) -> None:
-    total = len(reader.data)
-    for start in range(journal.done, total, batch_size):
-        stop = min(start + batch_size, total)
-        batch = [reader.read(i) for i in range(start, stop)]
-        for alike in by_shape(batch):
+    for start in range(journal.done, len(journal.mine), batch_size):
+        part = journal.mine[start : start + batch_size]
+        for alike in by_shape([reader.read(i) for i in part]):
             journal.append(instrument.measure(alike))
         if progress is not None:
-            progress(stop, total)
+            progress(part[-1] + 1, len(reader.data))
 
 
 def by_shape(batch: Sequence[Picture]) -> Iterator[list[Picture]]:
@@ -215,6 +214,10 @@ def _kept(journal: str | Path | None) -> Iterator[Path]:
     if journal is not None:
         yield Path(journal)
         return
+    if current().count > 1:
+        raise DataError(
+            "several processes need journal=..., a file in a folder that all of them see"
+        )
     with tempfile.TemporaryDirectory(prefix="attnviz-audit-") as folder:
         yield Path(folder) / "rows.jsonl"
 

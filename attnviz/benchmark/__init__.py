@@ -2,9 +2,9 @@
 
 from .cost import Cost, duration
 from .export import lines
-from .running import Done, Runner, evaluate
+from .running import Done, Runner, evaluate, finish
 from .settings import Measure, Settings, default_metrics
-from .store import Store
+from .store import Store, open_store
 from .subjects import from_dataset, from_photos
 from .summary import Row, Summary, Table, summarise
 
@@ -21,8 +21,10 @@ __all__ = [
     "default_metrics",
     "duration",
     "evaluate",
+    "finish",
     "from_dataset",
     "from_photos",
     "lines",
+    "open_store",
     "summarise",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,14 @@ from ..metrics import control_maps, grid_members
 from ..metrics.forward import untouched
 from ..models import LoadedModel, labels_of, resolve_preprocess
 from ..models.outputs import class_count, logits_of, predicted
+from ..processes import current
 from ..targets import class_index
 from .cost import Cost, measure_cost
 from .export import write_all
 from .judging import Batch, Explainer, control_explainer, judge, judge_grid, method_explainer
 from .pictures import draw
 from .settings import Settings
-from .store import Store
+from .store import Store, open_store
 from .subjects import object_boxes, object_mask
 from .summary import Summary, summarise
 
@@ -156,7 +157,7 @@ class Runner:
             self.controls,
             batch_size=self.batch_size,
         )
-        self.chunk = min(8, max(1, int(_LOSS / max(found.per_image, 1e-3))))
+        self.chunk = current().gathered(min(8, max(1, int(_LOSS / max(found.per_image, 1e-3)))))[0]
         return found
 
     def plan(self) -> dict[str, Any]:
@@ -177,13 +178,17 @@ class Runner:
     def run(self, store: Store, pictures: Path | None = None) -> Iterator[Done]:
         """Judge the images that the store does not hold yet, one after the other.
 
+        Of several processes each judges its share; see `finish` for the rest.
+
         Args:
             store: where results go; see `plan`.
             pictures: a folder for small overlays, see `picture_name`; None draws none.
         """
         waiting: list[tuple[Sample, Prepared]] = []
+        ahead = [s.id for s in self.subjects if not store.has(s.id, sample_stamp(s))]
+        mine = {ahead[i] for i in current().mine(len(ahead), self.chunk)}
         for subject in self.subjects:
-            if store.has(subject.id, sample_stamp(subject)):
+            if subject.id not in mine:
                 yield Done(subject.id)
                 continue
             try:
@@ -200,9 +205,8 @@ class Runner:
                 waiting = []
         if waiting:
             yield from self._judge(waiting, store, pictures)
-        self._judge_grids(store)
 
-    def _judge_grids(self, store: Store) -> None:
+    def judge_grids(self, store: Store) -> None:
         """Judge what grids of images of four classes tell, each class being the one explained."""
         measures = [m for m in self.settings.measures() if m.needs == ("grid",)]
         done = [s for s in self.subjects if store.has(s.id, sample_stamp(s))]
@@ -334,12 +338,36 @@ def evaluate(
         `Summary`.
     """
     runner = Runner(loaded, subjects, settings, **options)
-    store = Store(out / "results.jsonl", runner.plan(), force=force)
-    failed = {}
-    for done in runner.run(store, out / "pictures"):
-        if done.error is not None:
-            failed[done.id] = done.error
-        step(done)
-    summary = summarise(runner, store, failed)
-    write_all(summary, store, out)
-    return summary
+    with current().locked(out):
+        store = open_store(out, runner.plan(), force=force)
+        failed = {}
+        for done in runner.run(store, out / "pictures"):
+            if done.error is not None:
+                failed[done.id] = done.error
+            step(done)
+        return finish(runner, store, failed, out)
+
+
+def finish(runner: Runner, store: Store, failed: Mapping[str, str], out: Path) -> Summary:
+    """Take together what all processes judged, judge grids of it, and write the results.
+
+    Args:
+        runner, store: of this process, after `Runner.run`.
+        failed: image -> why it could not be judged, of this process.
+        out: the folder.
+
+    Returns:
+        `Summary`, the same to all processes.
+    """
+    group = current()
+    faults = {name: why for part in group.gathered(dict(failed)) for name, why in part.items()}
+
+    def written() -> Summary:
+        store.take_in(out)
+        runner.judge_grids(store)
+        ordered = {s.id: faults[s.id] for s in runner.subjects if s.id in faults}
+        summary = summarise(runner, store, ordered)
+        write_all(summary, store, out)
+        return summary
+
+    return group.once(written)

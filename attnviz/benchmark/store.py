@@ -12,6 +12,7 @@ import torch
 
 from ..errors import DataError, OutputExists
 from ..metrics import BoxAccuracy, Curve, PooledPrecision, Protocol, Scores
+from ..processes import current
 from .judging import Judged
 
 VERSION = 1
@@ -107,6 +108,20 @@ class Store:
         self._append(line)
         self._keep_grid(json.loads(json.dumps(line)))
 
+    def take_in(self, folder: Path) -> None:
+        """Add the rows that other processes judged, and remove their files (see `open_store`)."""
+        for path in sorted(folder.glob("results-*.jsonl")):
+            other = Store(path, self.plan, force=True)
+            fresh = {k: v for k, v in other.protocols.items() if k not in self.protocols}
+            if fresh:
+                self.protocols |= fresh
+                self._append({"protocols": fresh})
+            for name, row in other.rows.items():
+                if not self.has(name, row["stamp"]):
+                    self._append(row)
+                    self.rows[name] = row
+            path.unlink()
+
     def has_grid(self, ids: Sequence[str]) -> bool:
         """Return whether a grid of these images was judged, as they are now."""
         return tuple((i, self.rows[i]["stamp"]) for i in ids) in self._grids
@@ -156,6 +171,22 @@ class Store:
                 for name in names
             }
         return found
+
+
+def open_store(out: Path, plan: Mapping[str, Any], *, force: bool = False) -> Store:
+    """Return this process's store in a folder; arguments and errors as of `Store`.
+
+    The first process's is `results.jsonl`. Each other one knows the images in it, and adds its own
+    to `results-RANK.jsonl`, which `Store.take_in` empties at the end, or after a kill here.
+    """
+    group, path = current(), out / "results.jsonl"
+    group.once(lambda: Store(path, plan, force=force).take_in(out))
+    store = Store(path, plan)
+    if group.first:
+        return store
+    own = Store(out / f"results-{group.rank}.jsonl", plan, force=True)
+    own.rows, own.protocols = store.rows, store.protocols
+    return own
 
 
 def _complete_lines(path: Path) -> Iterator[dict[str, Any]]:

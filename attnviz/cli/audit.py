@@ -114,8 +114,8 @@ def audit(
     from ..audit.pictures import BACKGROUND
     from ..data import open_dataset
     from ..models import read_labels
+    from ..processes import current
     from ..report.page import FILES
-    from ..writing import locked
     from ._classes import read_classes
     from ._console import print_json
     from ._discovering import find_contexts, mask_function, rank, told_by_words, write
@@ -137,9 +137,12 @@ def audit(
         raise typer.BadParameter(
             "--against and --fail-above need an audit: --object, and --context beside --discover"
         )
+    group = current()
+    if group.count > 1 and (all_classes or discover):
+        raise typer.BadParameter("--all-classes and --discover run in one process")
     if not force and not all_classes:
         files = ("discovery.html", "discovery.json") if discovery_alone else FILES
-        refuse_existing([out / name for name in files])
+        group.once(lambda: refuse_existing([out / name for name in files]))
     members = read_classes(classes)
     dataset: Any = open_dataset(data, masks=masks, split=split)
     if clip is not None:
@@ -180,7 +183,7 @@ def audit(
             else Subject(model=against, **subject.beside()).load()
         )  # fmt: skip
         models.append((after, "journal-after.jsonl"))
-    with locked(out):
+    with group.locked(out):
         if discovery_alone:
             write(find_contexts(loaded, dataset, options), out, as_json=as_json, force=force)
             return
@@ -270,12 +273,15 @@ def _judge(
 ) -> tuple[Any, list[Any], dict[str, Path]]:  # fmt: skip
     """Audit each model with a journal of its own in `out`, compare two, and write the report."""
     from ..audit import compare, confusion
+    from ..audit.journal import journals
+    from ..processes import current
     from ._console import progress, saying_what_is_kept
     from ._discovering import find_contexts
 
+    group = current()
     if not options["resume"]:
         for _, name in models:
-            _fresh(out / name, force)
+            _fresh(journals(out / name, group.count)[group.rank], force)
     results = []
     for each, name in models:
         seen = [0]
@@ -297,9 +303,9 @@ def _judge(
         contexts = find_contexts(models[-1][0], dataset, options)
         results[-1] = replace(results[-1], discovery=contexts)
     found: Any = results[0] if len(models) == 1 else compare(*results)
-    paths = found.save(out, force=force)
+    paths = group.once(lambda: found.save(out, force=force))
     for _, name in models:
-        (out / name).unlink(missing_ok=True)
+        journals(out / name, group.count)[group.rank].unlink(missing_ok=True)
     return found, results, paths
 
 

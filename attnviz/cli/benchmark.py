@@ -82,14 +82,14 @@ def benchmark(
         return
     if not photos:
         raise typer.BadParameter("PHOTOS or a DATASET are needed: files, folders or patterns")
-    from ..benchmark import Runner, Store, lines, summarise
-    from ..benchmark.export import as_dict, write_all
+    from ..benchmark import Runner, finish, lines, open_store
+    from ..benchmark.export import as_dict
     from ..data.identity import sample_stamp
     from ..models import read_labels
-    from ..writing import locked
+    from ..processes import current
     from ._console import print_json, progress, saying_what_is_kept
 
-    subjects, unreadable = _subjects(photos, mask, out)
+    subjects, unreadable = current().once(lambda: _subjects(photos, mask, out))
     for name, error in unreadable:
         say(f"error: {name}: {error}")
     if not subjects:
@@ -112,8 +112,8 @@ def benchmark(
         else:
             print(f"{len(subjects)} images: {cost.describe(len(subjects))}")
         return
-    with locked(out):
-        store = Store(out / "results.jsonl", runner.plan(), force=force)
+    with current().locked(out):
+        store = open_store(out, runner.plan(), force=force)
         ahead = [s for s in subjects if not store.has(s.id, sample_stamp(s))]
         if len(ahead) < len(subjects):
             say(f"{len(subjects) - len(ahead)} of {len(subjects)} images are done already")
@@ -131,16 +131,15 @@ def benchmark(
                 if done.error is not None:
                     failed[done.id] = done.error
                     bar.note(f"error: {done.id}: {done.error}")
-        summary = summarise(runner, store, failed)
-        write_all(summary, store, out)
+        summary = finish(runner, store, failed, out)
     if as_json:
         document = {k: v for k, v in as_dict(summary).items() if k not in _JSON_HEAD}
         print_json("benchmark", BENCHMARK_SCHEMA, out=str(out.absolute()), **document)
     else:
         print("\n".join(lines(summary)))
         print(f"\n{out / 'index.html'}, {out / 'values.csv'}, {out / 'summary.json'}")
-    if failed or unreadable:
-        say(f"{len(failed) + len(unreadable)} images failed; the rest is judged")
+    if summary.failed or unreadable:
+        say(f"{len(summary.failed) + len(unreadable)} images failed; the rest is judged")
         raise typer.Exit(FAILURE)
 
 
