@@ -6,10 +6,13 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from attnviz.errors import DataError
+from attnviz.heatmaps import Heatmaps
 from attnviz.images import PICTURE_FORMATS, picture_bytes
+from attnviz.images.picture import Picture
 
 
 def smooth():
@@ -55,3 +58,24 @@ def test_png_keeps_what_the_picture_says_of_itself():
 def test_another_ending_is_told():
     with pytest.raises(DataError, match="gif.*jpg, png, webp"):
         picture_bytes(smooth(), ".gif")
+
+
+@pytest.mark.parametrize("draw", ["overlay", "panel", "grid"])
+def test_maps_are_saved_by_the_one_writer(draw, tmp_path):
+    values = torch.rand(1, 7, 7, generator=torch.Generator().manual_seed(0))
+    maps = Heatmaps(
+        values=values, score=torch.zeros(1), method="gradcam", layer="", target=(0,),
+        label=("a",), images=(smooth(),),
+    )  # fmt: skip
+    picture = getattr(maps, draw)() if draw == "grid" else getattr(maps, draw)(0)
+    for name in ("a.png", tmp_path / "b.PNG"):
+        picture.save(tmp_path / name)
+        assert (tmp_path / name).read_bytes() == picture_bytes(np.asarray(picture), ".png")
+    picture.save(tmp_path / "c.png", optimize=True)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "c.png")), np.asarray(picture))
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG")
+    picture.save(tmp_path / "d.jpg")
+    assert stream.getvalue() == (tmp_path / "d.jpg").read_bytes()
+    assert isinstance(picture, Picture)
+    assert isinstance(picture.resize((5, 5)), Image.Image)

@@ -157,7 +157,8 @@ def test_a_judgement_is_that_of_one_process_also_after_a_kill(
 ) -> None:
     options, result, journal = {
         "benchmark": (
-            [str(scenes), "--steps", "4", "--metrics", "deletion,iou", "--methods", "gradcam"],
+            [str(scenes), "--steps", "4", "--metrics", "deletion,iou", "--methods", "gradcam",
+             "--layer", "features"],
             "summary.json", "results-1.jsonl",
         ),
         "audit": (

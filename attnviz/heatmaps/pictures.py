@@ -83,6 +83,7 @@ def overlay(
     """See `Heatmaps.overlay`."""
     from PIL import Image
 
+    from ..images.picture import Picture
     from ..render import overlay as draw
     from ..render.text import stamp
 
@@ -100,7 +101,8 @@ def overlay(
         drawn_map = scale.apply(shown(maps, i)[0])
         place = maps.geometry[i] if maps.geometry is not None else None
         drawn = draw(photo, drawn_map, geometry=place, signed=scale.signed, **options)
-        pictures.append(Image.fromarray(stamp(drawn) if np.isnan(drawn_map).all() else drawn))
+        drawn = stamp(drawn) if np.isnan(drawn_map).all() else drawn
+        pictures.append(Picture.of(Image.fromarray(drawn)))
     return pictures[0] if len(pictures) == 1 else pictures
 
 
@@ -131,6 +133,7 @@ def panel(
     **options: Any,
 ) -> Any:
     """See `Heatmaps.panel`, and `Heatmaps.figure` with `vector`."""
+    from ..images.picture import Picture
     from ..render import panel, panel_figure
 
     index = range(len(maps))[index]
@@ -143,7 +146,9 @@ def panel(
         truth=None if truth is None else np.asarray(truth),
     )
     scale = scale_of(maps, index, mode, shared)
-    return (panel_figure if vector else panel)(drawn, units=maps.units, scale=scale, **options)
+    if vector:
+        return panel_figure(drawn, units=maps.units, scale=scale, **options)
+    return Picture.of(panel(drawn, units=maps.units, scale=scale, **options))
 
 
 def grid(
@@ -176,10 +181,11 @@ def grid(
     Raises:
         DataError: nothing to draw, counts differ, or NaN or infinite values.
     """
+    from ..images.picture import Picture
     from ..render import grid
 
     rows, about = _grid(results, columns, originals, shared, mode, title, **options)
-    return grid(rows, **about)
+    return Picture.of(grid(rows, **about))
 
 
 def grid_figure(results: Heatmaps | Mapping[str, Heatmaps], **options: Any) -> Figure:
