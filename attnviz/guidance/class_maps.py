@@ -10,12 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import GuidanceError, MethodError
-from ..hooks import find_layers, unwrap
+from ..hooks import averaging, find_layers, unwrap
 from ..margins import Margin
 from ..methods import METHODS, Request
 from ..methods.cam import apply_cam, read_layers
 from ..registry import Entry
 from ..targets import Column, Target
+
+#: wrappers and modules of torch that share the weights out among processes
+_SHARDED = ("FSDPModule", "FullyShardedDataParallel")
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +119,8 @@ def class_map(
 
     Args:
         model: the network in training; compiled or DataParallel-wrapped models run unwrapped.
+            Under DistributedDataParallel gradients are averaged as of any other loss, so that a
+            batch shared by processes trains as in one.
         x: preprocessed batch (B, C, H, W).
         targets: (B,) class indices, labels or `Target`s; one for all images; or None for each
             image's predicted class.
@@ -138,7 +143,12 @@ def class_map(
         GuidanceError: there is no graph to train on (`no_grad` or `inference_mode` around it).
         LayerNotFound, TargetError, LayoutError: as `explain`.
     """
-    model = unwrap(model)
+    wrapper, model = averaging(model), unwrap(model)
+    if any(c.__name__ in _SHARDED for c in type(model).__mro__):
+        raise GuidanceError(
+            "this model's weights are sharded (FSDP) and gone when a map is differentiated; wrap "
+            "the model in DistributedDataParallel for guidance, or train it without maps"
+        )
     entry = differentiable(method)
     if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
         raise GuidanceError(
@@ -159,6 +169,7 @@ def class_map(
         layers=_names(model, layer),
         input_size=tuple(x.shape[-2:]),
         create_graph=True,
+        wrapper=wrapper,
     )
     if entry.family == "attention":
         return _of_attention(request, entry)

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..data.identity import examples_stamp
 from ..errors import AttnvizError, DataError, GuidanceError, OutputExists
-from ..hooks import unwrap
+from ..hooks import averaging, unwrap
 from . import checkpoints
 from ._pass import Step, forward_pass
 from ._run import Run, check_content, prepare, resume_run
@@ -132,6 +132,11 @@ def fit(
         raise OutputExists(
             f"{str(folder)!r} holds a run already; resume it (resume=True, --resume), or start "
             "over (force=True, --force)"
+        )
+    if averaging(model) is not None:
+        raise GuidanceError(
+            "fit trains in one process; under DistributedDataParallel write the loop with "
+            "guidance.class_map and a loss, three lines, whose gradients are averaged"
         )
     target = unwrap(model)
     known = {**(identity or {})}

@@ -3,13 +3,14 @@
 from .capture import Capture, capture
 from .checkpointing import without_checkpointing
 from .kernels import differentiable_attention
-from .modules import eager, find_layers, named_parts, unwrap
+from .modules import averaging, eager, find_layers, named_parts, unwrap
 from .outputs import wide
 from .preserve import preserved
 from .threads import own_thread
 
 __all__ = [
     "Capture",
+    "averaging",
     "capture",
     "differentiable_attention",
     "eager",

@@ -36,6 +36,18 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
+def averaging(model: nn.Module) -> nn.Module | None:
+    """Return the DistributedDataParallel that a model is or stands in; None where there is none.
+
+    Gradients are averaged over processes only if it is called in the forward pass itself.
+    """
+    while not isinstance(model, nn.parallel.DistributedDataParallel):
+        if not hasattr(model, "_orig_mod"):
+            return None
+        model = model._orig_mod  # type: ignore[assignment]
+    return model
+
+
 def named_parts(model: nn.Module) -> dict[nn.Module, str]:
     """Return all modules of a model with their dotted names, as `named_modules()` orders them.
 

@@ -55,6 +55,8 @@ class Request:
         signed: keep negative values; None is each method's own default.
         call: which call of a layer that runs several times: 0, 1, ... or -1; None expects one.
         options: the methods' own options.
+        wrapper: what is called in the model's place: its `DistributedDataParallel`, which sets up
+            the averaging of gradients.
     """
 
     model: nn.Module
@@ -70,6 +72,7 @@ class Request:
     signed: bool | None = None
     call: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    wrapper: nn.Module | None = None
 
     @property
     def example(self) -> Inputs:
@@ -86,11 +89,12 @@ class Request:
             return self._call()
 
     def _call(self) -> Any:
+        model = self.wrapper or self.model
         if isinstance(self.inputs, Mapping):
-            return self.model(**self.inputs)
+            return model(**self.inputs)
         if isinstance(self.inputs, tuple):
-            return self.model(*self.inputs)
-        return self.model(self.inputs)
+            return model(*self.inputs)
+        return model(self.inputs)
 
 
 @dataclass(frozen=True)
