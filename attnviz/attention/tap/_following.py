@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._record import Recorder
-from .functions import CONV2D, DIVIDE, EXPAND, IN_PLACE, REORDER, is_pointwise
+from .functions import ADD, CONV2D, DIVIDE, EXPAND, IN_PLACE, REORDER, SUBTRACT, is_pointwise
 from .tags import Moved, Notes, Weighed, leading
 
 
@@ -19,6 +19,7 @@ class Following:
     recorder: Recorder
     moved: Notes
     weighed: Notes
+    straight: Notes
 
     # -- where tokens go -----------------------------------------------------------------------
 
@@ -168,8 +169,8 @@ class Following:
         if not args or not isinstance(output, Tensor):
             return output
         source = args[0]
-        if not isinstance(source, Tensor):
-            source = args[1] if len(args) > 1 else None
+        if len(args) > 1 and not many(source) and isinstance(args[1], Tensor):
+            source = args[1]  # a number came first, perhaps as a tensor
         if not isinstance(source, Tensor) or output is source:
             return output
         self._note(output, self.chain(source))
@@ -196,7 +197,7 @@ class Following:
             return func(*args, **kwargs)
         first, second = args[0], args[1]
         if not (many(first) and many(second)):
-            before = first if isinstance(first, Tensor) else second
+            before = second if many(second) or not isinstance(first, Tensor) else first
             note = self.weighed.get(before)
             output = self.same(func, args, kwargs)
             if note is not None and note.function == "relu6" and _is_six(func, second):
@@ -210,13 +211,30 @@ class Following:
             found = leading(*known)
             if found is not None:
                 self._note(output, Moved(found))
+        if isinstance(output, Tensor) and func not in IN_PLACE:
+            self._choose(func, first, second, notes, output)
         note = notes[0] or notes[1]
         # weights plus weights (gated mixtures of two softmaxes), weights over their own sum
         both = notes[0] is not None and notes[1] is not None
         over = notes[0] is not None and func in DIVIDE and _broadcasts(second, first)
         if note is not None and isinstance(output, Tensor) and (both or over):
             self.weighed.put(output, with_(note, mixed=True, clean=self._redo(func, args, kwargs)))
+        elif note is not None and isinstance(output, Tensor) and note.composed:
+            self.weighed.put(output, note)
         return output
+
+    def _choose(
+        self, func: Any, first: Tensor, second: Tensor, notes: list[Any], output: Tensor
+    ) -> None:
+        """Follow weights that are 0 or 1 forward and a softmax backward: hard - soft + soft."""
+        if func in SUBTRACT and notes[0] is None and notes[1] is not None:
+            if first.shape == second.shape and notes[1].function == "softmax":
+                self.straight.put(output, notes[1])
+        elif func in ADD and notes.count(None) == 1:
+            note = notes[0] or notes[1]
+            hard = self.straight.get(second if notes[0] is not None else first)
+            if hard is not None and hard.given is note.given:
+                self.weighed.put(output, with_(note, mixed=True))
 
     def _redo(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
         """Repeat a call on the values without dropout; None where there was no dropout."""

@@ -133,10 +133,13 @@ def fold_of(lead: Sequence[int], modules: Sequence[Running], images: int | None)
         return Fold(lead, None, hint if in_first and hint else 1)
     if hint and len(lead) > 2 and math.prod(lead[1:]) == hint:
         return Fold(lead, None, joined=True)
+    if len(lead) == 2 and in_first and hint and lead[0] == base * hint:
+        # as many chunks as heads (Longformer): windows would have come to the module in its batch
+        given = {t.shape[0] for _, t in modules[0].tensors if t.ndim > 2}
+        if lead[1] != hint or (base in given and lead[0] not in given):
+            return Fold(lead, None, hint)  # (B*H, windows, Q, K)
     if hint and hint in lead[1:]:
         return Fold(lead, lead.index(hint, 1))
-    if len(lead) == 2 and in_first and hint and lead[0] == base * hint:
-        return Fold(lead, None, hint)  # (B*H, windows, Q, K)
     return Fold(lead, 1 if len(lead) == 2 else len(lead) - 1)
 
 
@@ -168,7 +171,9 @@ def _heads(module: nn.Module) -> int | None:
     return None
 
 
-def images_of(modules: Sequence[Running], queries: int, keys: int) -> int | None:
+def images_of(
+    modules: Sequence[Running], queries: int, keys: int, lead: Sequence[int]
+) -> int | None:
     """Return the batch size the model was called with, as seen from the running modules.
 
     Walks outwards from the innermost module. A model with inputs of several batch sizes (images
@@ -188,9 +193,10 @@ def images_of(modules: Sequence[Running], queries: int, keys: int) -> int | None
             sizes = {max(sizes) if found is None else found}
         found = next(iter(sizes))
         if found in (queries, keys) and any(
-            t.ndim == 3 and t.shape[0] == found and t.shape[1] != queries and t.shape[1] != keys
+            t.ndim == 3 and t.shape[0] == found and t.shape[1] not in (queries, keys)
+            and not (lead and lead[0] % t.shape[1])
             for _, t in entry.tensors
-        ):
+        ):  # fmt: skip
             return None
     return found
 

@@ -44,6 +44,7 @@ class TapMode(Following, TorchFunctionMode):
         self.fused_only = fused_only
         self.moved = Notes()  # tensor -> Moved
         self.weighed = Notes()  # tensor -> Weighed
+        self.straight = Notes()  # a choice less its softmax -> the note of that softmax
         self.saw_flex = False
         self.gated = Notes()  # product of a gate -> the notes of that gate
         self.quiet = False  # calls of our own are not the model's
@@ -186,6 +187,10 @@ class TapMode(Following, TorchFunctionMode):
         if func in SWAPPED:
             left, right = right, left
         self._paired(output, left, right)
+        notes = self.weighed.get(left), self.weighed.get(right)
+        if all(n is not None and n.of_pairs for n in notes):  # weights still, and no values
+            self.weighed.put(output, with_(notes[0], mixed=True, clean=None, composed=True))
+            return output
         for weights, values, second in ((left, right, False), (right, left, True)):
             note = self.weighed.get(weights)
             if note is None or note.function == "relu6" or isinstance(values, nn.Parameter):

@@ -180,7 +180,7 @@ class Recorder:
         if output.is_nested or q.is_nested:
             self.miss(modules[0].name, "attention over nested tensors; pad them instead")
             return
-        images = images_of(modules, q.shape[-2], k.shape[-2])
+        images = images_of(modules, q.shape[-2], k.shape[-2], q.shape[:-2])
         fold = fold_of(q.shape[:-2], modules, images)
         groups = packed_groups(q.shape, modules)
         if groups > 1:  # the heads that share a key head lie among the queries
@@ -220,7 +220,7 @@ class Recorder:
         rows: tuple[int, ...] = (),
     ) -> None:
         """Record a written-out attention, A V = O, where A came from a softmax or sigmoid."""
-        images = images_of(modules, weights.shape[-2], weights.shape[-1])
+        images = images_of(modules, *weights.shape[-2:], weights.shape[:-2])
         if self.mha is not None and weights.ndim == 3 and weights.shape[0] == math.prod(self.mha):
             fold = Fold((weights.shape[0],), None, self.mha[1])
         else:
@@ -305,7 +305,7 @@ class Recorder:
             fold, moved, tuple(m.module for m in modules), self._places,
             raw if self.graph and "output" in self.keep else None, arrange,
         )  # fmt: skip
-        held = [t for t in (*folded.values(), extra.get("mask")) if t is not None]
+        held = {**folded, "mask": extra.get("mask")}
         stream = moved[0] if moved[0] is not None or kind in ("cross", "pooling") else moved[1]
         if kind != "channel" and stream is not None:
             images = batch // windows
@@ -317,7 +317,7 @@ class Recorder:
                 call=self._count(name), batch=batch, heads=heads, queries=queries, keys=keys,
                 windows=windows if grouped else 1, images=batch // windows, pooled=pooled,
                 picture=_picture(modules, kind, (queries, keys)), mixed=mixed,
-                _versions=tuple(v for t in held if (v := _version(t)) is not None),
+                _versions=tuple((n, t, t._version) for n, t in held.items() if _is_counted(t)),
                 _layout=layout, **folded, **extra,
             ))
         )  # fmt: skip
@@ -376,7 +376,6 @@ def _autocast_dtype(q: Tensor) -> torch.dtype | None:
     return None
 
 
-def _version(tensor: Tensor) -> tuple[Tensor, int] | None:
-    if tensor.is_inference():
-        return None  # not counted there
-    return tensor, tensor._version
+def _is_counted(tensor: Tensor | None) -> bool:
+    """Say whether writes into a tensor are counted; they are not in inference mode."""
+    return tensor is not None and not tensor.is_inference()

@@ -188,7 +188,9 @@ def _unseen(model: nn.Module | None, recorder: Recorder) -> Iterator[Missed]:
         return
     seen = {s.name for s in recorder.sites} | {m.name for m in recorder.missed.values()}
     for module in model.modules():
-        name = recorder.names[id(module)]
+        name = recorder.names.get(id(module))
+        if name is None:  # the model put it in while it ran; its sites bear its parent's name
+            continue
         if isinstance(module, torch.jit.ScriptModule):
             if module is model or name:
                 yield Missed(
@@ -204,9 +206,20 @@ def _unseen(model: nn.Module | None, recorder: Recorder) -> Iterator[Missed]:
             continue
         inside = [s for s in seen if s == name or s.startswith(f"{name}.") or not name]
         within = any(name.startswith(f"{s}.") for s in seen if s)
-        if not inside and not within and any(id(p) in recorder.used for p in module.parameters()):
+        if inside or within or _is_projection(model, module, name, seen):
+            continue
+        if any(id(p) in recorder.used for p in module.parameters()):
             yield Missed(
                 name,
                 f"{type(module).__name__} ran, but no softmax or sigmoid in it weighed values "
                 "(linear or kernel attention has no weights to read)",
             )
+
+
+def _is_projection(model: nn.Module, module: nn.Module, name: str, seen: set[str]) -> bool:
+    """Say whether a module with one projection is the end of an attention that was read."""
+    parent = name.rpartition(".")[0]
+    if not parent or sum(p.ndim == 2 for p in module.parameters()) > 1:
+        return False
+    beside = any(s.startswith(f"{parent}.") for s in seen)
+    return beside and bool(_LOOKS_LIKE.search(type(model.get_submodule(parent)).__name__))

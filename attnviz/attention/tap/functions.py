@@ -47,6 +47,7 @@ SAME = torch_functions(
     "detach", "nan_to_num", "neg", "cpu", "cuda", "masked_fill",
 )  # fmt: skip
 ADD = torch_functions("add", "sub", "subtract", "rsub", "__radd__", "__rsub__", "add_", "sub_")
+SUBTRACT = set(torch_functions("sub", "subtract", "__sub__"))
 DIVIDE = set(torch_functions("div", "divide", "true_divide", "__truediv__", "div_"))
 MULTIPLY = torch_functions("mul", "multiply", "__mul__", "__rmul__", "mul_", "multiply_")
 SWAPPED = set(torch_functions("__rmatmul__"))

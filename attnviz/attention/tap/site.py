@@ -90,7 +90,7 @@ class Site:
     pooled: bool = False
     function: str = "softmax"
     stated: tuple[int, int] | None = None
-    _versions: tuple[tuple[Tensor, int], ...] = ()
+    _versions: tuple[tuple[str, Tensor, int], ...] = ()
     _layout: Layout | None = None
 
     def __repr__(self) -> str:
@@ -120,7 +120,7 @@ class Site:
             AttentionUnavailable: q and k were not kept, or were overwritten since.
             IndexError: a row or head that does not exist.
         """
-        self._check()
+        self._check("q", "k", "mask", "probabilities")
         row_index = indices(rows, self.queries, "rows", self.name)
         head_index = indices(heads, self.heads, "heads", self.name)
         if self.probabilities is not None:
@@ -176,7 +176,7 @@ class Site:
 
     def values(self) -> Tensor:
         """Return V, one head per query head where heads share values: (B, H or 1, K, Ev)."""
-        self._check()
+        self._check("v")
         if self.v is None:
             raise AttentionUnavailable(
                 f"site {self.name!r} has no values: the tap kept {self._kept()}; "
@@ -201,6 +201,7 @@ class Site:
             )
         if self.dropped:
             return float("nan")
+        self._check("output")
         worst = 0.0
         with torch.no_grad():
             v = wide(self.values())
@@ -360,11 +361,11 @@ class Site:
         ]
         return ", ".join(names) or "nothing"
 
-    def _check(self) -> None:
-        for tensor, version in self._versions:
-            if tensor._version != version:
+    def _check(self, *used: str) -> None:
+        for which, tensor, version in self._versions:
+            if which in used and tensor._version != version:
                 raise AttentionUnavailable(
-                    f"a tensor of site {self.name!r} was overwritten after the tap saw it (an "
+                    f"{which} of site {self.name!r} was overwritten after the tap saw it (an "
                     "in-place operation or a static key-value cache); use "
                     "attnviz.attention.tap(model, copy=True)"
                 )

@@ -155,6 +155,7 @@ class Weighed:
         mixed: went through a linear map, so that rows need not sum to 1.
         gate: a gate that was noted where these weights were multiplied; none, if they go on to
             weigh values.
+        composed: a product of attentions, as of landmarks (Nystromformer).
     """
 
     function: str
@@ -166,3 +167,10 @@ class Weighed:
     compact: Tensor | None = None
     mixed: bool = False
     gate: Any = None
+    composed: bool = False
+
+    @property
+    def of_pairs(self) -> bool:
+        """Whether these are an attention's weights, and not gates or values between 0 and 1."""
+        pairs = self.source is not None and self.source.origin == "pairs"
+        return self.composed or (self.function == "softmax" and pairs)
