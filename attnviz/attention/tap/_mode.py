@@ -28,7 +28,7 @@ from .functions import (
     twice_differentiable,
     unguarded_mha,
 )
-from .tags import Moved, Notes, Weighed, common, leading
+from .tags import Moved, Notes, Weighed, common, leading, projected
 
 Handler = Callable[["TapMode", Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
@@ -274,7 +274,7 @@ class TapMode(Following, TorchFunctionMode):
         self.recorder.product(
             a, v, arrange_output(output),
             clean=None if note.clean is None else arrange_weights(note.clean), source=source,
-            mixed=note.mixed, function=note.function, pooled=_projected(note.source),
+            mixed=note.mixed, function=note.function, pooled=projected(note.source),
             moved=(asks, looks), raw=output, arrange=arrange_output,
             same=None if pair is None else _same_tokens(pair[0], [looks, pair[1]]), rows=rows,
         )  # fmt: skip
@@ -377,20 +377,6 @@ def _same_tokens(asks: Moved | None, looks: list[Moved | None]) -> bool | None:
     if any(found):
         return True
     return False if found and None not in found else None
-
-
-def _projected(chain: Moved | None) -> bool:
-    """Say whether logits were projected from tokens, one by one, and not made of pairs."""
-    found, widths = False, set()
-    while chain is not None:
-        if chain.op in ("last", "second"):
-            found = True
-            widths.add(chain.width)
-        if chain.op == "pairs":
-            # logits mixed over heads stay as many; else these are tokens after another product
-            return found and (chain.pair is None or not widths & set(chain.shape[1:]))
-        chain = chain.parent
-    return found
 
 
 def _is_subclass(value: Any) -> bool:

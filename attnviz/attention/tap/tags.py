@@ -117,6 +117,20 @@ def common(first: Moved | None, second: Moved | None) -> bool | None:
     return None if "" in (first.origin, second.origin) else False
 
 
+def projected(chain: Moved | None) -> bool:
+    """Say whether logits were projected from tokens, one by one, and not made of pairs."""
+    found, widths = False, set()
+    while chain is not None:
+        if chain.op in ("last", "second"):
+            found = True
+            widths.add(chain.width)
+        if chain.op == "pairs":
+            # logits mixed over heads stay as many; else these are tokens after another product
+            return found and (chain.pair is None or not widths & set(chain.shape[1:]))
+        chain = chain.parent
+    return found
+
+
 def _steps(chain: Moved | None) -> Iterator[Moved]:
     """Yield the steps back to the beginning, through convolutions and pooling."""
     while chain is not None:
