@@ -59,27 +59,43 @@ class WithMap(nn.Module):
 class _WithCam(WithMap):
     method = "cam"
 
-    def __init__(self, model: nn.Module, layer: str, example: Tensor) -> None:
+    def __init__(self, model: nn.Module, layer: str, layout: Any, weight: Tensor) -> None:
         super().__init__(model)
-        part = self.model.get_submodule(layer)
-        with torch.no_grad(), HeadProbe(self.model) as probe:
-            with capture(self.model, layer, gradients=False) as read:
-                logits = logits_of(self.model(example))
-            activation = read.activations[layer]
-            self._layout = infer_layout(self.model, part, activation, tuple(example.shape[-2:]))
-            head = probe.head(self._layout.to_spatial(activation), logits)
-        if head is None:
-            raise MethodError(
-                f"the logits of {type(model).__name__} are not one linear layer on the average of "
-                f"{layer!r}, so there is no map without a backward pass; name the layer that is "
-                "averaged"
-            )
-        self.register_buffer("weight", head.weight.detach())
-        part.register_forward_hook(self._see)
+        self._layout = layout
+        self.register_buffer("weight", weight.detach())
+        self.model.get_submodule(layer).register_forward_hook(self._see)
 
     def _map(self, logits: Tensor, seen: list[Tensor]) -> Tensor:
         rows = self.weight[predicted(logits)]
         return torch.einsum("bc,bchw->bhw", rows, self._layout.to_spatial(seen[-1]))
+
+
+class _WithNormedHead(WithMap):
+    """Grad-CAM where a LayerNorm stands between average and linear layer (ConvNeXt, Swin).
+
+    Its derivative (Ba et al. 2016, arXiv:1607.06450) is written out, so that no graph is needed.
+    """
+
+    method = "gradcam"
+
+    def __init__(
+        self, model: nn.Module, layer: str, layout: Any, norm: nn.LayerNorm, linear: nn.Linear
+    ) -> None:
+        super().__init__(model)
+        self._layout, self._epsilon = layout, norm.eps
+        self.register_buffer("weight", (linear.weight * norm.weight).detach())
+        self.model.get_submodule(layer).register_forward_hook(self._see)
+
+    def _map(self, logits: Tensor, seen: list[Tensor]) -> Tensor:
+        activation = self._layout.to_spatial(seen[-1])
+        pooled = activation.mean((2, 3))
+        centred = pooled - pooled.mean(1, keepdim=True)
+        scale = (centred.square().mean(1, keepdim=True) + self._epsilon).sqrt()
+        unit = centred / scale
+        rows = self.weight[predicted(logits)]
+        rows = rows - rows.mean(1, keepdim=True) - unit * (rows * unit).mean(1, keepdim=True)
+        cells = activation.shape[2] * activation.shape[3]
+        return torch.einsum("bc,bchw->bhw", rows / (scale * cells), activation).relu()
 
 
 class _WithRollout(WithMap):
@@ -105,9 +121,37 @@ class _WithRollout(WithMap):
         return row[:, before:].unflatten(1, self._grid)
 
 
+def _with_head(model: nn.Module, layer: str, example: Tensor) -> WithMap:
+    """Return the model with the map of its linear head, which may stand behind a LayerNorm."""
+    model = copy.deepcopy(model).eval()
+    part = model.get_submodule(layer)
+    with torch.no_grad(), HeadProbe(model) as probe:
+        with capture(model, layer, gradients=False) as read:
+            logits = logits_of(model(example))
+        activation = read.activations[layer]
+        layout = infer_layout(model, part, activation, tuple(example.shape[-2:]))
+        spatial = layout.to_spatial(activation)
+        head = probe.head(spatial, logits)
+    if head is not None:
+        return _WithCam(model, layer, layout, head.weight)
+    norms = [m for m in model.modules() if isinstance(m, nn.LayerNorm)]
+    linears = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    channels = spatial.shape[1]
+    fit = norms and norms[-1].elementwise_affine and norms[-1].normalized_shape == (channels,)
+    if fit and linears and linears[-1].in_features == channels:
+        return _WithNormedHead(model, layer, layout, norms[-1], linears[-1])
+    raise MethodError(
+        f"the logits of {type(model).__name__} are not one linear layer on the average of "
+        f"{layer!r}, so there is no map without a backward pass; name the layer that is "
+        "averaged"
+    )
+
+
 def attentions(model: nn.Module) -> list[Any]:
     """Return the self-attentions of a timm vision transformer, in order; none of other models."""
-    return [m for m in model.modules() if hasattr(m, "fused_attn") and hasattr(m, "attn_drop")]
+    found = [m for m in model.modules() if hasattr(m, "fused_attn") and hasattr(m, "attn_drop")]
+    # within windows (Swin) no row goes over the whole picture
+    return [] if any(hasattr(m, "window_size") for m in found) else found
 
 
 def with_map(model: Any, example: Tensor, *, layer: str | None = None) -> WithMap:
@@ -121,7 +165,8 @@ def with_map(model: Any, example: Tensor, *, layer: str | None = None) -> WithMa
     Returns:
         A module `x -> (logits, map)`. The map is that of `explain(model, x, method=m)`, where m is
         the module's attribute `method`: "cam" with one linear layer (or 1 x 1 convolution) behind
-        the average, "rollout" for timm's vision transformers. This is checked on the example.
+        the average, "gradcam" with a LayerNorm between the two, "rollout" for timm's vision
+        transformers. This is checked on the example.
 
     Raises:
         MethodError: the model has neither.
@@ -134,8 +179,8 @@ def with_map(model: Any, example: Tensor, *, layer: str | None = None) -> WithMa
         made: list[WithMap] = [_WithRollout(module, grid, pooled=p) for p in (False, True)]
     else:
         name = layer or default_layer(module, example)
-        made = [_WithCam(module, name, example)]
-        wanted = explain(module, example, method="cam", layer=name).values
+        made = [_with_head(module, name, example)]
+        wanted = explain(module, example, method=made[0].method, layer=name).values
     for wrapped in made:
         with torch.no_grad(), preserved(wrapped):
             _, drawn = wrapped(example)

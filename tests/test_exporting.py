@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import attnviz
@@ -32,15 +34,22 @@ class Small(nn.Module):
 
 def model(name: str) -> nn.Module:
     torch.manual_seed(0)
-    if name in ("linear", "conv"):
-        return Small(conv=name == "conv").eval()
+    if name in ("linear", "conv", "norm"):
+        net = Small(conv=name == "conv").eval()
+        if name == "norm":
+            net.head = nn.Sequential(nn.LayerNorm(8), nn.Dropout(), nn.Linear(8, 5)).eval()
+            nn.init.normal_(net.head[0].weight)
+        return net
     timm = pytest.importorskip("timm")
-    options = {"img_size": SIZE} if name.startswith("vit") else {}
+    options = {"img_size": SIZE} if name.startswith(("vit", "swin")) else {}
     return timm.create_model(name, num_classes=7, **options).eval()
 
 
-NAMES = ["linear", "conv", "vit_tiny_patch16_224"]
-SLOW = ["resnet18", "resnetv2_50", "tf_efficientnet_lite0"]
+NAMES = ["linear", "conv", "norm", "vit_tiny_patch16_224"]
+SLOW = [
+    "resnet18", "resnetv2_50", "tf_efficientnet_lite0", "convnext_atto",
+    "swin_tiny_patch4_window7_224",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -68,7 +77,7 @@ def test_a_plain_forward_gives_the_map_of_explain(name: str, x: torch.Tensor) ->
 
 @pytest.mark.parametrize(
     "name",
-    [NAMES[1], *(pytest.param(n, marks=pytest.mark.slow) for n in [NAMES[0], NAMES[2], *SLOW])],
+    ["conv", *(pytest.param(n, marks=pytest.mark.slow) for n in [*NAMES, *SLOW] if n != "conv")],
 )
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
 def test_files_give_the_map_of_explain_for_any_batch(
@@ -110,6 +119,38 @@ def test_what_has_no_map_without_gradients_is_refused(x: torch.Tensor, tmp_path:
     with pytest.raises(DataError, match=r"\.onnx or \.pt2"):
         export_with_map(model("linear"), tmp_path / "model.pth", x[:1])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_8_bits_says_how_far_its_maps_are_the_same(
+    x: torch.Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from attnviz.cli import main
+    from attnviz.quantizing import quantise
+
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(module, reason=f"the extra 'export' brings {module}")
+    path = tmp_path / "colours.onnx"
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    draw = np.random.default_rng(0)
+    for number in range(6):
+        coarse = draw.integers(0, 256, (4, 4, 3), np.uint8).repeat(24, 0).repeat(24, 1)
+        Image.fromarray(coarse).save(photos / f"{number}.png")
+    line = ["export", "tests.cli.tiny:colours", "--with-map", str(path), "--quantize", "int8"]
+    prepare = ["--preprocess", "imagenet", "--resize", "96", "--crop", "96", "--size", "96"]
+    assert main([*line, *prepare, "--photos", str(photos), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["quantized"]
+    assert said["images"] == 3
+    assert said["same_class"] == 1
+    assert 0.98 < said["lowest"] <= said["correlation"] < 1
+    import onnx
+
+    kinds = {node.op_type for node in onnx.load(path).graph.node}
+    assert "DequantizeLinear" in kinds
+    assert main([*line, "--force"]) == 2
+    assert "--photos" in capsys.readouterr().err
+    with pytest.raises(DataError, match="at least 2 photos, got 1"):
+        quantise(path, [x[0]])
 
 
 def test_the_command_writes_a_program_that_runs(
