@@ -18,6 +18,13 @@ _SIGMOID = (
     *("OwlViT", "Owlv2", "LwDetr"),
 )
 
+#: what a list's entries call their boxes (corners in pixels), scores and classes
+_PARTS = (
+    ("boxes", "pred_boxes", "xyxy", "bboxes"),
+    ("scores", "confidence", "conf"),
+    ("labels", "pred_classes", "class_id", "classes", "cls"),
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Detections:
@@ -49,31 +56,36 @@ def detections(
 ) -> list[Detections]:
     """Return what a detector found, one `Detections` for each image.
 
-    Taken are torchvision's list of {boxes, labels, scores}, and `logits` (B, queries, classes)
-    beside `pred_boxes` (B, queries, 4) as DETR and those after it give them: centre, width and
-    height as shares of the input.
+    Taken are a list with boxes (n, 4), scores (n,) and labels (n,) of each image, in mappings as
+    torchvision gives them or in objects of another library (detectron2, Ultralytics, one's own);
+    `logits` (B, queries, classes) beside `pred_boxes` (B, queries, 4) as DETR and those after it
+    give them: centre, width and height as shares of the input; and, where labels say how many
+    classes there are, the decoded tensor of YOLO-type models, (B, n, 4 + classes),
+    (B, n, 5 + classes) with the object's own probability, or (B, 4 + classes, n).
 
     Args:
         output: the model's output.
         input_size: (H, W) of the model's input in pixels.
-        labels: class names; they tell whether a DETR-type model has a class "no object".
+        labels: class names; they tell whether a DETR-type model has a class "no object", and what
+            the columns of a YOLO-type model are.
 
     Raises:
         TargetError: the output holds no detections, or it is open which class is none.
     """
     if is_detections(output):
-        return [_torchvision(one) for one in output]
+        return [_listed(one) for one in output]
+    table = output[0] if isinstance(output, list | tuple) and output else output
+    if isinstance(table, Tensor) and table.ndim == 3:
+        return _yolo(table, input_size, labels)
     boxes = _named(output, "pred_boxes")
     logits = _named(output, "logits", "pred_logits")
     if boxes is None or logits is None or boxes.shape[:2] != logits.shape[:2]:
         raise TargetError(
             f"the model's output ({type(output).__name__}) holds no detections; a box as target "
-            "needs torchvision's list of {boxes, labels, scores}, or logits beside pred_boxes"
+            "needs a list with boxes, labels and scores for each image, or logits beside "
+            "pred_boxes. A function of the output that returns (B,) scores does for any other"
         )
-    height, width = input_size
-    x, y, w, h = boxes.detach().float().unbind(-1)
-    corners = torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], -1)
-    corners = corners * corners.new_tensor([width, height, width, height])
+    corners = _corners(boxes, input_size)
     classes = logits.detach().argmax(-1)
     if _has_no_object(output, logits.shape[-1], labels):
         classes = classes.where(classes < logits.shape[-1] - 1, -1)
@@ -85,26 +97,84 @@ def detections(
 
 
 def is_detections(output: Any) -> bool:
-    """Say whether an output is torchvision's list of detections."""
+    """Say whether an output is a list of detections, one entry for each image."""
     return (
         isinstance(output, list | tuple)
         and bool(output)
-        and all(isinstance(one, Mapping) and "boxes" in one for one in output)
+        and all(_part(_inside(one), _PARTS[0]) is not None for one in output)
     )
 
 
-def _torchvision(one: Mapping[str, Tensor]) -> Detections:
-    if "scores" not in one or "labels" not in one:
-        raise TargetError(f"a detection has boxes, labels and scores, got {sorted(one)}")
-    return Detections(one["boxes"].detach().float(), one["labels"], one["scores"])
+def _part(one: Any, names: Sequence[str]) -> Any:
+    if isinstance(one, Tensor):
+        return None
+    found = (one.get(n) if isinstance(one, Mapping) else getattr(one, n, None) for n in names)
+    return next((value for value in found if value is not None), None)
+
+
+def _inside(one: Any) -> Any:
+    """Return what holds the boxes of an image: detectron2 wraps it, Ultralytics puts it inside."""
+    one = _part(one, ["instances"]) or one
+    boxes = _part(one, ["boxes"])
+    return boxes if _part(boxes, ["xyxy"]) is not None else one
+
+
+def _listed(one: Any) -> Detections:
+    one = _inside(one)
+    boxes, scores, classes = (_part(one, names) for names in _PARTS)
+    boxes = getattr(boxes, "tensor", boxes)  # detectron2's Boxes
+    if not all(isinstance(part, Tensor) for part in (boxes, scores, classes)):
+        held = sorted(one) if isinstance(one, Mapping) else sorted(vars(one))
+        raise TargetError(
+            f"a detection has boxes, labels and scores as tensors, got {type(one).__name__} with "
+            f"{', '.join(map(str, held))}"
+        )
+    return Detections(boxes.detach().float(), classes.detach().long(), scores)
+
+
+def _corners(boxes: Tensor, input_size: tuple[int, int] | None) -> Tensor:
+    """Return x0, y0, x1, y1 of centre, width and height; of shares of the input in its pixels."""
+    x, y, w, h = boxes.detach().float().unbind(-1)
+    corners = torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], -1)
+    if input_size is None:
+        return corners
+    height, width = input_size
+    return corners * corners.new_tensor([width, height, width, height])
+
+
+def _yolo(
+    table: Tensor, input_size: tuple[int, int], labels: Sequence[str] | None
+) -> list[Detections]:
+    shape, count = tuple(table.shape), len(labels or ())
+    extra = shape[2] - count
+    if count and extra not in (4, 5) and shape[1] == count + 4:
+        table, extra = table.transpose(1, 2), 4
+    if not count or extra not in (4, 5):
+        raise TargetError(
+            f"the model's output {shape} holds boxes only if it is (B, n, 4 + classes), "
+            "(B, n, 5 + classes) or (B, 4 + classes, n), as of a YOLO-type model, and "
+            + (f"there are {count} labels" if count else "labels= tell how many classes there are")
+            + "; a function of the output that returns (B,) scores does for any other"
+        )
+    boxes, scores = table[..., :4], table[..., extra:]
+    if scores.min() < 0 or scores.max() > 1:
+        raise TargetError(
+            f"the scores in the model's output {shape} are no probabilities (from "
+            f"{scores.min():.3g} to {scores.max():.3g}): it is not decoded yet. Run the detector "
+            "as it predicts, or pass a function of the output that returns (B,) scores"
+        )
+    if extra == 5:
+        scores = scores * table[..., 4:5]
+    shares = bool(boxes.detach().abs().max() <= 2)  # of the input, not pixels
+    corners = _corners(boxes, input_size if shares else None)
+    classes = scores.detach().argmax(-1)
+    best = scores.gather(-1, classes[..., None])[..., 0]
+    return [Detections(*parts) for parts in zip(corners, classes, best, scores, strict=True)]
 
 
 def _named(output: Any, *names: str) -> Tensor | None:
-    for name in names:
-        found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
-        if isinstance(found, Tensor):
-            return found
-    return None
+    found = _part(output, names)
+    return found if isinstance(found, Tensor) else None
 
 
 def _has_no_object(output: Any, width: int, labels: Sequence[str] | None) -> bool:

@@ -199,6 +199,8 @@ def read_from(output: Any) -> tuple[list[Tensor], bool]:
         found = [t for t in leaves if t.requires_grad and t.ndim]
         if not found:
             raise
+        if is_detections(output):  # boxes (n, 4) and scores (n,) of each image have places
+            return [t.reshape(1, len(t), -1) for t in found], True
     vectors = [t for t in found if t.shape[2:].numel() == 1]
     return vectors or found, not vectors
 

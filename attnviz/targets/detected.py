@@ -21,11 +21,11 @@ from .placed import Setting
 class BoxTarget(Target):
     """The score of one detection, followed through the detector in one pass.
 
-    The score is the probability of its class, for torchvision's detectors as their own
-    post-processing gives it, for DETR-type ones of the query. Several boxes of one photo,
-    `classes=[BoxTarget(0), BoxTarget(3)]`, take one forward and a tail's backward each. Grad-CAM
-    averages its weights over the picture and so marks other objects of the kind too; hirescam
-    and layercam keep to the box.
+    The score is the probability of its class, for lists of detections (torchvision's) as their own
+    post-processing gives it, for DETR-type ones of the query, for YOLO-type ones of the row.
+    Several boxes of one photo, `classes=[BoxTarget(0), BoxTarget(3)]`, take one forward and a
+    tail's backward each. Grad-CAM averages its weights over the picture and so marks other objects
+    of the kind too; hirescam and layercam keep to the box.
 
     In altered copies of a photo (perturbation methods) the detection is looked for again: the
     score is the highest of intersection over union times the class's probability, 0 where there is

@@ -30,7 +30,8 @@ def flat_logits(output: Any) -> Tensor:
     if logits.ndim != 2:
         raise TargetError(
             f"a class target needs logits of shape (B, classes), got {tuple(logits.shape)}; for a "
-            "dense output use RegionTarget(class, mask) or a function of the output"
+            "dense output use RegionTarget(class, mask), a detector's 'box:0' or a function of the "
+            "output"
         )
     return logits
 

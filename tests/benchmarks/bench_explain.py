@@ -19,6 +19,7 @@ from attnviz.methods.cam import METHODS
 
 ALL = ["cam", "gradcam", "gradcam++", "hirescam", "xgradcam", "layercam", "eigencam"]
 ALL.append("eigengradcam")
+BOXES = 8
 
 
 class GapNet(nn.Module):
@@ -117,6 +118,42 @@ def speed(args):
                 print(f"  {peer + ' / gradcam':<27} {ratio(times, peer, 'gradcam')}")
 
 
+def boxes(args):
+    """K boxes of one photo: one forward and K backwards of the tail, and the same by hand."""
+    from torchvision.models import detection
+
+    torch.manual_seed(0)
+    net = detection.fasterrcnn_mobilenet_v3_large_fpn(
+        weights=None, weights_backbone=None, box_score_thresh=0.0, min_size=320, max_size=320
+    ).eval()
+    x, layer = torch.rand(1, 3, 320, 320), net.backbone.body["16"]
+
+    def by_hand():
+        kept = []
+
+        def read(module, inputs, output):
+            kept.append(output.detach().requires_grad_())
+            torch.set_grad_enabled(True)
+            return kept[0]
+
+        handle = layer.register_forward_hook(read)
+        with torch.no_grad():
+            scores = net(x)[0]["scores"]
+        handle.remove()
+        for k in range(BOXES):
+            g = torch.autograd.grad(scores[k], kept[0], retain_graph=k < BOXES - 1)[0]
+            (g.mean((2, 3), keepdim=True) * kept[0].detach()).sum(1).relu()
+
+    targets = [f"box:{k}" for k in range(BOXES)]
+    runs = {
+        "floor": by_hand,
+        "boxes": lambda: attnviz.explain(net, x, classes=targets, signed=True),
+    }
+    times = compare(runs, args.rounds)
+    print(f"Faster R-CNN, 320 px, {BOXES} boxes of one photo:")
+    print(f"  boxes / floor               {ratio(times, 'boxes', 'floor')} (bar: 1.1)")
+
+
 def eigen(args):
     a = torch.rand(1, 256, 56, 56)
     fn = METHODS.get("eigencam").fn
@@ -159,4 +196,5 @@ if __name__ == "__main__":
     torch.set_num_threads(args.threads)
     memory()
     eigen(args)
+    boxes(args)
     speed(args)

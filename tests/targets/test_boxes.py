@@ -1,5 +1,7 @@
 """One detection as target: torchvision's detectors and DETR-type ones, against hooks by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -211,3 +213,91 @@ def test_the_models_own_resize_and_padding_are_undone(size, shape, object_):
         pixels = attnviz.explain(model, tensor, target=0, method="saliency")
         assert pixels.values.shape[1:] == shape
         assert pixels.geometry is None
+
+
+class Grid(nn.Module):
+    """A detector of one's own: a box of 8 x 8 pixels for each cell of 4, decoded in many forms."""
+
+    def __init__(self, form):
+        super().__init__()
+        torch.manual_seed(0)
+        self.form = form
+        self.conv, self.head = nn.Conv2d(3, 8, 3, 4, 1), nn.Conv2d(8, 4, 1)
+
+    def decoded(self, x):
+        p = self.head(self.conv(x).relu()).flatten(2).transpose(1, 2).mul(9).sigmoid()
+        w = x.shape[3] // 4
+        number = torch.arange(p.shape[1])
+        centre = torch.stack([number % w, number // w], 1) * 4.0 + 2
+        boxes = torch.cat([centre, torch.full_like(centre, 8)], 1).expand(len(x), -1, -1)
+        return boxes, p[..., :1], p[..., 1:]
+
+    def forward(self, x):
+        boxes, there, p = self.decoded(x)
+        if self.form == "5 + classes":
+            return torch.cat([boxes, there, p], -1), None
+        if self.form == "transposed":
+            return torch.cat([boxes, there * p], -1).transpose(1, 2)
+        if self.form == "shares":
+            size = boxes.new_tensor([x.shape[3], x.shape[2]] * 2)
+            return torch.cat([boxes / size, there * p], -1)
+        corners = torch.cat([boxes[..., :2] - 4, boxes[..., :2] + 4], -1)
+        found = zip(corners, *(there * p).max(-1), strict=True)
+        if self.form == "objects":
+            return [SimpleNamespace(bboxes=b, scores=s, labels=k) for b, s, k in found]
+        if self.form == "inside":
+            return [
+                SimpleNamespace(boxes=SimpleNamespace(xyxy=b, conf=s, cls=k.float()), names={})
+                for b, s, k in found
+            ]
+        parts = [(SimpleNamespace(tensor=b), s, k) for b, s, k in found]
+        return [
+            {"instances": SimpleNamespace(pred_boxes=b, scores=s, pred_classes=k)}
+            for b, s, k in parts
+        ]
+
+
+FORMS = ("5 + classes", "transposed", "shares", "objects", "inside", "instances")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_detections_of_any_form_equal_grad_cam_by_hand(form):
+    model, x, names = Grid(form).eval(), torch.rand(2, 3, 24, 40), ["boat", "car", "dock"]
+    activation = model.conv(x).detach().requires_grad_()
+    p = model.head(activation.relu()).flatten(2).transpose(1, 2).mul(9).sigmoid()
+    best = (p[..., :1] * p[..., 1:])[:, 27].max(-1)
+    best.values.sum().backward()
+    expected = torch.einsum("bchw,bc->bhw", activation, activation.grad.mean((2, 3))).detach()
+    # row 27 of 10 columns: the cell at x 7, y 2
+    for target in ("box:27", "box:26,6,34,14"):
+        maps = attnviz.explain(model, x, target=target, labels=names, layer="conv", signed=True)
+        torch.testing.assert_close(maps.values, expected)
+        torch.testing.assert_close(maps.score, best.values.detach())
+        for i, told in enumerate(maps.target):
+            assert told["box"] == pytest.approx([26, 6, 34, 14])
+            assert (told["class"], told["number"]) == (int(best.indices[i]), 27)
+
+
+def test_boxes_that_cannot_be_read_say_why():
+    x, names = torch.rand(1, 3, 24, 40), ["boat", "car", "dock"]
+    grid = Grid("5 + classes").eval()
+    with pytest.raises(TargetError, match="labels= tell how many classes there are"):
+        attnviz.explain(grid, x, target="box:3", layer="conv")
+    with pytest.raises(TargetError, match=r"\(1, 60, 8\) holds boxes only .* there are 2 labels"):
+        attnviz.explain(grid, x, target="box:3", layer="conv", labels=names[:2])
+
+    class Raw(Grid):
+        def forward(self, x):
+            return self.head(self.conv(x)).flatten(2).transpose(1, 2).repeat(1, 1, 2)
+
+    with pytest.raises(TargetError, match="are no probabilities .* not decoded yet"):
+        attnviz.explain(Raw("").eval(), x, target="box:3", layer="conv", labels=names)
+
+    class Own(Grid):
+        def forward(self, x):
+            return [SimpleNamespace(boxes=b, quality=b[:, 0]) for b in self.decoded(x)[0]]
+
+    with pytest.raises(TargetError, match="got SimpleNamespace with boxes, quality"):
+        attnviz.explain(Own("").eval(), x, target="box:3", layer="conv")
+    with pytest.raises(TargetError, match="returns detections"):
+        attnviz.explain(Own("").eval(), x, layer="conv")
