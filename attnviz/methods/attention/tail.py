@@ -31,11 +31,16 @@ class Skipping(TorchFunctionMode):
 
     For a second pass whose first part is thrown away: the values that count are put in at the
     point where `stop` is called.
+
+    Args:
+        leap: False computes the first part, too, and puts in what it gives: for models in which
+            another path comes from it, or which changed the values in place since.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, leap: bool = True) -> None:
         super().__init__()
         self.active = True
+        self._leap = leap
         self.replace: tuple[int, Tensor] | None = None  # number of a call, what it shall return
         self.replaced = False
         self._tick = -1
@@ -59,11 +64,14 @@ class Skipping(TorchFunctionMode):
         if self.replace is not None and self._tick == self.replace[0]:
             self.stop()
             self.replaced = True
+            if not self._leap:
+                with torch.no_grad():
+                    self.replace[1].copy_(func(*args, **kwargs))
             torch.set_grad_enabled(True)  # the block below sets it back
             return self.replace[1].clone()  # what follows may change it in place
-        if func is F.linear and len(args) > 1:
+        if self._leap and func is F.linear and len(args) > 1:
             return args[0].new_zeros((*args[0].shape[:-1], *args[1].shape[:-1]))
-        if func is F.scaled_dot_product_attention and len(args) > 2:
+        if self._leap and func is F.scaled_dot_product_attention and len(args) > 2:
             q, v = args[0], args[2]
             return q.new_zeros((*q.shape[:-1], v.shape[-1]))
         if func is F.multi_head_attention_forward:
@@ -130,18 +138,19 @@ def _gradient_again(reading: Reading, column: int) -> Tensor | None:
     stream = reading.stream
     assert stream is not None
     leaf = stream.tensor.detach().clone().requires_grad_()
-    mode = Skipping()
-    mode.replace = (stream.tick, leaf)
+    known = reading.scores[column].detach()
     with torch.inference_mode(False):
-        with torch.set_grad_enabled(False), mode:
-            output = reading.forward()
-            score = reading.columns[column].score(output)
-        if not mode.replaced or not score.requires_grad:
-            return None
-        known = reading.scores[column].detach()
-        if not torch.allclose(score.detach(), known, rtol=1e-2, atol=1e-3 * _size(known)):
-            raise _unknown("the model does not compute the same twice")
-        return torch.autograd.grad(score.sum(), leaf, allow_unused=True)[0]
+        for leap in (True, False):  # a path beside the tokens has to be computed as well
+            mode = Skipping(leap=leap)
+            mode.replace = (stream.tick, leaf)
+            with torch.set_grad_enabled(False), mode:
+                output = reading.forward()
+                score = reading.columns[column].score(output)
+            if not mode.replaced or not score.requires_grad:
+                return None
+            if torch.allclose(score.detach(), known, rtol=1e-2, atol=1e-3 * _size(known)):
+                return torch.autograd.grad(score.sum(), leaf, allow_unused=True)[0]
+    raise _unknown("the model does not compute the same twice")
 
 
 def _size(values: Tensor) -> float:
