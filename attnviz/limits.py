@@ -21,7 +21,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from .errors import DataError, did_you_mean
+from .errors import AttnvizError, DataError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,14 @@ class Limits:
     """The table.
 
     Attributes:
-        pixels: width x height of a photo, and of the `image_size` that a file states.
-        mask_pixels: width x height of a mask.
-        bytes: of an array after decompression (`Heatmaps.load`).
+        pixels: width x height of a photo, and of the size of one that a file states.
+        mask_pixels: width x height of a mask, whatever it is made of.
+        bytes: of arrays after decompression (`Heatmaps.load`, checkpoints).
         annotation_bytes: of a JSON, CSV or XML file with annotation.
-        json_bytes: of a JSON file with results or labels.
+        json_bytes: of a file with results, labels or settings.
         json_depth: lists and objects within one another.
         polygon_points: points of one polygon.
+        polygon_crossings: rows of pixels that the edges of one polygon cross, in all.
         rows: lines of a CSV.
         xml_bytes: of one Pascal VOC file.
     """
@@ -47,6 +48,7 @@ class Limits:
     json_bytes: int = 500_000_000
     json_depth: int = 64
     polygon_points: int = 1_000_000
+    polygon_crossings: int = 20_000_000
     rows: int = 20_000_000
     xml_bytes: int = 4_000_000
 
@@ -139,19 +141,57 @@ def parse_json(text: str | bytes, what: str) -> Any:
     return found
 
 
-def read_json(path: Path, limit: str = "json_bytes") -> Any:
-    """Return a parsed JSON file (UTF-8, with or without a byte-order mark) within the limits.
+@contextlib.contextmanager
+def reading(what: str | Path) -> Iterator[None]:
+    """Turn what code stumbles over in a damaged file of attnviz's own into an error that names it.
 
     Raises:
-        DataError: missing, too large, not JSON.
+        DataError: in place of what a value of another type or a missing one raises.
     """
     try:
+        yield
+    except AttnvizError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as fault:
+        raise DataError(
+            f"{str(what)!r} is damaged ({type(fault).__name__}: {fault}); start over (force=True, "
+            "--force)"
+        ) from fault
+
+
+def read_bytes(path: Path, limit: str = "json_bytes") -> bytes:
+    """Return a file of text within the limits, without a byte-order mark.
+
+    Raises:
+        DataError: missing, too large, no regular file.
+    """
+    try:
+        if path.exists() and not path.is_file():  # a pipe or a device could go on for ever
+            raise DataError(f"{str(path)!r} is not a regular file")
         check(limit, path.stat().st_size, str(path))
-        return parse_json(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), str(path))
+        return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except FileNotFoundError:
         raise DataError(f"no such file: {str(path)!r}") from None
     except OSError as fault:
         raise DataError(f"{str(path)!r} cannot be read: {fault.strerror or fault}") from fault
 
 
-__all__ = ["Limits", "check", "current", "parse_json", "raised", "read_json"]
+def read_json(path: Path, limit: str = "json_bytes") -> Any:
+    """Return a parsed JSON file (UTF-8, with or without a byte-order mark) within the limits.
+
+    Raises:
+        DataError: missing, too large, not JSON.
+    """
+    return parse_json(read_bytes(path, limit), str(path))
+
+
+__all__ = [
+    "Limits",
+    "check",
+    "current",
+    "parse_json",
+    "raised",
+    "read_bytes",
+    "read_json",
+    "reading",
+]

@@ -17,9 +17,15 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from . import __version__, limits
+from . import limits
 from .data import Sample
-from .data.identity import data_stamp, refuse_other, weights_stamp
+from .data.identity import (
+    data_stamp,
+    option_stamp,
+    refuse_other,
+    run_versions,
+    weights_stamp,
+)
 from .errors import DataError, ImageError
 from .explaining import explain
 from .heatmaps import Heatmaps, joined
@@ -77,14 +83,14 @@ def explain_dataset(
         return {
             "schema": SCHEMA,
             "version": VERSION,
-            "attnviz": __version__,
+            **run_versions(),
             "model": loaded.name if loaded is not None else type(module).__name__,
             "weights": weights_stamp(module),
             "data": data_stamp(samples),
             "images": len(samples),
             "shard": shard,
             "preprocess": str(prepare.describe()),
-            "options": {name: _said(value) for name, value in sorted(options.items())},
+            "options": {n: option_stamp(v, module) for n, v in sorted(options.items())},
         }
 
     with group.locked(out):
@@ -100,21 +106,14 @@ def explain_dataset(
         return group.once(lambda: _write_index(out, len(starts)))
 
 
-def _said(value: Any) -> Any:
-    """Return an option as JSON; what JSON cannot hold as {"given": what it was}."""
-    if isinstance(value, (list, tuple)):
-        return [_said(part) for part in value]
-    plain = value is None or isinstance(value, (bool, int, float, str))
-    return value if plain else {"given": f"{type(value).__name__}: {value!r}"[:200]}
-
-
 def _begin(out: Path, run: dict[str, Any], force: bool) -> None:
     path = out / "run.json"
     if force:
         for old in [path, *out.glob("maps-*"), out / "index.jsonl"]:
             old.unlink(missing_ok=True)
     if path.exists():
-        refuse_other(limits.read_json(path), run, out)
+        with limits.reading(path):
+            refuse_other(limits.read_json(path), run, out)
     else:
         write_file(path, json.dumps(run, indent=1, ensure_ascii=False))
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import __version__
 from ..data import Dataset, Sample, find_duplicates, refuse_leaks
-from ..data.identity import data_stamp, weights_stamp
+from ..data.identity import data_stamp, run_versions, weights_stamp
 from ..errors import AttnvizError, AttnvizWarning, DataError, PreprocessError
 from ..geometry import Geometry
+from ..limits import reading
 from ..methods import METHODS
 from ..models import default_layer, labels_of, resolve_model, resolve_preprocess
 from ..models.activation import PROBABILITIES, are_probabilities
@@ -127,7 +127,7 @@ def confusion(
         labels=labels, batch_size=batch_size, seed=seed,
     )  # fmt: skip
     settings = {
-        "attnviz": __version__, "torch": torch.__version__,
+        **run_versions(),
         "model": _name(module, loaded), "target": instrument.target.label,
         "classes": list(instrument.target.indices), "layer": instrument.layer,
         "methods": list(instrument.methods), "attention": instrument.attention,
@@ -143,7 +143,8 @@ def confusion(
         rows = SharedJournal(path, settings, len(samples), batch_size, resume=resume)
         with _left_only_to_go_on(rows.path):
             _run(instrument, reader, rows, batch_size, progress)
-        table = Table.read(rows.rows(), len(samples))
+        with reading(path):
+            table = Table.read(rows.rows(), len(samples))
     scores = None
     if instrument.donors is not None:
         lent = (instrument.donors.with_context, instrument.donors.without_context)

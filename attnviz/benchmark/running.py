@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import __version__
 from ..data import Sample
-from ..data.identity import sample_stamp, weights_stamp
+from ..data.identity import run_versions, sample_stamp, weights_stamp
 from ..data.prepared import Prepared
 from ..errors import (
     AttnvizError,
@@ -163,7 +162,7 @@ class Runner:
     def plan(self) -> dict[str, Any]:
         """Return everything that the numbers depend on, as JSON values."""
         return {
-            "attnviz": __version__,
+            **run_versions(),
             "model": self.loaded.name,
             "weights": weights_stamp(self.model),
             "preprocess": self._described,

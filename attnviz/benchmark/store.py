@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import DataError, OutputExists
+from ..limits import reading
 from ..metrics import BoxAccuracy, Curve, PooledPrecision, Protocol, Scores
 from ..processes import current
 from .judging import Judged
@@ -37,8 +38,12 @@ class Store:
         self.protocols: dict[str, dict[str, Any]] = {}
         self.rows: dict[str, dict[str, Any]] = {}
         self._grids: dict[tuple[tuple[str, str], ...], dict[str, dict[str, Any]]] = {}
-        if path.exists() and not self._read(force):
-            path.unlink()
+        if path.exists():
+            with reading(path):
+                kept = self._read(force)
+                self.judged(list(self.rows))  # every value is of the type that it should be
+            if not kept:
+                path.unlink()
         if not path.exists():
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)

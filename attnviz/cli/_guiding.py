@@ -13,6 +13,7 @@ from typing import Any
 import typer
 from torch import nn
 
+from .. import limits
 from ..data import Dataset, open_dataset, splits
 from ..data.identity import examples_stamp, refuse_other, weights_stamp
 from ..errors import DataError, OutputExists
@@ -153,9 +154,10 @@ class GuideRun:
         """The answers to compare with: of the model as given, or trained on labels alone."""
         stored = out / "before.json"
         if resume and stored.exists():
-            kept = json.loads(stored.read_text(encoding="utf-8"))
-            refuse_other(kept.get("identity", identity), identity, out)
-            return Answers.from_dict(kept["answers"]), kept["compared"]
+            kept = limits.read_json(stored)
+            with limits.reading(stored):
+                refuse_other(kept.get("identity", identity), identity, out)
+                return Answers.from_dict(kept["answers"]), str(kept["compared"])
         model, compared = self.loaded.module, "the model as it was given"
         plain = config
         if self.fresh and baseline:
@@ -308,8 +310,8 @@ def split_options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
                 f"--set {word!r}: before the dot stands erasing, pooling or exchange, not {kind!r}"
             )
         try:
-            value = json.loads(text)
-        except ValueError:
+            value = limits.parse_json(text, f"--set {name}")
+        except DataError:
             value = text
         found.setdefault(f"{kind if dot else 'loss'}_options", {})[own if dot else name] = value
     return found

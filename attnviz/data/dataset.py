@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -145,7 +146,7 @@ def build(
         total += 1
         try:
             sample = make()
-            if isinstance(sample.image, Path) and not sample.image.is_file():
+            if isinstance(sample.image, Path) and not os.path.isfile(sample.image):
                 raise DataError(f"sample {sample.id!r}: image {sample.image} does not exist")
             samples.append(sample)
         except DataError as fault:

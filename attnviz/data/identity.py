@@ -7,6 +7,7 @@ was begun with; what differs is named, and the run is refused or its image judge
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from ..errors import DataError
 from .masks import MaskSource, files_of
 from .sample import Sample
 
+#: where an object lies in memory, which differs from run to run
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 #: bytes hashed at the beginning, in the middle and at the end of a file
 _SAMPLE = 1 << 14
 
@@ -86,18 +89,79 @@ def examples_stamp(examples: Any) -> str:
 
 
 def weights_stamp(module: Any) -> str:
-    """Return a hash of a network's parameters and buffers, by name, type, shape and value."""
+    """Return a hash of what a network computes with.
+
+    Its parameters and buffers by name, type, shape and value, those that a checkpoint leaves out
+    too, and what it is made of with its settings, as it prints itself.
+    """
+    digest = hashlib.blake2b(digest_size=12)
+    stored = dict(module.state_dict())
+    left_out = {n: b for n, b in module.named_buffers() if n not in stored}
+    for name, value in (stored | left_out).items():
+        digest.update(name.encode())
+        _add_value(digest, value)
+    digest.update(_ADDRESS.sub("", repr(module)).encode())
+    return digest.hexdigest()
+
+
+def _add_value(digest: Any, value: Any) -> None:
     import torch
 
-    digest = hashlib.blake2b(digest_size=12)
-    for name, tensor in module.state_dict().items():
-        if not isinstance(tensor, torch.Tensor):
-            continue
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().flatten()
-        if flat.numel():
-            digest.update(flat.view(torch.uint8).numpy())
-    return digest.hexdigest()
+    if isinstance(value, list | tuple):  # quantised layers keep weight and bias in one entry
+        for part in value:
+            _add_value(digest, part)
+        return
+    if not isinstance(value, torch.Tensor):
+        digest.update(_ADDRESS.sub("", repr(value)).encode())
+        return
+    digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
+    if value.is_meta:
+        return
+    if value.is_quantized:
+        digest.update(repr(value.dequantize().flatten()[:1]).encode())
+        value = value.int_repr()
+    flat = (value.to_dense() if value.is_sparse else value).detach().cpu().contiguous().flatten()
+    if flat.numel():
+        digest.update(flat.resolve_conj().resolve_neg().view(torch.uint8).numpy())
+
+
+def option_stamp(value: Any, module: Any = None) -> Any:
+    """Return an option of a run as JSON: as it is, or {"given": ...} where JSON has no such value.
+
+    A layer is told by its name in `module`, a tensor or array by its content, a function by its
+    name; anything else as it prints itself.
+    """
+    import torch
+
+    if isinstance(value, list | tuple):
+        return [option_stamp(part, module) for part in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    kind = type(value).__name__
+    if isinstance(value, torch.nn.Module) and module is not None:
+        names = [name for name, part in module.named_modules() if part is value]
+        if names:
+            return {"given": f"layer {names[0]}"}
+    if isinstance(value, torch.nn.Module):
+        return {"given": f"{kind} {weights_stamp(value)}"}
+    if isinstance(value, torch.Tensor | np.ndarray):
+        digest = hashlib.blake2b(digest_size=12)
+        _add_value(digest, torch.as_tensor(value))
+        return {"given": f"{kind} {digest.hexdigest()}"}
+    if callable(value) and hasattr(value, "__qualname__"):
+        return {"given": f"{value.__module__}.{value.__qualname__}"}
+    return {"given": f"{kind}: {_ADDRESS.sub('', repr(value))}"}
+
+
+def run_versions() -> dict[str, str]:
+    """Return the versions that the numbers of a run depend on."""
+    import torch
+
+    from .. import __version__
+
+    return {"attnviz": __version__, "torch": torch.__version__}
 
 
 def unlike(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

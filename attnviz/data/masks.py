@@ -29,6 +29,11 @@ class MaskSource(Protocol):
         ...
 
 
+def _check_size(size: tuple[int, int]) -> None:
+    """Raise if a mask of this size is more than is decoded: the size may be no photo's."""
+    limits.check("mask_pixels", size[0] * size[1], f"a mask of {size[0]} x {size[1]}")
+
+
 def _same_size(got: tuple[int, ...], expected: tuple[int, int], what: str) -> None:
     if tuple(got) != tuple(expected):
         hint = (
@@ -120,6 +125,7 @@ class PolygonMask:
 
     def read(self, size: tuple[int, int]) -> np.ndarray:
         """Rasterise: a pixel belongs where its centre is inside any polygon."""
+        _check_size(size)
         mask = np.zeros(size, bool)
         for polygon in self.polygons:
             mask |= polygon_mask(polygon, size)
@@ -147,6 +153,7 @@ class UnionMask:
 
     def read(self, size: tuple[int, int]) -> np.ndarray:
         """Read all parts."""
+        _check_size(size)
         mask = np.zeros(size, bool)
         for part in self.parts:
             mask |= part.read(size)
@@ -161,6 +168,7 @@ class BoxMask:
 
     def read(self, size: tuple[int, int]) -> np.ndarray:
         """Return the filled box."""
+        _check_size(size)
         x0, y0, x1, y1 = self.box
         columns = np.arange(size[1]) + 0.5
         rows = np.arange(size[0]) + 0.5
@@ -188,6 +196,7 @@ def polygon_mask(points: Sequence[float], size: tuple[int, int]) -> np.ndarray:
             f"a polygon has {flat.size} numbers, expected x, y pairs of at least 3 points, "
             f"all finite"
         )
+    _check_size(size)
     height, width = size
     ends = flat.reshape(-1, 2), np.roll(flat.reshape(-1, 2), -1, axis=0)
     low, high = np.minimum(ends[0], ends[1])[:, 1], np.maximum(ends[0], ends[1])[:, 1]
@@ -195,8 +204,10 @@ def polygon_mask(points: Sequence[float], size: tuple[int, int]) -> np.ndarray:
     # half-open: low <= centre < high, so a level edge crosses none.
     first = np.clip(np.ceil(low - 0.5), 0, height).astype(np.int64)
     last = np.clip(np.ceil(high - 0.5), 0, height).astype(np.int64)
-    toggles = np.zeros(height * (width + 1), np.int64)
     crossed = np.cumsum(last - first)
+    limits.check("polygon_crossings", int(crossed[-1]), "a polygon")
+    # bytes that run over keep what counts: whether the number is odd
+    toggles = np.zeros(height * (width + 1), np.uint8)
     start = 0
     while start < len(first):
         done = crossed[start - 1] if start else 0
@@ -207,10 +218,12 @@ def polygon_mask(points: Sequence[float], size: tuple[int, int]) -> np.ndarray:
         (ax, ay), (bx, by) = ends[0][edge].T, ends[1][edge].T
         cross = ax + (rows + 0.5 - ay) * (bx - ax) / (by - ay)
         column = np.clip(np.ceil(cross - 0.5), 0, width).astype(np.int64)
-        np.add.at(toggles, rows * (width + 1) + column, 1)
+        np.add.at(toggles, rows * (width + 1) + column, np.uint8(1))
         start = stop
     toggles = toggles.reshape(height, width + 1)
-    return (np.cumsum(toggles[:, :width], 1) % 2).astype(bool)
+    inside = np.cumsum(toggles[:, :width], 1, dtype=np.uint8)
+    inside &= 1
+    return inside.astype(bool)
 
 
 def rle_decode(counts: str | bytes | Sequence[int], size: tuple[int, int]) -> np.ndarray:
@@ -225,6 +238,7 @@ def rle_decode(counts: str | bytes | Sequence[int], size: tuple[int, int]) -> np
         except UnicodeEncodeError:
             raise DataError("a packed run-length mask holds a letter that is no code") from None
         counts = _unpack_runs(code)
+    _check_size(size)
     height, width = size
     if not all(type(n) is int and 0 <= n <= height * width for n in counts):
         raise DataError(

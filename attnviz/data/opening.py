@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def open_dataset(
         DataError: not found, not recognised, or with faulty entries; the message lists them.
     """
     root = Path(path).expanduser()
-    if not root.exists():
+    if not os.path.exists(root):  # also of a name too long to be one
         raise DataError(f"dataset {root} does not exist")
     if format is None:
         format = _detect(root)
@@ -56,7 +57,7 @@ def open_dataset(
     options: dict[str, Any] = {"faults": faults}
     if images is not None:
         images = Path(images).expanduser()
-        if not images.is_dir():
+        if not os.path.isdir(images):
             raise DataError(f"image folder {images} does not exist or is no folder")
         options["images"] = images
     try:

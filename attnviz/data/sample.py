@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, did_you_mean
-from .masks import BoxMask, MaskSource
+from .masks import BoxMask, MaskSource, UnionMask
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
@@ -149,7 +150,7 @@ class Sample:
         from ..errors import ImageError
         from ..images import read_image
 
-        if not self.image.is_file():
+        if not os.path.isfile(self.image):  # also of a name too long to be one
             raise DataError(f"sample {self.id!r}: image {self.image} does not exist")
         try:
             pixels = read_image(self.image)
@@ -206,7 +207,7 @@ class Sample:
     def box_mask(self, name: str) -> np.ndarray:
         """Return the union of the boxes of class `name`, (h, w) bool; all False without any."""
         size = self.image_size()
-        mask = np.zeros(size, bool)
+        mask = UnionMask(()).read(size)
         for box in self.boxes:
             if box.label == name:
                 mask |= BoxMask(box.coordinates).read(size)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import limits
 from ..data.identity import refuse_other
 from ..errors import AttnvizError, DataError, GuidanceError
 from ..hooks import find_layers, preserved
@@ -251,5 +252,7 @@ def resume_run(run: Run, folder: Path) -> None:
             + "; resume with the same ones, or start over with force=True"
         )
     if "identity" in stored:
-        refuse_other(stored["identity"], run.identity, folder)
-    run.take_over(*checkpoints.load_state(folder, run.modules, run.optimiser))
+        with limits.reading(folder / "run.json"):
+            refuse_other(stored["identity"], run.identity, folder)
+    with limits.reading(folder / "run.json"):
+        run.take_over(*checkpoints.load_state(folder, run.modules, run.optimiser))

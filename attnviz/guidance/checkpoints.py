@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .. import limits
 from ..errors import AttnvizError, DataError, GuidanceError
 from ..writing import write_file
 
@@ -190,16 +191,21 @@ def read_run(folder: Path) -> dict[str, Any]:
     """
     path = Path(folder) / "run.json"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{str(folder)!r} holds no run (no run.json); nothing to resume") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{str(path)!r} cannot be read: {error}") from error
-    if document.get("schema") != "attnviz.guide" or document.get("schema_version", 0) > SCHEMA:
-        raise DataError(
-            f"{str(path)!r} is no run that this version knows (schema "
-            f"{document.get('schema')!r}, version {document.get('schema_version')!r})"
-        )
+        document = limits.read_json(path)
+    except DataError:
+        if not path.exists():
+            raise DataError(
+                f"{str(folder)!r} holds no run (no run.json); nothing to resume"
+            ) from None
+        raise
+    with limits.reading(path):
+        schema, version = document.get("schema"), document.get("schema_version", 0)
+        if schema != "attnviz.guide" or version > SCHEMA:
+            raise DataError(
+                f"{str(path)!r} is no run that this version knows (schema {schema!r}, version "
+                f"{version!r})"
+            )
+        document["config"].items()
     return document
 
 
@@ -212,7 +218,8 @@ def load_state(
         DataError: damaged, or of another model.
     """
     record = read_run(folder)
-    path = Path(folder) / record["state"]
+    with limits.reading(Path(folder) / "run.json"):
+        path = Path(folder) / Path(record["state"]).name  # wherever it says to be
     parts: dict[str, dict[str, Tensor]] = {}
     try:
         with safe_open(path, "pt") as file:
@@ -229,6 +236,7 @@ def load_state(
             raise DataError(
                 f"checkpoint {str(path)!r} is of another model: {str(error)[:300]}"
             ) from error
-    unpack_optimiser(optimiser, parts.get("optimiser", {}), plain["optimiser"])
-    unpack_random(parts["random"], plain["random"])
+    with limits.reading(path):
+        unpack_optimiser(optimiser, parts.get("optimiser", {}), plain["optimiser"])
+        unpack_random(parts["random"], plain["random"])
     return record, parts.get("best", {})

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..data.identity import examples_stamp
+from ..data.identity import examples_stamp, run_versions
 from ..errors import AttnvizError, DataError, GuidanceError, OutputExists
 from ..hooks import averaging, unwrap
 from . import checkpoints
@@ -141,6 +141,7 @@ def fit(
     target = unwrap(model)
     known = {**(identity or {})}
     if folder is not None:
+        known |= run_versions()
         known |= {"data": examples_stamp(data), "validation": examples_stamp(validation)}
     if config.erasing == "cascade":
         data, config = cascaded(target, data, config, fit)

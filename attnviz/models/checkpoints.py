@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
 import sys
 import warnings
+import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import AttnvizWarning, ModelError, did_you_mean
+from .. import limits
+from ..errors import AttnvizWarning, DataError, ModelError, did_you_mean
 from .plain_data import plain_data
 
 _NESTS = ("state_dict", "model_state_dict", "model_state", "model", "net", "weights", "params")
@@ -38,8 +41,8 @@ def read_state_dict(path: str | Path, *, key: str | None = None) -> dict[str, Te
             tensors and plain data, or several sets of weights.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        what = "is a directory" if path.is_dir() else "does not exist"
+    if not os.path.isfile(path):
+        what = "is a directory" if os.path.isdir(path) else "does not exist"
         raise ModelError(f"checkpoint {path} {what}; give a .safetensors, .pth or .pt file")
     if path.stat().st_size == 0:
         raise ModelError(f"checkpoint {path} is empty (0 bytes); fetch or save it again")
@@ -67,7 +70,23 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
+def _check_unpacked(path: Path) -> None:
+    """Raise for an archive that is small and opens into more than is decoded."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as parts:
+        packed = [i for i in parts.infolist() if i.compress_type != zipfile.ZIP_STORED]
+    try:
+        limits.check("bytes", sum(i.file_size for i in packed), f"checkpoint {path}, unpacked")
+    except DataError as error:
+        raise ModelError(str(error)) from None
+
+
 def _read_torch(path: Path) -> Any:
+    try:
+        _check_unpacked(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ModelError(f"checkpoint {path} is broken: {error}") from error
     try:
         with warnings.catch_warnings():  # it has opinions on old files that it reads all the same
             warnings.simplefilter("ignore")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import ModelError, did_you_mean
+from .. import limits
+from ..errors import DataError, ModelError, did_you_mean
 from .environment import import_torchvision
 
 #: keys under which a checkpoint or a config holds class names, the strongest first
@@ -50,18 +51,18 @@ def read_labels(given: str | Path) -> tuple[str, ...]:
     if text.lower() == "imagenet":
         return imagenet_labels()
     path = Path(text).expanduser()
-    if not path.is_file():
+    if not os.path.isfile(path):  # also of a name too long to be one
         if isinstance(given, str) and "," in text:
             return as_labels([name.strip() for name in text.split(",")], "the names given")
-        near = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
+        near = [p.name for p in path.parent.glob("*")] if os.path.isdir(path.parent) else []
         raise ModelError(
             f"labels {text!r} cannot be read: no such file{did_you_mean(path.name, near)}; give a "
             "file, imagenet, or the names with commas between them"
         )
     try:
-        content = path.read_text(encoding="utf-8-sig")
+        content = limits.read_bytes(path).decode("utf-8")
         stored = _parse(content, path.suffix.lower())
-    except (OSError, ValueError, RecursionError) as error:
+    except (DataError, ValueError, csv.Error) as error:
         raise ModelError(f"labels {path} cannot be read: {error}; expected {_FORMS}") from error
     return as_labels(stored, f"labels {path}")
 
@@ -156,7 +157,7 @@ def _ordered(stored: Mapping[Any, Any], what: str) -> list[Any]:
 
 def _parse(text: str, suffix: str) -> Any:
     if suffix == ".json":
-        return json.loads(text)
+        return limits.parse_json(text, "it")
     if suffix in (".yaml", ".yml"):
         return _yaml_names(text)
     if suffix in (".csv", ".tsv"):

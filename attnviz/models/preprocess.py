@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import PreprocessError
+from .. import limits
+from ..errors import DataError, PreprocessError
 from ..geometry import Geometry
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -115,9 +115,8 @@ class Preprocess:
             PreprocessError: no such file, or not of this kind.
         """
         try:
-            stored = json.loads(Path(path).read_text(encoding="utf-8"))
-            return cls(**stored)
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+            return cls(**limits.read_json(Path(path)))
+        except (DataError, ValueError, TypeError, AttributeError) as error:
             raise PreprocessError(
                 f"{str(path)!r} holds no preprocessing ({error}); expected the preprocess.json "
                 "that attnviz guide writes"

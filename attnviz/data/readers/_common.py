@@ -68,6 +68,7 @@ def whole_size(height: Any, width: Any, what: str) -> tuple[int, int] | None:
     numbers = number(height, f"{what}, height"), number(width, f"{what}, width")
     if any(n < 1 or n != int(n) for n in numbers):
         raise DataError(f"{what}: size {height!r} x {width!r}, expected whole pixels above 0")
+    limits.check("pixels", int(numbers[0]) * int(numbers[1]), f"{what}: the size stated")
     return int(numbers[0]), int(numbers[1])
 
 

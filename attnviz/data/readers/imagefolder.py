@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -23,17 +24,30 @@ def detect(root: Path) -> bool:
     return next(images_below(root, depth=3), None) is not None
 
 
-def images_below(folder: Path, depth: int = 32) -> Iterator[Path]:
-    """Yield the image files in a folder and below it, in order; hidden ones are left out."""
+def images_below(
+    folder: Path, depth: int = 32, above: frozenset[str] = frozenset()
+) -> Iterator[Path]:
+    """Yield the image files in a folder and below it, in order; hidden ones are left out.
+
+    A link that leads back into a folder around it is not followed: its images would come twice.
+    """
+    above |= {os.path.realpath(folder)}
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            # A link may lead in a circle; the depth ends it.
-            if depth > 0:
-                yield from images_below(entry, depth - 1)
+            if depth > 0 and not leads_back(entry, above):
+                yield from images_below(entry, depth - 1, above)
         elif entry.suffix.lower() in IMAGE_SUFFIXES:
             yield entry
+
+
+def leads_back(folder: Path, above: frozenset[str]) -> bool:
+    """Return whether a folder is a link to one of those `above`, or to one around them."""
+    if not folder.is_symlink():
+        return False
+    real = os.path.join(os.path.realpath(folder), "")
+    return any(os.path.join(around, "").startswith(real) for around in above)
 
 
 @READERS.register("imagefolder", aliases=("folder",), detect=detect)
@@ -82,8 +96,12 @@ def read_imagefolder(root: Path, *, images: Path | None = None, faults: str = "r
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Return the folders in a folder, in order; hidden ones are left out."""
-    return [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+    """Return the folders in a folder, in order, without hidden ones and links that lead back."""
+    real = frozenset({os.path.realpath(folder)})
+    return [
+        p for p in sorted(folder.iterdir())
+        if p.is_dir() and not p.name.startswith(".") and not leads_back(p, real)
+    ]  # fmt: skip
 
 
 def _with_masks(root: Path) -> tuple[Path, Path | None]:
