@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import zipfile
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
@@ -141,6 +142,24 @@ def parse_json(text: str | bytes, what: str) -> Any:
     return found
 
 
+def check_archive(path: Path, what: str) -> None:
+    """Raise for an archive that is small and opens into more than is decoded.
+
+    What lies in it as it is counts for nothing: that is as large as it looks.
+
+    Raises:
+        DataError: too large when unpacked, or a damaged archive.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as parts:
+            packed = [i for i in parts.infolist() if i.compress_type != zipfile.ZIP_STORED]
+    except (OSError, ValueError, zipfile.BadZipFile) as fault:
+        raise DataError(f"{what} is damaged: {fault}") from fault
+    check("bytes", sum(i.file_size for i in packed), f"{what}, unpacked")
+
+
 @contextlib.contextmanager
 def reading(what: str | Path) -> Iterator[None]:
     """Turn what code stumbles over in a damaged file of attnviz's own into an error that names it.
@@ -188,6 +207,7 @@ def read_json(path: Path, limit: str = "json_bytes") -> Any:
 __all__ = [
     "Limits",
     "check",
+    "check_archive",
     "current",
     "parse_json",
     "raised",

@@ -7,7 +7,6 @@ import os
 import re
 import sys
 import warnings
-import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -70,23 +69,11 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _check_unpacked(path: Path) -> None:
-    """Raise for an archive that is small and opens into more than is decoded."""
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as parts:
-        packed = [i for i in parts.infolist() if i.compress_type != zipfile.ZIP_STORED]
-    try:
-        limits.check("bytes", sum(i.file_size for i in packed), f"checkpoint {path}, unpacked")
-    except DataError as error:
-        raise ModelError(str(error)) from None
-
-
 def _read_torch(path: Path) -> Any:
     try:
-        _check_unpacked(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise ModelError(f"checkpoint {path} is broken: {error}") from error
+        limits.check_archive(path, f"checkpoint {path}")
+    except DataError as error:
+        raise ModelError(str(error)) from None
     try:
         with warnings.catch_warnings():  # it has opinions on old files that it reads all the same
             warnings.simplefilter("ignore")
