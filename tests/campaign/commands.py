@@ -61,6 +61,8 @@ def commands(top: Path) -> list[Command]:
         "attnviz.data.boatwater.recipe:SmallNet", "--preprocess", "imagenet", "--batch-size", "4",
         "--photos", "1", "--lr", "0.01", "--epochs", "2",
     )  # fmt: skip
+    choose = ("--model", "tests.cli.tiny:colours", "--preprocess", "unit", "--classes",
+              "disc=0,ring=1")  # fmt: skip
     judge = ("--methods", "gradcam,layercam", "--metrics", "deletion", "--steps", "4")
 
     def into(*words: str, file: str = "") -> Callable[[Path], list[str]]:
@@ -69,6 +71,21 @@ def commands(top: Path) -> list[Command]:
     return [
         Command("explain", into("explain", *photos, *_TINY)),
         Command("erase", into("erase", photos[0], *_TINY)),
+        Command(
+            "page",
+            lambda out: [
+                "explain",
+                *photos,
+                *_TINY,
+                "--out",
+                str(out),
+                "--html",
+                str(out / "page.html"),
+            ],
+        ),
+        Command("shards", into("explain", str(top / "images"), "--shards", *_TINY), ()),
+        Command("concepts", into("concepts", *photos, *_TINY, "--count", "2")),
+        Command("choose", into("choose", str(top / "images"), "--budget", "3", *choose)),
         Command("attend", into("attend", photos[0], *vit, file="rollout.png")),
         Command("gallery", into("gallery", "--only", "se")),
         Command("demo", into("demo")),

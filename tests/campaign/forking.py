@@ -12,6 +12,7 @@ import os
 import pkgutil
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -53,6 +54,9 @@ class Forks:
         after: float | None = None,
         by: signal.Signals = signal.SIGKILL,
         largest: int | None = None,
+        memory: int | None = None,
+        gone: str | None = None,
+        offline: bool = False,
         beside: Sequence[str] | None = None,
     ) -> list[Ended]:
         """Run a command, and one beside it if given.
@@ -62,10 +66,16 @@ class Forks:
             after: seconds after which the signal `by` is sent.
             by: the signal.
             largest: bytes that a file may have; writing more fails, as on a full disk.
+            memory: bytes that the process may take beyond what it has at its start.
+            gone: a file that is removed after `after` seconds, in place of a signal.
+            offline: let every attempt to connect be said, and fail.
             beside: words of a second command that starts at the same moment.
         """
         both = [list(words)] if beside is None else [list(words), list(beside)]
-        job = dict(commands=both, after=after, by=int(by), largest=largest, log=str(self._log))
+        job = dict(
+            commands=both, after=after, by=int(by), gone=gone, log=str(self._log),
+            bounds=dict(largest=largest, memory=memory, offline=offline),
+        )  # fmt: skip
         self._server.stdin.write(json.dumps(job) + "\n")
         self._server.stdin.flush()
         return [Ended(**found) for found in json.loads(self._server.stdout.readline())]
@@ -76,7 +86,14 @@ class Forks:
         self._server.wait(30)
 
 
-def _child(words: list[str], log: Path, largest: int | None) -> None:
+def _refuse(*address: object, **_: object) -> None:
+    print(f"a connection was tried: {address}", file=sys.stderr, flush=True)
+    raise OSError("no network")
+
+
+def _child(
+    words: list[str], log: Path, *, largest: int | None, memory: int | None, offline: bool
+) -> None:
     code = 70
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -86,6 +103,12 @@ def _child(words: list[str], log: Path, largest: int | None) -> None:
         if largest is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+        if memory is not None:
+            has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (has + memory, has + memory))
+        if offline:
+            socket.socket.connect = socket.socket.connect_ex = _refuse
+            socket.getaddrinfo = socket.create_connection = _refuse
         from attnviz.cli import main
 
         code = main(words)
@@ -119,11 +142,13 @@ def _serve() -> None:
             log = Path(f"{job['log']}.{i}")
             pid = os.fork()
             if pid == 0:
-                _child(words, log, job["largest"])
+                _child(words, log, **job["bounds"])
             started[pid] = (i, log)
         if job["after"] is not None:
             time.sleep(job["after"])
-            for pid in started:
+            if job["gone"]:
+                os.unlink(job["gone"])
+            for pid in () if job["gone"] else started:
                 os.kill(pid, job["by"])  # not yet waited for, so it exists
         found = {}
         for pid, (i, log) in started.items():

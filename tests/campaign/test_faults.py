@@ -5,14 +5,19 @@ from __future__ import annotations
 import random
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 
+from .bombs import bombs
 from .commands import check_whole, commands, contents
 from .forking import Forks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
-NAMES = ("explain", "erase", "attend", "gallery", "demo", "benchmark", "audit", "guide")
+NAMES = (
+    *("explain", "page", "shards", "erase", "attend", "gallery", "demo", "benchmark"),
+    *("audit", "guide", "concepts", "choose"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +132,77 @@ def test_two_at_once(name, top, forks, undisturbed, campaign):
         assert {e.code for e in both} <= {0, 1}, seen
         assert not any("Traceback" in e.said for e in both), seen
         assert contents(out) == files, seen
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_photo_vanishes(name, top, forks, campaign):
+    """A photo that is removed while a command runs: said in a line, no traceback."""
+    moments = random.Random(f"{name} gone")
+    for i in range(campaign(3)):
+        data = top / f"{name}-gone-data"
+        shutil.rmtree(data, ignore_errors=True)
+        command = next(c for c in commands(data) if c.name == name)
+        photos = sorted(p for p in data.rglob("*.png") if "mask" not in str(p))
+        out = top / f"{name}-gone"
+        shutil.rmtree(out, ignore_errors=True)
+        gone = moments.choice(photos)
+        (ended,) = forks(command.words(out), after=moments.uniform(0, 1.5), gone=str(gone))
+        seen = f"{name} {i}, without {gone.name}: {ended.said[-1500:]}"
+        assert ended.code in (0, 1), seen
+        assert "Traceback" not in ended.said, seen
+        assert "unexpected" not in ended.said, seen
+        check_whole(out)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_that_cannot_be_written(name, top, forks, undisturbed, campaign):
+    """An output folder below a file, on a system's own disk, or with too long a name: refused."""
+    command, _, _ = undisturbed(name)
+    (top / "file").write_text("")
+    places = [top / "file" / "below", Path("/proc/attnviz-out"), top / ("n" * 300)]
+    for place in places[: campaign(len(places))]:
+        (ended,) = forks(command.words(place))
+        seen = f"{name} into {str(place)[:60]}: {ended.said[-1500:]}"
+        assert ended.code == 1, seen
+        assert "error: " in ended.said, seen
+        assert "unexpected" not in ended.said, seen
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_command_asks_another_machine(name, forks, top, undisturbed, campaign):
+    """Sockets blocked: nothing tries to connect, and the files are the same."""
+    command, _, files = undisturbed(name)
+    campaign(1)
+    out = top / f"{name}-offline"
+    (ended,) = forks(command.words(out), offline=True)
+    assert ended.code == 0, ended.said
+    assert "a connection was tried" not in ended.said
+    assert contents(out) == files
+
+
+READING = (
+    ("inspect",), ("layers",), ("selftest",), ("methods",), ("doctor",), ("gallery", "--list"),
+    ("explain", "--help"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("words", READING, ids=" ".join)
+def test_no_command_that_only_prints_asks_another_machine(words, forks, campaign):
+    """Sockets blocked in inspect, layers, selftest, methods, doctor."""
+    campaign(1)
+    needs = words[0] in ("inspect", "layers", "selftest")
+    model = ("--model", "timm:resnet10t", "--random") if needs else ()
+    (ended,) = forks([*words, *model], offline=True)
+    assert ended.code in (0, 3), ended.said  # 3: a gate of the self-test, on random weights
+    assert "a connection was tried" not in ended.said
+
+
+def test_memory_has_a_ceiling(top, forks, campaign):
+    """Files that open into gigabytes, under a limit of 1 GB more than the program has: refused."""
+    for name, words in bombs(top / "bombs").items():
+        campaign(1)
+        (ended,) = forks(words, memory=1 << 30)
+        seen = f"{name}: {ended.said[-1500:]}"
+        assert ended.code == 1, seen
+        assert "error: " in ended.said, seen
+        assert not any(w in ended.said for w in ("MemoryError", "unexpected", "Traceback")), seen
