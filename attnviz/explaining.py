@@ -17,7 +17,7 @@ from .errors import AttnvizError, AttnvizWarning, MethodError, TargetError
 from .heatmaps import Heatmaps, warn_of_flat
 from .hooks import eager, find_layers, preserved
 from .images import asked
-from .inputs import Given, gather, size_of
+from .inputs import Given, gather, mismatch, size_of
 from .methods import METHODS, RawMaps, Request, check_options, runner
 from .methods.frame import check_frame, of_layer
 from .models import Layout, LoadedModel, labels_of, reading, resolve_model, resolve_preprocess
@@ -281,19 +281,20 @@ def _check_rank(rank: int, families: dict[str, list[Entry]]) -> None:
 
 
 def _run(request: Request, families: dict[str, list[Entry]]) -> list[RawMaps]:
-    maps: list[RawMaps] = []
-    if request.create_graph:
-        for family, entries in families.items():
-            maps += runner(family)(request, entries)
-        return maps
-    with (
-        torch.inference_mode(False),
-        eager(request.model),
-        preserved(request.model, eval_mode=True),
-    ):
-        for family, entries in families.items():
-            maps += runner(family)(request, entries)
-    return maps
+    try:
+        if request.create_graph:
+            return [m for family, e in families.items() for m in runner(family)(request, e)]
+        with (
+            torch.inference_mode(False),
+            eager(request.model),
+            preserved(request.model, eval_mode=True),
+        ):
+            return [m for family, e in families.items() for m in runner(family)(request, e)]
+    except RuntimeError as error:
+        why = mismatch(error, request.inputs, request.model)
+        if why is not None:
+            raise why from error
+        raise
 
 
 def _join(parts: list[tuple[Prepared, RawMaps]], repeat: int, facts: dict[str, Any]) -> Heatmaps:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+import re
 import sys
 import traceback
 import warnings
@@ -149,6 +150,12 @@ def _dispatch(words: list[str], debug: bool) -> int:
         return _stdout_closed() if stop.code == 1 else int(stop.code or 0)
     except BrokenPipeError:
         raise
+    except OSError as error:  # a full disk, a folder that cannot be written: nothing unexpected
+        if debug:
+            traceback.print_exc()
+        where = "" if error.filename is None else f"{os.fsdecode(error.filename)!r}: "
+        say(f"error: {where}{error.strerror or _one_line(error)}")
+        return FAILURE
     except AttnvizError as error:
         if debug:
             traceback.print_exc()
@@ -167,7 +174,16 @@ def _dispatch(words: list[str], debug: bool) -> int:
 def say(line: str) -> None:
     """Print one line to stderr; of several processes the first does, and each its own errors."""
     if current().first or line.startswith("error: "):
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)
+
+
+#: what moves, colours or turns text in a terminal; names of files may hold it
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(line: str) -> str:
+    """Return a line with control characters written out (`\\x1b`), so that a name stays a name."""
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], line)
 
 
 def _one_line(error: BaseException) -> str:

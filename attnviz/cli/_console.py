@@ -12,7 +12,7 @@ import typer
 
 from .. import __version__
 from ..processes import current
-from ._app import INTERRUPTED, say
+from ._app import INTERRUPTED, printable, say
 
 
 def print_json(kind: str, schema_version: int, **fields: Any) -> None:
@@ -32,7 +32,8 @@ def print_table(header: list[str], rows: list[list[str]]) -> None:
     """Print columns, aligned by spaces and never cut, so that they can be searched and piped."""
     widths = [max(len(r[i]) for r in [header, *rows]) for i in range(len(header))]
     for row in [header, *rows]:
-        print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
+        line = "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))
+        print(printable(line.rstrip()))
 
 
 @contextlib.contextmanager
@@ -53,11 +54,11 @@ class Progress:
 
     def result(self, line: str) -> None:
         """Print a line of results to stdout."""
-        print(line, flush=True)
+        print(printable(line), flush=True)
 
     def note(self, line: str) -> None:
         """Print a line about what happened to stderr."""
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)
 
 
 class _Bar(Progress):
@@ -79,7 +80,7 @@ class _Bar(Progress):
 
     def note(self, line: str) -> None:
         # whole lines, so that paths can be copied
-        self._shown.console.print(line, soft_wrap=True, markup=False, highlight=False)
+        self._shown.console.print(printable(line), soft_wrap=True, markup=False, highlight=False)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,7 @@
-"""`python -m tests.campaign [SIZE]`: run the campaign; write what was tried to RELIABILITY.md."""
+"""`python -m tests.campaign [SIZE [WORDS]]`: run it; write what was tried to RELIABILITY.md.
+
+Words go to pytest, such as `-k architectures`; rows of what was not run stay as they are.
+"""
 
 from __future__ import annotations
 
@@ -35,32 +38,45 @@ class Table:
         if report.failed:
             self.failed.setdefault(name, []).append(report.nodeid.partition("[")[2].rstrip("]"))
 
-    def page(self, size: str) -> str:
-        """Return the page's text."""
-        rows = [
-            f"| {self.said[name]} | {count:,} | {', '.join(self.failed.get(name, [])) or '0'} |"
+    def rows(self, size: str) -> dict[str, str]:
+        """Return what was tried -> its row."""
+        return {
+            self.said[name]: f"| {self.said[name]} | {size} | {count:,} | "
+            f"{', '.join(self.failed.get(name, [])) or '0'} |"
             for name, count in self.tried.items()
-        ]
-        made = f"Python {platform.python_version()}, torch {version('torch')}, {sys.platform}"
-        return "\n".join([
-            "# What was tried against attnviz",
-            "",
-            f"Written by `python -m tests.campaign {size}` ({made}); seeded, so that it can be run "
-            "again. A short form of it runs with the tests.",
-            "",
-            "| what | tried | failed |",
-            "|---|---:|---|",
-            *rows,
-            "",
-        ])  # fmt: skip
+        }
+
+
+def page(rows: dict[str, str]) -> str:
+    """Return the page's text."""
+    made = f"Python {platform.python_version()}, torch {version('torch')}, {sys.platform}"
+    return "\n".join([
+        "# What was tried against attnviz",
+        "",
+        f"Written by `python -m tests.campaign SIZE` ({made}); seeded, so that it can be run again. "
+        "The short form, of size .1, runs with the tests. What a row needs to hold stands in its "
+        "first words; what failed is named, or 0.",
+        "",
+        "| what | size | tried | failed |",
+        "|---|---:|---:|---|",
+        *rows.values(),
+        "",
+    ])  # fmt: skip
+
+
+def rows_there() -> dict[str, str]:
+    """Return the rows of the page that is there."""
+    lines = PAGE.read_text().splitlines() if PAGE.exists() else []
+    found = [line for line in lines if line.startswith("| ") and line.count(" | ") == 3]
+    return {line[2:].split(" | ")[0]: line for line in found if not line.startswith("| what ")}
 
 
 if __name__ == "__main__":
-    size = sys.argv[1] if len(sys.argv) > 1 else "1"
+    size, words = (sys.argv[1] if len(sys.argv) > 1 else "1"), sys.argv[2:]
     table = Table()
     code = pytest.main(
-        [str(FOLDER), "-m", "slow or not slow", "--campaign", size, "--timeout", "0"],
+        [str(FOLDER), "-m", "slow or not slow", "--campaign", size, "--timeout", "0", *words],
         plugins=[table],
     )
-    PAGE.write_text(table.page(size))
+    PAGE.write_text(page((rows_there() if words else {}) | table.rows(size)))
     sys.exit(code)

@@ -34,3 +34,39 @@ def test_existing_results_are_counted(tmp_path: Path) -> None:
     paths[2].touch()
     with pytest.raises(OutputExists, match=r"2 of 3 .*1\.png"):
         refuse_existing(paths)
+
+
+def test_a_name_cannot_move_or_colour_the_terminal(run, tmp_path, capsys):
+    """Escapes, line breaks and direction marks in names of photos are written out."""
+    from PIL import Image
+
+    name = "a\x1b[31mred\n\u202egnp.png"
+    Image.new("RGB", (64, 64), "red").save(tmp_path / name)
+    (tmp_path / "b\x1b[2J.png").write_bytes(b"no photo")
+    done = run("explain", str(tmp_path), "--model", "tests.cli.tiny:colours", "--preprocess",
+               "unit", "--out", "out")  # fmt: skip
+    assert done.code == 1
+    for text in (done.out, done.err):
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+    assert r"a\x1b[31mred\n\u202egnp.png" in done.out
+    assert r"b\x1b[2J.png" in done.err
+
+
+def test_a_folder_below_a_file_is_nothing_unexpected(run, tmp_path):
+    """`choose` raised NotADirectoryError."""
+    import numpy as np
+    from PIL import Image
+
+    for k in range(4):
+        path = tmp_path / "data" / "ab"[k % 2] / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((32, 32, 3), 60 * k, np.uint8)).save(path)
+    (tmp_path / "file").write_text("")
+    done = run(
+        "choose", str(tmp_path / "data"), "--model", "tests.cli.tiny:colours", "--preprocess",
+        "unit", "--classes", "a=0,b=1", "--out", str(tmp_path / "file" / "below"),
+    )  # fmt: skip
+    assert done.code == 1
+    assert "Not a directory" in done.err
+    assert "unexpected" not in done.err
