@@ -53,8 +53,8 @@ def page(rows: dict[str, str]) -> str:
     return "\n".join([
         "# What was tried against attnviz",
         "",
-        f"Written by `python -m tests.campaign SIZE` ({made}); seeded, so that it can be run again. "
-        "The short form, of size .1, runs with the tests. What a row needs to hold stands in its "
+        f"Written by `python -m tests.campaign SIZE` ({made}); seeded, so it can be run again. "
+        "The short form, of size .1, runs with the tests. What has to hold stands in a row's "
         "first words; what failed is named, or 0.",
         "",
         "| what | size | tried | failed |",
