@@ -220,14 +220,14 @@ def stopped(folder, out, monkeypatch):
     """Leave an audit that was stopped after its first batch."""
     from attnviz.audit import running
 
-    real = running.Journal.append
+    real = running.SharedJournal.append
 
     def append(self, rows):
         real(self, rows)
         raise RuntimeError("stopped")
 
     with monkeypatch.context() as patch:
-        patch.setattr(running.Journal, "append", append)
+        patch.setattr(running.SharedJournal, "append", append)
         assert run(folder, out, "--batch-size", "8") == 1
     assert (out / "journal.jsonl").is_file()
 
