@@ -5,13 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
 
-from ..explaining import explain
-from ..heatmaps import Heatmaps
-from ..images import picture_bytes
-from ..writing import write_file
+from .fixed import FixedPhotos
 
 
 class MapsCallback(TrainerCallback):
@@ -30,21 +26,13 @@ class MapsCallback(TrainerCallback):
     """
 
     def __init__(self, photos: Any, **options: Any) -> None:
-        self.photos = photos
-        self.options = options
+        self.fixed = FixedPhotos(photos, **options)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Explain the photos with the model as it is now; the main process alone does."""
-        if not state.is_world_process_zero:
-            return
-        with torch.enable_grad():
-            maps: Heatmaps = explain(given["model"], self.photos, **self.options)
-        if self.options.get("target") is None and self.options.get("classes") is None:
-            self.options["target"] = list(maps.target)
-        goal = Path(args.output_dir) / "maps" / f"epoch-{round(state.epoch):04d}.npz"
-        maps.save(goal, force=True)
-        if maps.images is not None:
-            write_file(goal.with_suffix(".png"), picture_bytes(maps.grid(), ".png"), force=True)
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / "maps"
+            self.fixed.write(given["model"], folder, round(state.epoch))
 
 
 __all__ = ["MapsCallback"]
