@@ -63,6 +63,7 @@ class Following:
         known = [self.moved.get(t) for t in parts]
         if not isinstance(output, Tensor) or not known or None in known:
             return output
+        self.recorder.join(known, output, dim % output.ndim, True)
         if len({id(c.root) for c in known}) == 1:
             where = (dim % output.ndim, len(parts))
             self._note(output, Moved(known[0], op="stack", args=where))
@@ -153,6 +154,8 @@ class Following:
             dim %= output.ndim
             sizes = [p.shape[dim] if p.ndim == output.ndim else 0 for p in parts]
             chains = [self.moved.get(p) for p in parts]
+            if len(parts) > 1 and None not in chains:
+                self.recorder.join(chains, output, dim, False)
             largest = max(
                 range(len(parts)),
                 key=lambda i: (getattr(chains[i], "origin", "") == "picture", sizes[i]),

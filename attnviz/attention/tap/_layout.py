@@ -293,9 +293,24 @@ def has_state(inner: Running, keys: int) -> bool:
     )
 
 
-def is_place_argument(name: str) -> bool:
-    """Say whether an argument of that name is a mask or a position code."""
-    return bool(_PLACE_ARGS.search(name))
+def picture_of(modules: list[Running], kind: str, pairs: tuple[int, int]) -> tuple[int, int] | None:
+    """Return the (height, width) in pixels of the input that the outermost module got."""
+    picture = None
+    for entry in modules:
+        tensors = entry.tensors
+        # a model with words and a picture: only its cross-attention is known to see the picture
+        words = any(not t.is_floating_point() and t.ndim == 2 for _, t in tensors)
+        for name, tensor in tensors:
+            if (
+                tensor.ndim == 4
+                and tensor.shape[1] <= 4
+                and tensor.is_floating_point()
+                and (not words or kind == "cross")
+                and (entry is modules[-1] or tuple(tensor.shape[2:]) != pairs)
+                and not _PLACE_ARGS.search(name)
+            ):
+                picture = (int(tensor.shape[2]), int(tensor.shape[3]))
+    return picture
 
 
 def same_tensor(a: Tensor, b: Tensor) -> bool:

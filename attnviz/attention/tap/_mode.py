@@ -90,6 +90,7 @@ class TapMode(Following, TorchFunctionMode):
             q, given["key"], v, output, mask=given.get("attn_mask"),
             dropout=given.get("dropout_p", 0.0), causal=given.get("is_causal", False),
             scale=given.get("scale"), moved=(asks, leading(*looks)), same=_same_tokens(asks, looks),
+            made=self.moved.get(output),
         )  # fmt: skip
         return output
 
@@ -277,6 +278,7 @@ class TapMode(Following, TorchFunctionMode):
             mixed=note.mixed, function=note.function, pooled=projected(note.source),
             moved=(asks, looks), raw=output, arrange=arrange_output,
             same=None if pair is None else _same_tokens(pair[0], [looks, pair[1]]), rows=rows,
+            made=self.moved.get(output),
         )  # fmt: skip
 
     def multiply(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -192,7 +192,7 @@ def _replay_all(
         step = step.parent
     for step in reversed(steps):
         if step.op == "move":
-            index = _replay(step, index)
+            index = replay(step, index)
         elif step.op == "cat":
             dim, offset, total = step.args
             size = list(index.shape)
@@ -244,7 +244,8 @@ def _merged(index: Tensor, dim: int, grid: tuple[int, int]) -> tuple[Tensor, tup
     return torch.where(live, cell, -1).to(index.dtype), (len(tops), len(lefts))
 
 
-def _replay(step: Moved, index: Tensor) -> Tensor:
+def replay(step: Moved, index: Tensor) -> Tensor:
+    """Return running numbers after one view, shift, padding or slice; what is new has -1."""
     assert step.fn is not None
     kwargs = dict(step.kwargs)
     args = step.args

@@ -12,15 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._joining import Made, merged, parts_of
 from ._layout import (
     Fold,
     fold_of,
     has_state,
     heads_stated,
     images_of,
-    is_place_argument,
     kind_of,
     packed_groups,
+    picture_of,
 )
 from ._modules import Running, running
 from .gate import Gate, Missed, axes_of
@@ -74,7 +75,7 @@ class Recorder:
         self.copy = copy
         self.restart = restart
         self.twice = twice
-        self.reduce = reduce or (lambda site: site)
+        self.reduce = reduce
         self.sites: list[Site | Gate] = []
         self.missed: dict[tuple[str, str], Missed] = {}
         self.used: set[int] = set()  # ids of parameters that took part
@@ -83,6 +84,7 @@ class Recorder:
         self._step = -1
         self._calls: dict[str, int] = {}
         self._places: dict[Any, Any] = {}  # histories that were replayed already
+        self._made: dict[int, Made] = {}  # what attentions of this step put out
         self.mha: tuple[int, int] | None = None  # (batch, heads) inside nn.MultiheadAttention
         self.tick = -1  # number of the call of the model that is being handled
         self.stream: Stream | None = None  # the last tensor of the last attention's tokens
@@ -109,7 +111,7 @@ class Recorder:
         self.ran = True
         root = modules[-1].frame
         if root is not self._root:
-            self._root, self._step, self._calls = root, self._step + 1, {}
+            self._root, self._step, self._calls, self._made = root, self._step + 1, {}, {}
         return modules
 
     def begin(self, output: Tensor) -> Tensor:
@@ -175,6 +177,7 @@ class Recorder:
         scale: float | None,
         moved: Any,
         same: bool | None,
+        made: Any,
     ) -> None:
         """Record a fused attention call."""
         if output.is_nested or q.is_nested:
@@ -199,6 +202,7 @@ class Recorder:
             moved, same, raw=output, mask=mask, causal=bool(causal), dropped=dropout > 0,
             scale=1 / math.sqrt(max(q.shape[-1], 1)) if scale is None else float(scale),
         )  # fmt: skip
+        self._made[id(made)] = (made, len(self.sites) - 1, tuple(output.shape))
 
     @_guarded
     def product(
@@ -218,6 +222,7 @@ class Recorder:
         raw: Tensor,
         arrange: Callable[[Tensor], Tensor],
         rows: tuple[int, ...] = (),
+        made: Any = None,
     ) -> None:
         """Record a written-out attention, A V = O, where A came from a softmax or sigmoid."""
         images = images_of(modules, *weights.shape[-2:], weights.shape[:-2])
@@ -243,6 +248,8 @@ class Recorder:
             folded, moved, same, dropped=clean is not None, mixed=mixed, pooled=pooled,
             function=function, raw=raw, arrange=arrange,
         )  # fmt: skip
+        if arrange(raw).shape == raw.shape:
+            self._made[id(made)] = (made, len(self.sites) - 1, tuple(raw.shape))
 
     @_guarded
     def gate(
@@ -279,6 +286,25 @@ class Recorder:
             self.sites.pop()
             self._calls[gate.name] -= 1
 
+    @_guarded
+    def join(
+        self, modules: list[Running], notes: list[Any], joined: Tensor, dim: int, stacked: bool
+    ) -> None:
+        """Make one site of attentions whose outputs, one after the other, were joined."""
+        ways = parts_of(notes, self._made) if self._made and self.reduce is None else None
+        if ways is None or len(ways) < 2:
+            return
+        numbers = [part[1] for part, _ in ways]
+        first = numbers[0]
+        if numbers != list(range(first, len(self.sites))):
+            return
+        sites = [s for s in self.sites[first:] if isinstance(s, Site)]
+        whole = merged(sites, ways, joined, dim, stacked) if len(sites) == len(ways) else None
+        if whole is not None:
+            self.sites[first:] = [whole]
+            self._calls[whole.name] = whole.call
+            self._made = {}
+
     def _site(
         self, modules: list[Running], images: int | None, fold: Fold, source: str,
         queries: int, keys: int, width: int, folded: dict[str, Tensor], moved: Any,
@@ -312,11 +338,11 @@ class Recorder:
             counts = {queries * windows, keys * windows if kind == "self" else queries * windows}
             self.stream, self._followed = None, (stream.root, images, counts)
         self.sites.append(
-            self.reduce(Site(
+            (self.reduce or _itself)(Site(
                 index=len(self.sites), name=name, kind=kind, source=source, step=self._step,
                 call=self._count(name), batch=batch, heads=heads, queries=queries, keys=keys,
                 windows=windows if grouped else 1, images=batch // windows, pooled=pooled,
-                picture=_picture(modules, kind, (queries, keys)), mixed=mixed,
+                picture=picture_of(modules, kind, (queries, keys)), mixed=mixed,
                 _versions=tuple((n, t, t._version) for n, t in held.items() if _is_counted(t)),
                 _layout=layout, **folded, **extra,
             ))
@@ -348,24 +374,8 @@ class Recorder:
                 self.sites[i] = replace(site, picture=None)
 
 
-def _picture(modules: list[Running], kind: str, pairs: tuple[int, int]) -> tuple[int, int] | None:
-    """Return the (height, width) in pixels of the input that the outermost module got."""
-    picture = None
-    for entry in modules:
-        tensors = entry.tensors
-        # a model with words and a picture: only its cross-attention is known to see the picture
-        words = any(not t.is_floating_point() and t.ndim == 2 for _, t in tensors)
-        for name, tensor in tensors:
-            if (
-                tensor.ndim == 4
-                and tensor.shape[1] <= 4
-                and tensor.is_floating_point()
-                and (not words or kind == "cross")
-                and (entry is modules[-1] or tuple(tensor.shape[2:]) != pairs)
-                and not is_place_argument(name)
-            ):
-                picture = (int(tensor.shape[2]), int(tensor.shape[3]))
-    return picture
+def _itself(site: Site) -> Site:
+    return site
 
 
 def _autocast_dtype(q: Tensor) -> torch.dtype | None:

@@ -27,6 +27,8 @@ class Layout:
     memo: dict[Any, Places | None]
     raw: Tensor | None = None
     arrange: Callable[[Tensor], Tensor] | None = None
+    arranged: bool = False  # `arrange` gives (B, H, Q, Ev) at once
+    order: Tensor | None = None  # of the model's tokens, see `in_order`
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -232,7 +234,15 @@ class Site:
         if self._layout is None:
             return tensor
         arrange, fold = self._layout.arrange, self._layout.fold
-        return fold.unpack(fold.apply(tensor if arrange is None else arrange(tensor)))
+        tensor = tensor if arrange is None else arrange(tensor)
+        if not self._layout.arranged:
+            tensor = fold.unpack(fold.apply(tensor))
+        return tensor if self.order is None else take(tensor, 2, self.order)
+
+    @property
+    def order(self) -> Tensor | None:
+        """(K,) which of the model's tokens each one is, None where they stand as in the model."""
+        return None if self._layout is None else self._layout.order
 
     def with_grid(self, grid: tuple[int, int]) -> Site:
         """Return the site with the grid of its patches stated: the last rows * columns keys.

@@ -147,6 +147,13 @@ def _behind_last_block(reading: Reading, stacked: Tensor, count: int) -> list[An
         handle = last.register_forward_hook(replace)
         try:
             output = reading.forward()
+        except RuntimeError as error:
+            name = list(reading.tokens)[-1]
+            raise MethodError(
+                f"legrad runs what lies behind {name!r} on one token of each layer, and that part "
+                f"of the model takes no others ({str(error).splitlines()[0]}): a residual "
+                "connection passes by the block, perhaps. Use generic_relevance, or projection="
+            ) from error
         finally:
             handle.remove()
     return _split(output, reading.batch, count)

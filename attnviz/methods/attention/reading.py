@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...attention.tap import Site, Stream, Tap
+from ...attention.tap.ordering import in_order
 from ...errors import AttentionUnavailable, LayerNotFound, MethodError, did_you_mean
 from ...hooks import own_thread
 from ...targets import Column
@@ -117,6 +118,12 @@ class Reading:
                 for s, g in zip(sites, found, strict=False)
                 if g is not None
             }
+            if not named and len(sites) < len(self.every):
+                raise MethodError(
+                    "no attention that was read has a graph, so a map weighted by gradients can't "
+                    "be made: it ran under torch.no_grad or in re-entrant gradient checkpointing; "
+                    "switch that off, or use torch.utils.checkpoint with use_reentrant=False"
+                )
             if not named:
                 raise MethodError(
                     "the score does not depend on any attention that was read, so a map weighted "
@@ -251,6 +258,7 @@ def read(request: Request, *, gradients: bool, keep: str = "qk", tokens: bool = 
             request, gradients=gradients, reading=(_blocks(request.model, blocks, tokens), taken)
         )
     every = with_grid(taken.attention, request.options.get("grid"))
+    every = tuple(in_order(s) if s.picture is not None else s for s in every)
     sites = [s for s in every if on_picture(s, request.batch)]
     if not sites:
         found = ", ".join(f"{s.name} ({s.kind})" for s in taken.attention[:4]) or "none"
@@ -261,10 +269,26 @@ def read(request: Request, *, gradients: bool, keep: str = "qk", tokens: bool = 
             + ". Where its patches lie could not be followed from the picture: say it with "
             "grid=(rows, columns)" * any(s.picture is not None for s in every)
         )
+    _refuse_parts(sites)
     chosen = tuple(sites)
     if request.layers:
         chosen = tuple(of_layers(sites, request.layers))
     return Reading(done, chosen, every, blocks, taken.stream)
+
+
+def _refuse_parts(sites: Sequence[Site]) -> None:
+    """Refuse layers that ask for some tokens after the others and could not be put together."""
+    asked: dict[tuple[str, int, int], int] = {}
+    for site in sites:
+        if site.queries < site.keys and site.kind == "self":
+            key = (site.name, site.step, site.keys)
+            asked[key] = asked.get(key, 0) + site.queries
+            if asked[key] == site.keys:
+                raise MethodError(
+                    f"the attention of layer {site.name!r} runs in chunks of its {site.keys} "
+                    "queries, and how they are put together could not be followed; read each with "
+                    "attnviz.attention.tap(model), or join the chunks with torch.cat"
+                )
 
 
 def with_grid(sites: Sequence[Site], grid: Any) -> tuple[Site, ...]:

@@ -120,12 +120,17 @@ def row_of_head(reading: Reading, site: Site, column: int) -> Tensor:
     else:
         gradient = _gradient_again(reading, column)
     if gradient is None or not bool(gradient.any()):
-        raise _unknown("the score does not depend on the last tokens")
+        raise _unknown(
+            "the score does not depend on the last tokens; torch.no_grad in the model and "
+            "re-entrant gradient checkpointing cut the way to them: take use_reentrant=False"
+        )
     square = wide(gradient).square()
     if in_places(site) or gradient.ndim == 4:
         square = _of_cells(square, stream, site)
     elif gradient.shape[1] in (site.queries, site.keys):
         square = square.sum(2)
+        if site.order is not None:
+            square = square[:, site.order.to(square.device)]
     else:
         raise _unknown("the last tokens are not those of the last attention")
     # the root has no derivative at 0, where a token is not read
