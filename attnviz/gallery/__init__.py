@@ -9,7 +9,7 @@ gallery.cards("stn")[0].show().figure
 
 # the folder first: imported later, it would take the place of the function of the same name
 from . import cards as _folder  # noqa: F401
-from .card import CARDS, FAMILIES, Card, Shown, cards, register_card
+from .card import CARDS, FAMILIES, Card, Shown, cards, register_card, subject
 from .drawing import Drawing, draw, draw_all
 from .equations import equation_svg
 from .page import page, save_page
@@ -27,4 +27,5 @@ __all__ = [
     "page",
     "register_card",
     "save_page",
+    "subject",
 ]

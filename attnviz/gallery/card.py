@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..registry import Registry
 
@@ -48,7 +48,8 @@ class Card:
         equation: in matplotlib's mathtext, without the dollar signs.
         paper: authors, year, arXiv number or DOI.
         reads: module and tensor that are read: "timm.layers.SEModule .gate, (B, C, 1, 1)".
-        code: three lines of Python that get the tensor from a user's model.
+        code: three lines of Python that get the tensor from a user's model and example.
+        subject: () -> the model and the example that the card shows.
         show: () -> Shown, on the card's own example; seconds on one core, offline.
     """
 
@@ -60,7 +61,16 @@ class Card:
     paper: str
     reads: str
     code: str
+    subject: Callable[[], tuple[nn.Module, Any]]
     show: Callable[[], Shown]
+
+    @property
+    def snippet(self) -> str:
+        """The code with the card's own model and example: it runs as pasted."""
+        lines = self.code.splitlines()
+        at = next(i for i, line in enumerate(lines) if not line.startswith(("import", "from")))
+        own = f'model, example = attnviz.gallery.subject("{self.name}")  # or yours'
+        return "\n".join([*lines[:at], own, *lines[at:]])
 
 
 CARDS = Registry("card", "attnviz.gallery.cards")
@@ -76,6 +86,7 @@ def register_card(
     paper: str,
     reads: str,
     code: str,
+    subject: Callable[[], tuple[nn.Module, Any]],
 ) -> Callable[[Callable[[], Shown]], Callable[[], Shown]]:
     """Register a function `() -> Shown` as the card of a mechanism; see `Card` for the words.
 
@@ -86,7 +97,9 @@ def register_card(
         raise ValueError(f"family {family!r} of card {name!r} is none of {FAMILIES}")
 
     def decorate(show: Callable[[], Shown]) -> Callable[[], Shown]:
-        card = Card(name, title, family, sentence, equation, paper, reads, code.strip("\n"), show)
+        card = Card(
+            name, title, family, sentence, equation, paper, reads, code.strip("\n"), subject, show
+        )
         return CARDS.register(name, family=family, paper=paper, card=card)(show)
 
     return decorate
@@ -107,3 +120,20 @@ def cards(*names: str) -> list[Card]:
         entries += [CARDS.get(name)] if name.lower() in CARDS or not group else group
     found = list({entry.name: entry.meta["card"] for entry in entries}.values())
     return sorted(found, key=lambda card: (FAMILIES.index(card.family), card.title.lower()))
+
+
+def subject(name: str) -> tuple[nn.Module, Any]:
+    """Return the model that a card shows and its example, as `attnviz.inspect` takes them.
+
+    Args:
+        name: of one card; see `attnviz gallery --list`.
+
+    Raises:
+        MethodError: the name is not known.
+
+    Example:
+        >>> model, example = subject("se")
+        >>> example.shape[1:]
+        torch.Size([3, 40, 40])
+    """
+    return CARDS.get(name).meta["card"].subject()

@@ -30,6 +30,12 @@ def sentence(name: str) -> Batch:
     return Batch((one.inputs[0][:, :length],), truth, one.text)
 
 
+def subject(name: str) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+    """The translator, and the sentence with its translation that the card shows."""
+    batch = sentence(name)
+    return reference.load(name), (batch.inputs[0], batch.truth["target"])
+
+
 def read(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
     """Read the alignment (B, T, S) of a decoder through the inventory, one step after another."""
     steps = inspection.inspect(model, (source, target)).of_kind("cross")

@@ -27,15 +27,15 @@ def show(
     figure = branch_shares(shares[0], names=names, title=title)
     flat = shares.flatten(2)
     numbers = {
-        "accuracy": judge(model, negatives=True),
-        "accuracy_with_shares_held": judge(model, negatives=True, gate=gate, change=held),
+        "mean_iou": judge(model, negatives=True),
+        "mean_iou_with_shares_held": judge(model, negatives=True, gate=gate, change=held),
         "largest_change": float((flat[0] - flat[1]).abs().max()),
     }
     caption = (
         f"{SCENES[0].upper()}{SCENES[1:]}. For the negative of this very scene one channel's share "
         f"moves by {numbers['largest_change']:.2f}. Mean IoU of the colours "
-        f"{numbers['accuracy']:.2f}; with every share held at its mean over the scenes, "
-        f"{numbers['accuracy_with_shares_held']:.2f}."
+        f"{numbers['mean_iou']:.2f}; with every share held at its mean over the scenes, "
+        f"{numbers['mean_iou_with_shares_held']:.2f}."
     )
     alt = (
         f"A stacked bar for each of {flat.shape[2]} channels, reaching 1: the share of "

@@ -49,8 +49,8 @@ def show(model: nn.Module, entry: Entry, gate: nn.Module, *, before: str, title:
     )
     flat = values.flatten(1)
     numbers = {
-        "accuracy": judge(model, negatives=True),
-        "accuracy_with_gates_held": judge(model, negatives=True, gate=gate, change=held),
+        "mean_iou": judge(model, negatives=True),
+        "mean_iou_with_gates_held": judge(model, negatives=True, gate=gate, change=held),
         "largest_change": float((flat[0] - flat[1]).abs().max()),
     }
     words = scene(NUMBER, negatives=True)[3]
@@ -58,8 +58,8 @@ def show(model: nn.Module, entry: Entry, gate: nn.Module, *, before: str, title:
         f"{SCENES[0].upper()}{SCENES[1:]}. Bars: gates for {words}; dots: for its negative. The "
         f"whole picture tells which it is, and the gates answer: one moves by "
         f"{numbers['largest_change']:.2f}. Colours are named with a mean IoU of "
-        f"{numbers['accuracy']:.2f}; with every gate held at its mean over the scenes, "
-        f"{numbers['accuracy_with_gates_held']:.2f}."
+        f"{numbers['mean_iou']:.2f}; with every gate held at its mean over the scenes, "
+        f"{numbers['mean_iou_with_gates_held']:.2f}."
     )
     alt = (
         f"{flat.shape[1]} bars, one a channel, between {flat[0].min():.2f} and "

@@ -26,6 +26,7 @@ PAPER = "Bahdanau, Cho, Bengio 2015, arXiv:1409.0473"
     equation=EQUATION,
     paper=PAPER,
     reads=_alignments.READS,
+    subject=lambda: _alignments.subject("bahdanau"),
     code=_alignments.CODE,
 )
 def bahdanau() -> Shown:
@@ -42,6 +43,7 @@ def bahdanau() -> Shown:
     equation=EQUATION,
     paper=PAPER,
     reads=_alignments.READS,
+    subject=lambda: (reference.load("dates"), (date().inputs[0], date().truth["target"])),
     code=_alignments.CODE,
 )
 def bahdanau_letters() -> Shown:

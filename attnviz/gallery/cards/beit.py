@@ -35,6 +35,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     r"\quad m_j = \frac{1}{N} \sum_i A_{ij}",
     paper="Bao, Dong, Piao, Wei 2022, arXiv:2106.08254",
     reads="timm Beit .blocks[i].attn: mean of the patches' rows, (B, heads, N, N)",
+    subject=subject,
     code="""
 import attnviz
 from attnviz.gallery.drawings.class_token import mean_query_map

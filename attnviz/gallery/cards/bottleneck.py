@@ -32,6 +32,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     r"\quad r_{ij} = r^h_{\Delta y} + r^w_{\Delta x}",
     paper="Srinivas and others 2021, arXiv:2101.11605",
     reads="timm.layers.bottleneck_attn.BottleneckAttn, (B, heads, HW, HW)",
+    subject=subject,
     code="""
 import attnviz
 entry = attnviz.inspect(model, example).of_kind("self")[0]
@@ -44,11 +45,11 @@ def card() -> Shown:
     weights = inspect(model, image).of_kind("self")[0].read()
     figure = place_maps(weights[0], image[0].clamp(0, 1), queries(), title="Bottleneck attention")
     own, chance = on_own_kind(weights[0].mean(0))
-    numbers = {"accuracy": judge(model), "on_own_colour": own, "on_own_colour_chance": chance}
+    numbers = {"mean_iou": judge(model), "on_own_colour": own, "on_own_colour_chance": chance}
     caption = (
         f"{MADE}. On this scene the objects' cells give {own:.0%} of their attention to cells of "
         f"their own colour, which make up {chance:.0%} of the picture. Mean IoU of the colours on "
-        f"test scenes {numbers['accuracy']:.2f}."
+        f"test scenes {numbers['mean_iou']:.2f}."
     )
     alt = (
         "For a cell of each object and one of the background: the scene, and where two heads look."

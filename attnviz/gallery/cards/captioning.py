@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
 
 from ... import inspection
 from .. import modules as reference
@@ -18,6 +19,12 @@ _SCORE = r"\alpha_{ti} = \mathrm{softmax}_i\,f_{att}(a_i, h_{t-1}),\quad "
 def scene(name: str) -> Batch:
     """Return a test scene."""
     return reference.sample(name, 1, seed=4)
+
+
+def subject(name: str) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+    """The network, and the scene and caption that the card shows."""
+    batch = scene(name)
+    return reference.load(name), (batch.inputs[0], batch.truth["caption"])
 
 
 def on_object(maps: torch.Tensor, batch: Batch) -> float:
@@ -41,6 +48,7 @@ def words_of(batch: Batch) -> list[str]:
     equation=_SCORE + r"\hat z_t = \sum_i \alpha_{ti} a_i",
     paper=PAPER,
     reads="softmax over the places at each word, (B, 1, 1, h w)",
+    subject=lambda: subject("captioning_soft"),
     code="""
 import attnviz, torch
 steps = attnviz.inspect(model, example).of_kind("cross")  # one a written word
@@ -76,6 +84,7 @@ def captioning_soft() -> Shown:
     equation=_SCORE + r"s_t \sim \mathrm{Multinoulli}(\alpha_t),\quad \hat z_t = a_{s_t}",
     paper=PAPER,
     reads="the place read for each word, row and column, (B, words, 2)",
+    subject=lambda: subject("captioning_hard"),
     code="""
 import attnviz
 (entry,) = attnviz.inspect(model, example).of_kind("hard")

@@ -29,6 +29,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     r"\quad f(z) = W_2\,\mathrm{ReLU}(W_1 z)",
     paper="Woo, Park, Lee, Kweon 2018, arXiv:1807.06521",
     reads="timm.layers.cbam.CbamModule .channel.gate, (B, C, 1, 1)",
+    subject=subject,
     code="""
 import attnviz
 entry = attnviz.inspect(model, example).of_kind("channel")[0]

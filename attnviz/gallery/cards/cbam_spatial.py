@@ -30,6 +30,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     r"_{ij},\quad \tilde{x}_{cij} = s_{ij}\, x_{cij}",
     paper="Woo, Park, Lee, Kweon 2018, arXiv:1807.06521",
     reads="timm.layers.cbam.CbamModule .spatial.gate, (B, 1, H, W)",
+    subject=subject,
     code="""
 import attnviz
 entry = attnviz.inspect(model, example).of_kind("spatial")[0]
@@ -54,16 +55,16 @@ def card() -> Shown:
     numbers = {
         "gate_on_objects": float(map_[cells].mean()),
         "gate_elsewhere": float(map_[~cells].mean()),
-        "accuracy": judge(model, negatives=True),
-        "accuracy_with_gates_held": judge(
+        "mean_iou": judge(model, negatives=True),
+        "mean_iou_with_gates_held": judge(
             model, negatives=True, gate=model.mechanism.spatial.gate, change=held
         ),
     }
     caption = (
         f"{SCENES[0].upper()}{SCENES[1:]}; on this one, {words} (outlined). The gate is "
         f"{numbers['gate_on_objects']:.2f} on the objects and {numbers['gate_elsewhere']:.2f} "
-        f"elsewhere. Mean IoU of the colours {numbers['accuracy']:.2f}; with every place's gate "
-        f"held at its mean over the scenes, {numbers['accuracy_with_gates_held']:.2f}."
+        f"elsewhere. Mean IoU of the colours {numbers['mean_iou']:.2f}; with every place's gate "
+        f"held at its mean over the scenes, {numbers['mean_iou_with_gates_held']:.2f}."
     )
     alt = (
         "The scene, the gate over it with the objects outlined, and the mean size of the "

@@ -33,6 +33,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     r"\quad g^h = \sigma(F_h f^h),\quad g^w = \sigma(F_w f^w)",
     paper="Hou, Zhou, Feng 2021, arXiv:2103.02907",
     reads="timm.layers.CoordAttn .gate, which runs twice: (B, C, H, 1) and (B, C, 1, W)",
+    subject=subject,
     code="""
 import attnviz
 columns, rows = attnviz.inspect(model, example).of_kind("channel & spatial")[:2]
@@ -51,8 +52,8 @@ def card() -> Shown:
     cells = masks.amax(0).view(20, 2, 20, 2).mean((1, 3)) >= 0.5
     inside, outside = product[:, cells].mean(1), product[:, ~cells].mean(1)
     numbers = {
-        "accuracy": judge(model),
-        "accuracy_with_gates_held": judge(model, gate=model.mechanism.gate, change=held),
+        "mean_iou": judge(model),
+        "mean_iou_with_gates_held": judge(model, gate=model.mechanism.gate, change=held),
         "most_open_on_objects": float((inside / outside).max()),
     }
     caption = (
@@ -60,8 +61,8 @@ def card() -> Shown:
         f"seconds to name the colours in generated scenes under heavy noise; on this one, {words}. "
         "Bands of rows and columns open where an object is: for one channel the gates on the "
         f"objects are {numbers['most_open_on_objects']:.1f} times those elsewhere. Mean IoU of "
-        f"the colours {numbers['accuracy']:.2f}; with every gate held at its mean over the "
-        f"scenes, {numbers['accuracy_with_gates_held']:.2f}."
+        f"the colours {numbers['mean_iou']:.2f}; with every gate held at its mean over the "
+        f"scenes, {numbers['mean_iou_with_gates_held']:.2f}."
     )
     alt = (
         "Two strips of gates, rows by channels and columns by channels; below, the scene and, for "

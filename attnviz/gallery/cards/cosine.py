@@ -16,6 +16,7 @@ from . import _alignments
     r"\alpha_{tj} = \mathrm{softmax}_j\,e_{tj}",
     paper="Graves, Wayne, Danihelka 2014, arXiv:1410.5401",
     reads=_alignments.READS,
+    subject=lambda: _alignments.subject("cosine"),
     code=_alignments.CODE,
 )
 def cosine() -> Shown:

@@ -27,6 +27,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     r"\quad x'_u = \gamma \sum_i A_{ui} v_i + x_u",
     paper="Huang and others 2019, arXiv:1811.11721",
     reads="attnviz.gallery.modules.criss_cross.CrissCrossAttention, (B, R, H, W, H + W)",
+    subject=subject,
     code="""
 import attnviz
 entry = attnviz.inspect(model, example)[0]
@@ -43,12 +44,14 @@ def card() -> Shown:
         weights[0], image[0].clamp(0, 1), places, title="Criss-cross attention of two pixels"
     )
     known = measured("criss_cross")
-    numbers = {n: known[n] for n in ("accuracy", "same_region", "same_region_chance")}
+    numbers = {"mean_iou": known["accuracy"]} | {
+        n: known[n] for n in ("same_region", "same_region_chance")
+    }
     caption = (
         "The trained reference on a test scene: naming the colour of noisy shapes. In the last "
         f"pass, pixels of objects give {numbers['same_region']:.0%} of their attention to their "
         f"own object, which by chance would be {numbers['same_region_chance']:.0%} (test scenes); "
-        f"mean IoU of the colours {numbers['accuracy']:.2f}."
+        f"mean IoU of the colours {numbers['mean_iou']:.2f}."
     )
     alt = (
         "For a pixel in each of two shapes: its attention along its row and column in the first "

@@ -57,6 +57,11 @@ def example(number: int = 0) -> tuple[Tensor, Tensor, str]:
     return batch.inputs[0][number : number + 1], batch.truth["label"][number], words
 
 
+def subject() -> tuple[nn.Module, Tensor]:
+    """The network and the example that the card shows."""
+    return network(), example()[0]
+
+
 @register_card(
     "deformable_convolution",
     title="Deformable convolution",
@@ -66,6 +71,7 @@ def example(number: int = 0) -> tuple[Tensor, Tensor, str]:
     equation=r"y(p) = \sum_k w_k\; m_k(p)\; x(p + p_k + \Delta p_k(p))",
     paper="Dai and others 2017, arXiv:1703.06211; modulated: Zhu and others 2019, arXiv:1811.11168",
     reads="torchvision.ops.DeformConv2d inputs: offsets (B, 18, H, W), modulation (B, 9, H, W)",
+    subject=subject,
     code="""
 import attnviz
 entries = [e for e in attnviz.inspect(model, example) if e.module == "DeformConv2d"]

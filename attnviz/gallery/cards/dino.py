@@ -28,6 +28,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     r"\quad M = \mathrm{smallest\ set\ with\ } \sum_{j \in M} A_{0j} \geq 0.6 \sum_j A_{0j}",
     paper="Caron and others 2021, arXiv:2104.14294; Oquab and others 2023, arXiv:2304.07193",
     reads="timm VisionTransformer .blocks[i].attn: the class token's row, (B, heads, N, N)",
+    subject=subject,
     code="""
 import attnviz
 from attnviz.gallery.drawings.class_token import mass_mask, token_map

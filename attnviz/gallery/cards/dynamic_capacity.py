@@ -9,6 +9,7 @@ from .. import modules as reference
 from ..card import Shown, register_card
 from ..drawings.glimpses import chosen_cells
 from ..tasks.canvas import inside
+from .ram import digit
 
 
 @register_card(
@@ -21,6 +22,7 @@ from ..tasks.canvas import inside
     r"-\sum_k o_k \log o_k",
     paper="Almahairi, Ballas, Cooijmans, Zheng, Larochelle, Courville 2016, arXiv:1511.07838",
     reads="cells given to the fine model, row and column, (B, k, 2)",
+    subject=lambda: (reference.load("dcn"), digit("dcn").inputs[0]),
     code="""
 import attnviz
 (entry,) = attnviz.inspect(model, example).of_kind("hard")
@@ -29,8 +31,6 @@ cells = entry.read()  # (B, k, 2); their saliency is model(example).saliency
 )
 def dynamic_capacity() -> Shown:
     """Draw the entropy's gradient and the cells it sends the fine model to."""
-    from .ram import digit
-
     model, batch = reference.load("dcn"), digit("dcn")
     image, label = batch.inputs[0], int(batch.truth["label"])
     (entry,) = inspection.inspect(model, image).of_kind("hard")

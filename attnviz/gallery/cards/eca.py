@@ -29,6 +29,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     r"\quad z_c = \frac{1}{HW}\sum_{ij} x_{cij}",
     paper="Wang and others 2020, arXiv:1910.03151",
     reads="timm.layers.EcaModule .gate, (B, C, 1, 1)",
+    subject=subject,
     code="""
 import attnviz
 entry = attnviz.inspect(model, example).of_kind("channel")[0]

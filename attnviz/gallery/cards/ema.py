@@ -27,6 +27,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     r"\quad \mu_k = \frac{\sum_n z_{nk} x_n}{\sum_n z_{nk}},\quad \tilde{X} = Z\mu",
     paper="Li and others 2019, arXiv:1907.13426",
     reads="attnviz.gallery.modules.expectation_maximization.EMAttention, (B, K, H, W)",
+    subject=subject,
     code="""
 import attnviz
 entry = attnviz.inspect(model, example)[0]
@@ -42,7 +43,9 @@ def card() -> Shown:
         title="Responsibilities of the bases (sum to 1 at each place)",
     )  # fmt: skip
     known = measured("ema")
-    numbers = {n: known[n] for n in ("accuracy", "object_is_a_part", "object_is_a_part_chance")}
+    numbers = {"mean_iou": known["accuracy"]} | {
+        n: known[n] for n in ("object_is_a_part", "object_is_a_part_chance")
+    }
     caption = (
         "The trained reference on a test scene: naming the colour of noisy shapes. An object's "
         f"best basis ranks its cells before the others with an AUROC of "

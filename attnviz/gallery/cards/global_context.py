@@ -29,6 +29,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     r"\quad s = \sigma(W_2\,\mathrm{ReLU}(\mathrm{LN}(W_1 c)))",
     paper="Cao, Xu, Lin, Wei, Hu 2019, arXiv:1904.11492",
     reads="timm.layers.GlobalContext: pooling weights (B, 1, 1, HW) and .gate (B, C, 1, 1)",
+    subject=subject,
     code="""
 import attnviz
 inventory = attnviz.inspect(model, example)

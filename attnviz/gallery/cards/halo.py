@@ -38,6 +38,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     r" \mathrm{softmax}_j(q_i \cdot k_j / \sqrt{d} + q_i \cdot r_{j-i})\, v_j",
     paper="Vaswani and others 2021, arXiv:2103.12731",
     reads="timm.layers.halo_attn.HaloAttn, (B x blocks, heads, block^2, (block + 2 halo)^2)",
+    subject=subject,
     code="""
 import attnviz
 entry = attnviz.inspect(model, example).of_kind("self")[0]
@@ -53,12 +54,12 @@ def card() -> Shown:
     )
     dense = _dense(weights.mean(1))
     own, chance = on_own_kind(dense, _dense(torch.ones_like(weights[:, 0])))
-    numbers = {"accuracy": judge(model), "on_own_colour": own, "on_own_colour_chance": chance}
+    numbers = {"mean_iou": judge(model), "on_own_colour": own, "on_own_colour_chance": chance}
     caption = (
         f"{MADE}; blocks of {_BLOCK} x {_BLOCK} cells with a halo of {_HALO} (white line). On this "
         f"scene the objects' cells give {own:.0%} of their attention to cells of their own "
         f"colour; spread evenly over what they reach it would be {chance:.0%}. Mean IoU of the "
-        f"colours on test scenes {numbers['accuracy']:.2f}."
+        f"colours on test scenes {numbers['mean_iou']:.2f}."
     )
     alt = (
         "For a cell of each object and one of the background, where two heads look inside the "

@@ -27,6 +27,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     r"\quad C \leftarrow C \odot \frac{Y^\top D}{C D^\top D}",
     paper="Geng and others 2021, arXiv:2109.04553",
     reads="attnviz.gallery.modules.matrix_decomposition.Hamburger, (B, R, H, W)",
+    subject=subject,
     code="""
 import attnviz
 entry = attnviz.inspect(model, example)[0]
@@ -42,7 +43,9 @@ def card() -> Shown:
         title="Codes of the parts (>= 0, not normalised)",
     )  # fmt: skip
     known = measured("hamburger")
-    numbers = {n: known[n] for n in ("accuracy", "object_is_a_part", "object_is_a_part_chance")}
+    numbers = {"mean_iou": known["accuracy"]} | {
+        n: known[n] for n in ("object_is_a_part", "object_is_a_part_chance")
+    }
     caption = (
         "The trained reference on a test scene: naming the colour of noisy shapes. An object's "
         f"best part ranks its cells before the others with an AUROC of "

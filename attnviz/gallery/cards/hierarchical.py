@@ -22,6 +22,7 @@ from ..tasks.base import Batch
     r"\alpha_i = \mathrm{softmax}_i\;u_s^\top \tanh(W_s h_i + b_s)",
     paper="Yang, Yang, Dyer, He, Smola, Hovy 2016, doi:10.18653/v1/N16-1174",
     reads="softmax over words (B L, 1, 1, W) and over sentences (B, 1, 1, L)",
+    subject=lambda: (reference.load("hierarchical"), review().inputs[0]),
     code="""
 import attnviz
 words, sentences = attnviz.inspect(model, example).of_kind("temporal")

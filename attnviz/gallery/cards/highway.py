@@ -26,6 +26,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     equation=r"y = T(x) \odot H(x) + (1 - T(x)) \odot x,\quad T(x) = \sigma(W_T x + b_T)",
     paper="Srivastava, Greff, Schmidhuber 2015, arXiv:1505.00387",
     reads="attnviz.gallery.modules.highway.Highway: T and 1 - T of each layer, (B, 2, D)",
+    subject=subject,
     code="""
 import attnviz, torch
 entries = attnviz.inspect(model, example).of_kind("branch")

@@ -32,6 +32,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     r"\quad y_n = \lambda_n^\top q_n",
     paper="Bello 2021, arXiv:2102.08602",
     reads="timm.layers.lambda_layer.LambdaLayer, softmax of the keys, (B, 1, keys, HW)",
+    subject=subject,
     code="""
 import attnviz
 entry = attnviz.inspect(model, example).of_kind("spatial")[0]
@@ -50,7 +51,7 @@ def card() -> Shown:
     cells = scene(NUMBER)[2].view(2, GRID, 2, GRID, 2).mean((2, 4)) >= 0.5
     mass = (maps[:, None] * cells).sum((2, 3))
     numbers = {
-        "accuracy": judge(model),
+        "mean_iou": judge(model),
         "most_on_one_object": float(mass.max()),
         "largest_object": float(cells.double().mean((1, 2)).max()),
     }
@@ -59,7 +60,7 @@ def card() -> Shown:
         "each a softmax over the picture. The key that looks most at one object gives it "
         f"{numbers['most_on_one_object']:.0%} of its weight; the larger object covers "
         f"{numbers['largest_object']:.0%} of the picture. Mean IoU of the colours on test scenes "
-        f"{numbers['accuracy']:.2f}."
+        f"{numbers['mean_iou']:.2f}."
     )
     alt = "A noisy scene of two shapes and, for each of eight keys, its weights over the scene."
     return Shown(figure, weights, caption, alt, numbers)

@@ -17,6 +17,7 @@ PAPER = "Luong, Pham, Manning 2015, arXiv:1508.04025, section 3.2"
     equation=r"p_t = t,\quad \alpha_{tj} = \mathrm{softmax}_{|j - p_t| \leq D}\;s_t^\top W h_j",
     paper=PAPER,
     reads=_alignments.READS,
+    subject=lambda: _alignments.subject("local_m"),
     code=_alignments.CODE,
 )
 def local_m() -> Shown:
@@ -34,6 +35,7 @@ def local_m() -> Shown:
     r"\mathrm{softmax}_{|j - p_t| \leq D}(e_{tj})\; \exp(-(j - p_t)^2 / 2\sigma^2)",
     paper=PAPER,
     reads="softmax over the window times the bell, at each step, (B, 1, 1, source)",
+    subject=lambda: _alignments.subject("local_p"),
     code=_alignments.CODE,
 )
 def local_p() -> Shown:

@@ -18,6 +18,7 @@ _AFTER = r",\quad \alpha_{tj} = \mathrm{softmax}_j\,e_{tj}"
     equation=r"e_{tj} = s_t^\top h_j" + _AFTER,
     paper=PAPER,
     reads=_alignments.READS,
+    subject=lambda: _alignments.subject("luong_dot"),
     code=_alignments.CODE,
 )
 def luong_dot() -> Shown:
@@ -34,6 +35,7 @@ def luong_dot() -> Shown:
     equation=r"e_{tj} = s_t^\top W h_j" + _AFTER,
     paper=PAPER,
     reads=_alignments.READS,
+    subject=lambda: _alignments.subject("luong_general"),
     code=_alignments.CODE,
 )
 def luong_general() -> Shown:
@@ -50,6 +52,7 @@ def luong_general() -> Shown:
     equation=r"e_{tj} = v^\top \tanh(W\,[s_t; h_j])" + _AFTER,
     paper=PAPER,
     reads=_alignments.READS,
+    subject=lambda: _alignments.subject("luong_concat"),
     code=_alignments.CODE,
 )
 def luong_concat() -> Shown:
@@ -66,6 +69,7 @@ def luong_concat() -> Shown:
     equation=r"e_t = W s_t" + _AFTER,
     paper=PAPER,
     reads=_alignments.READS,
+    subject=lambda: _alignments.subject("luong_location"),
     code=_alignments.CODE,
 )
 def luong_location() -> Shown:

@@ -28,6 +28,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     r"\quad m_j = \frac{1}{N} \sum_i A_{ij}",
     paper="He and others 2022, arXiv:2111.06377",
     reads="timm VisionTransformer .blocks[i].attn: mean of the patches' rows, (B, heads, N, N)",
+    subject=subject,
     code="""
 import attnviz
 from attnviz.gallery.drawings.class_token import mean_query_map

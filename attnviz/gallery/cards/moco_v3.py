@@ -27,6 +27,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     equation=r"L = -\log \frac{\exp(q \cdot k^+ / \tau)}{\sum_k \exp(q \cdot k / \tau)}",
     paper="Chen, Xie, He 2021, arXiv:2104.02057",
     reads="timm VisionTransformer .blocks[i].attn: the class token's row, (B, heads, N, N)",
+    subject=subject,
     code="""
 import attnviz
 from attnviz.gallery.drawings.class_token import token_map

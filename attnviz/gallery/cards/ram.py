@@ -27,6 +27,7 @@ from ..tasks.canvas import inside
     r"\frac{1}{N} \sum_n \sum_t \nabla_\phi \log \pi(l_t^n \mid h_t^n)\,(R^n - b)",
     paper="Mnih, Heess, Graves, Kavukcuoglu 2014, arXiv:1406.6247",
     reads="places of the glimpses, normalised (x, y), (B, T, 2)",
+    subject=lambda: (reference.load("ram"), digit("ram").inputs[0]),
     code="""
 import attnviz
 (entry,) = attnviz.inspect(model, example).of_kind("hard")

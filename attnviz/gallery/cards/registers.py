@@ -30,6 +30,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     r"\quad A = \mathrm{softmax}(q k^\top / \sqrt{d})",
     paper="Darcet, Oquab, Mairal, Bojanowski 2024, arXiv:2309.16588",
     reads="timm VisionTransformer(reg_tokens=4) .blocks[i].attn: rows 1 to 4, (B, heads, N, N)",
+    subject=subject,
     code="""
 import attnviz
 from attnviz.gallery.drawings.class_token import token_map

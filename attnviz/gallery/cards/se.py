@@ -30,6 +30,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     paper="Hu, Shen, Sun 2018, arXiv:1709.01507",
     reads="timm.layers.SEModule .gate or torchvision.ops.SqueezeExcitation .scale_activation, "
     "(B, C, 1, 1)",
+    subject=subject,
     code="""
 import attnviz
 entry = attnviz.inspect(model, example).of_kind("channel")[0]

@@ -30,6 +30,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     r"\quad z = \mathrm{ReLU}(W\, \mathrm{mean}_{ij} \sum_b u_b)",
     paper="Li, Wang, Hu, Yang 2019, arXiv:1903.06586",
     reads="timm.layers.SelectiveKernel .attn, (B, branches, C, 1, 1)",
+    subject=subject,
     code="""
 import attnviz
 entry = attnviz.inspect(model, example).of_kind("branch")[0]

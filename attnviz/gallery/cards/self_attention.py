@@ -28,6 +28,7 @@ READS = "softmax or ReLU of the scores in each layer, (B, heads, N, N)"
     equation=r"A = \mathrm{softmax}(Q K^\top / \sqrt{d}),\quad O = A V",
     paper="Vaswani and others 2017, arXiv:1706.03762",
     reads=READS,
+    subject=lambda: (reference.load("transformer_softmax"), example("softmax").inputs[0]),
     code=CODE,
 )
 def self_attention_softmax() -> Shown:
@@ -44,6 +45,7 @@ def self_attention_softmax() -> Shown:
     equation=r"A = \mathrm{relu}(Q K^\top / \sqrt{d}) / N,\quad O = A V",
     paper="Wortsman, Lee, Gilmer, Kornblith 2023, arXiv:2309.08586",
     reads=READS,
+    subject=lambda: (reference.load("transformer_relu"), example("relu").inputs[0]),
     code=CODE,
 )
 def self_attention_relu() -> Shown:

@@ -31,6 +31,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     r"\quad a_{\cdot c} = \mathrm{softmax}_r(G_r(\mathrm{mean}_{ij} \sum_r u_r))",
     paper="Zhang and others 2020, arXiv:2004.08955",
     reads="timm.layers.SplitAttn .rsoftmax, read as (B, splits, C, 1, 1)",
+    subject=subject,
     code="""
 import attnviz
 entry = attnviz.inspect(model, example).of_kind("branch")[0]

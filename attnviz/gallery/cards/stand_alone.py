@@ -28,6 +28,7 @@ def subject() -> tuple[nn.Module, Tensor]:
     r"(q_{ij} \cdot k_{ab} + q_{ij} \cdot r_{a-i,b-j})\, v_{ab}",
     paper="Ramachandran and others 2019, arXiv:1906.05909",
     reads="attnviz.gallery.modules.stand_alone.StandAloneSelfAttention, a window a pixel",
+    subject=subject,
     code="""
 import attnviz
 entry = attnviz.inspect(model, example)[0]
@@ -48,7 +49,9 @@ def card() -> Shown:
         folded, image[0].clamp(0, 1), [*places, edge], title="Stand-alone self-attention"
     )
     known = measured("stand_alone")
-    numbers = {n: known[n] for n in ("accuracy", "same_region", "same_region_chance")}
+    numbers = {"mean_iou": known["accuracy"]} | {
+        n: known[n] for n in ("same_region", "same_region_chance")
+    }
     caption = (
         "The trained reference on a test scene: naming the colour of noisy shapes; two pixels in "
         "the middle of the objects and one at an edge. Pixels of objects give "

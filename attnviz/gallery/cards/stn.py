@@ -11,6 +11,7 @@ from .. import modules as reference
 from ..card import Shown, register_card
 from ..drawings import warp
 from ..modules.spatial_transformer import read_theta
+from ..tasks.base import Batch
 
 
 @register_card(
@@ -23,6 +24,7 @@ from ..modules.spatial_transformer import read_theta
     r"\sum_{nm} U_{nm}\,k(x_s - m)\,k(y_s - n)",
     paper="Jaderberg, Simonyan, Zisserman, Kavukcuoglu 2015, arXiv:1506.02025",
     reads="theta of torch.nn.functional.affine_grid, (B, 2, 3)",
+    subject=lambda: (reference.load("stn"), turned()[0]),
     code="""
 import attnviz
 inventory = attnviz.inspect(model, example)
@@ -31,10 +33,7 @@ theta = next(e for e in inventory if e.mechanism == "spatial transformer").read(
 )
 def stn() -> Shown:
     """Draw the window on a turned digit; nobody told the network the angle."""
-    model, batch = reference.load("stn"), reference.sample("stn", 64)
-    angles = read_theta(batch.truth["theta"]).rotation
-    index = int(angles.abs().argmax())
-    image = batch.inputs[0][index : index + 1]
+    model, (image, index, angles, batch) = reference.load("stn"), turned()
     theta = inspection.inspect(model, image)[0].read()
     found, true = read_theta(theta), math.degrees(angles[index].item())
     with torch.no_grad():
@@ -70,8 +69,10 @@ def stn() -> Shown:
     r"\mathrm{sign}(m - x_s)\;[\,|m - x_s| < 1\,]",
     paper="Jaderberg, Simonyan, Zisserman, Kavukcuoglu 2015, arXiv:1506.02025, equation 7",
     reads="d output / d shift through torch.nn.functional.grid_sample, (N,)",
+    subject=lambda: (reference.load("stn"), reference.sample("stn", 1, seed=3).inputs[0]),
     code="""
-import torch, attnviz.gallery.drawings.warp as warp
+import attnviz, torch
+from attnviz.gallery.drawings import warp
 shift = torch.linspace(-3.99, 3.99, 400)  # pixels
 value, slope = warp.shift_response(example[0], (11, 10), shift, mode="bilinear")  # or "nearest"
 """,
@@ -104,6 +105,14 @@ def stn_sampling() -> Shown:
             "largest_jump_nearest": jump,
         },
     )
+
+
+def turned() -> tuple[torch.Tensor, int, torch.Tensor, Batch]:
+    """Return the test digit, of 64, that is turned furthest; its number, all angles, the batch."""
+    batch = reference.sample("stn", 64)
+    angles = read_theta(batch.truth["theta"]).rotation
+    index = int(angles.abs().argmax())
+    return batch.inputs[0][index : index + 1], index, angles, batch
 
 
 def _steepest(image: torch.Tensor) -> tuple[int, int]:

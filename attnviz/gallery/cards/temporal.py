@@ -26,6 +26,7 @@ def clip() -> Batch:
     r"\varphi(V) = \sum_i \alpha_i v_i",
     paper="Yao, Torabi, Cho, Ballas, Pal, Larochelle, Courville 2015, arXiv:1502.08029",
     reads="softmax over the frames, (B, 1, 1, T)",
+    subject=lambda: (reference.load("temporal"), clip().inputs[0]),
     code="""
 import attnviz
 (entry,) = attnviz.inspect(model, example).of_kind("temporal")
