@@ -267,8 +267,6 @@ def _text(
     if target and method not in ("generic_relevance", "attnlrp"):
         raise typer.BadParameter("--target of a text goes with --map generic_relevance or attnlrp")
 
-    import io
-
     from ..errors import DataError, MethodError
     from ..models.text import load_text
     from ._files import write_file
@@ -287,6 +285,7 @@ def _text(
         _words(loaded, text, method, layers, head, target, out, force)
     elif method is not None:
         from ..attention.views import record, token_graph, token_heatmap
+        from ..render.vector import encoded
 
         draw = {"graph": token_graph, "matrix": token_heatmap}[method]
         found = record(loaded.module, inputs, tokens=tokens, layers=layers, name=loaded.name)
@@ -297,11 +296,9 @@ def _text(
             last.weights(head)[0], last.query_tokens, last.key_tokens,
             title=f"{loaded.name}: {last.name}, head {head}",
         )  # fmt: skip
-        buffer = io.BytesIO()
         if out.suffix.lower() not in (".svg", ".png", ".pdf"):
             raise typer.BadParameter(f"--out {str(out)!r} ends in none of .svg, .png, .pdf")
-        figure.savefig(buffer, format=out.suffix[1:].lower())
-        write_file(out, buffer.getvalue(), force=force)
+        write_file(out, encoded(figure, out.suffix), force=force)
         print(f"{out}: attention of {loaded.name} at {last.name}, head {head}")
     if html is not None:
         print(_page(loaded.module, inputs, loaded.name, layers, html, force, tokens=tokens))

@@ -26,8 +26,6 @@ def inspect(
 
     The architecture alone is built and run on a random picture: no weights are fetched.
     """
-    import io
-
     import torch
 
     from ..inspection import inspect as take_inventory
@@ -47,10 +45,10 @@ def inspect(
     inventory = take_inventory(loaded.module, example, name=loaded.name)
     if draw is not None:
         from ..inspection.drawing import draw as drawing
+        from ..render.vector import encoded
 
-        buffer = io.BytesIO()
-        drawing(loaded.module, inventory).savefig(buffer, format=draw.suffix[1:].lower())
-        write_file(draw, buffer.getvalue(), force=force)
+        drawn = encoded(drawing(loaded.module, inventory), draw.suffix)
+        write_file(draw, drawn, force=force)
         say(f"drawing: {draw}")
     if as_json:
         print_json("inspect", INSPECT_SCHEMA, **inventory.as_dict())

@@ -210,12 +210,14 @@ def test_json_and_bad_input():
 
 
 def test_drawing_marks_what_was_found():
+    from matplotlib.colors import to_hex
+
     from attnviz.inspection.drawing import COLOURS, draw
 
     model = resnet18("cbam")
     figure = draw(model, inspect(model, torch.randn(1, 3, 64, 64)))
     ax = figure.axes[0]
-    marks = [line.get_color() for line in ax.lines]
+    marks = [to_hex(patch.get_facecolor()).upper() for patch in ax.patches]
     # eight blocks with one gate of each kind
     assert marks.count(COLOURS["channel"]) == 8
     assert marks.count(COLOURS["spatial"]) == 8
@@ -224,8 +226,21 @@ def test_drawing_marks_what_was_found():
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["channel: 8", "spatial: 8"]
     plain = torchvision.models.resnet18()
     empty = draw(plain, inspect(plain, torch.randn(1, 3, 64, 64))).axes[0]
-    assert len(empty.lines) == 0
-    assert "no attention mechanism" in empty.get_title()
+    colours = {to_hex(patch.get_facecolor()).upper() for patch in empty.patches}
+    assert not colours & set(COLOURS.values())
+    assert any("no attention mechanism" in t.get_text() for t in empty.texts)
+
+
+def test_drawing_has_an_arrow_from_each_box_to_the_next():
+    from attnviz.inspection.drawing import draw
+
+    plain = torchvision.models.resnet18()
+    ax = draw(plain, inspect(plain, torch.randn(1, 3, 64, 64))).axes[0]
+    boxes = 2 + 4 * 2 + 1  # stem, four stages of two blocks, head
+    assert len(ax.patches) == boxes
+    arrows = [t for t in ax.texts if getattr(t, "arrow_patch", None) is not None]
+    assert len(arrows) == boxes + 1  # one into each, and one out
+    assert [t.get_text() for t in ax.texts].count("0 BasicBlock") == 4
 
 
 def test_command(tmp_path, capsys):
@@ -236,6 +251,10 @@ def test_command(tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.count("gate (sigmoid)") == 8
     assert picture.read_text().startswith("<?xml")
+    again = tmp_path / "again.svg"
+    assert main(["inspect", "timm:seresnet18", "--size", "64", "--draw", str(again)]) == 0
+    assert again.read_bytes() == picture.read_bytes()
+    capsys.readouterr()
     assert main(["inspect", "timm:seresnet18", "--size", "64", "--draw", str(picture)]) == 1
     assert "exists already" in capsys.readouterr().err
     assert main(["inspect", "torchvision:resnet18", "--size", "64", "--json"]) == 0
