@@ -48,6 +48,7 @@ def coloured(colour: str, **words):
         words.get("paper", "N. N. 2020"),
         words.get("reads", f"the {colour}"),
         words.get("code", f"import attnviz\n{colour} = 1"),
+        lambda: (None, None),
         words.get("show", show),
     )
 
