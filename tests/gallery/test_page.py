@@ -111,7 +111,8 @@ def test_each_card_has_its_own_picture():
         text = read.text(f"card-card_{name}")
         for said in (f"It is {name}.", f"all {name}", f"the {name}; here 2 × 3 × 5", "N. N. 2020"):
             assert said in text
-        assert f"import attnviz\n{name} = 1" in text
+        own = f'model, example = attnviz.gallery.subject("card_{name}")  # or yours'
+        assert f"import attnviz\n{own}\n{name} = 1" in text
         images = [a for tag, a in read.articles[f"card-card_{name}"]["attributes"] if tag == "img"]
         assert images[0]["alt"] == f"a {name} field"
         assert (images[0]["width"], images[0]["height"]) == ("192", "96")  # at 96 to the inch
