@@ -119,7 +119,7 @@ class Run:
         self.best = math.inf if record["best"] is None else record["best"]
         self.best_epoch, self.alive = record["best_epoch"], record["alive"]
         self.labels, self.annotated = set(record["labels"]), record["annotated"]
-        self.history = list(record["history"])
+        self.history = [dict(epoch) for epoch in record["history"]]
         self.guard.load(record["guard"])
         if record["scaler"]:
             self.scaler.load_state_dict(record["scaler"])

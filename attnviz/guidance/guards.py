@@ -116,5 +116,8 @@ class MassGuard:
 
     def load(self, state: dict) -> None:
         """Take over what `state` returned."""
-        for name, value in state.items():
+        for name, own in self.state().items():
+            value = state[name]
+            if isinstance(own, list) != isinstance(value, list) or isinstance(value, str | dict):
+                raise TypeError(f"{name!r} of the guard is {value!r:.40}")
             setattr(self, name, list(value) if isinstance(value, list) else value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import random
 import warnings
@@ -14,11 +15,15 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save
 
-from attnviz.data import open_dataset
-from attnviz.errors import AttnvizError, DataError
+from attnviz import guidance, shards
+from attnviz.data import Sample, open_dataset
+from attnviz.errors import AttnvizError
 from attnviz.geometry import Geometry
 from attnviz.heatmaps import Heatmaps
 from attnviz.images import read_image
+from attnviz.models import read_labels
+from attnviz.models.checkpoints import read_state_dict
+from attnviz.models.preprocess import Preprocess
 
 from .mutating import damaged, mutated
 
@@ -68,12 +73,12 @@ def folder(tmp_path):
 
 
 def attempt(read) -> str:
-    """Return "read" or "refused"; any other error is the test's."""
+    """Return "read" or "refused" (by an error of attnviz); any other error is the test's."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             read()
-        except DataError:
+        except AttnvizError:
             return "refused"
     return "read"
 
@@ -97,11 +102,11 @@ def test_datasets_in_json(folder, campaign):
         file = folder / name
         file.write_text(json.dumps(document))
         assert attempt(lambda: everything(folder)) == "read"
-        for _ in range(campaign(700)):
+        for _ in range(campaign(4000)):
             wrong = mutated(document, rng)
             file.write_text(json.dumps(wrong))
             attempt(lambda: everything(folder))
-        for _ in range(campaign(200)):
+        for _ in range(campaign(1000)):
             file.write_bytes(damaged(json.dumps(document).encode(), rng))
             attempt(lambda: everything(folder))
         file.unlink()
@@ -116,7 +121,7 @@ def test_tables_and_xml(folder, campaign):
         path = folder if name != "index.csv" else file
         file.write_text(text)
         assert attempt(lambda: everything(path)) == "read"
-        for _ in range(campaign(250)):
+        for _ in range(campaign(1000)):
             file.write_bytes(damaged(text.encode(), rng))
             attempt(lambda: everything(path))
         file.unlink()
@@ -132,7 +137,7 @@ def test_masks_and_photos(folder, campaign, monkeypatch):
     (folder / "index.json").write_text(json.dumps(INDEX))
     whole = (folder / "m.png").read_bytes()
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 6\n%%EndComments\nshowpage\n"
-    for data in [postscript, *(damaged(whole, rng) for _ in range(campaign(300)))]:
+    for data in [postscript, *(damaged(whole, rng) for _ in range(campaign(1000)))]:
         (folder / "m.png").write_bytes(data)
         attempt(lambda: everything(folder))
         with contextlib.suppress(AttnvizError):
@@ -162,15 +167,15 @@ def test_results(tmp_path, campaign):
         arrays = {k: file.get_tensor(k) for k in ("values", "score")}
         described = json.loads(file.metadata()["attnviz.heatmaps"])
     assert attempt(lambda: use(path)) == "read"
-    for _ in range(campaign(700)):
+    for _ in range(campaign(3000)):
         path.write_bytes(save(arrays, {"attnviz.heatmaps": json.dumps(mutated(described, rng))}))
         attempt(lambda: use(path))
-    for _ in range(campaign(200)):
+    for _ in range(campaign(1000)):
         path.write_bytes(damaged(whole, rng))
         attempt(lambda: use(path))
     path = maps.save(tmp_path / "maps.npz")
     whole = path.read_bytes()
-    for _ in range(campaign(300)):
+    for _ in range(campaign(1000)):
         path.write_bytes(damaged(whole, rng))
         attempt(lambda: use(path))
 
@@ -179,3 +184,117 @@ def test_json_nested_a_million_deep_and_with_numbers_that_json_has_not(folder):
     for text in ("[" * 1_000_000, "[" * 200 + "]" * 200, '{"images": [NaN], "annotations": []}'):
         (folder / "annotations.json").write_text(text)
         assert attempt(lambda: everything(folder)) == "refused"
+
+
+LABEL_STUDIO = [
+    {"data": {"image": "/data/upload/1/0123abcd-a.png", "file": "a.png"}, "annotations": [
+        {"was_cancelled": False, "result": [
+            {"type": "polygonlabels", "original_width": 8, "original_height": 6,
+             "value": {"points": [[10, 10], [60, 10], [60, 60]], "polygonlabels": ["boat"]}},
+            {"type": "rectanglelabels", "original_width": 8, "original_height": 6, "value":
+             {"x": 1, "y": 1, "width": 50, "height": 50, "rectanglelabels": ["car"]}},
+        ]},
+    ]},
+    {"data": {"image": "b.png"}, "annotations": []},
+]  # fmt: skip
+BIRDS = """img_filename,y,split,place,place_filename
+a.png,1,0,1,sea.jpg
+b.png,0,1,0,
+"""
+
+
+def test_label_studio_and_waterbirds(folder, campaign):
+    """Label Studio's JSON and Waterbirds' table, fields and bytes changed."""
+    rng = random.Random(15)
+    file = folder / "tasks.json"
+    for wrong in [LABEL_STUDIO, *(mutated(LABEL_STUDIO, rng) for _ in range(campaign(2000)))]:
+        file.write_text(json.dumps(wrong))
+        attempt(lambda: everything(file))
+    file.unlink()
+    for wrong in [BIRDS.encode(), *(damaged(BIRDS.encode(), rng) for _ in range(campaign(500)))]:
+        (folder / "metadata.csv").write_bytes(wrong)
+        attempt(lambda: everything(folder))
+
+
+LABELS = {
+    "l.json": json.dumps({"id2label": {"0": "ant", "1": "bee"}, "more": [1, {"a": None}]}),
+    "l.txt": "ant\nbee\n", "l.csv": "index,name\n0,ant\n1,bee\n",
+    "l.yaml": "names:\n  0: ant\n  1: 'b''ee'\nnc: 2\n", "m.yaml": "names: [ant, 'bee', cat]\n",
+}  # fmt: skip
+
+
+def test_labels_and_settings(tmp_path, campaign):
+    """Label files of every form and preprocess.json, fields and bytes changed."""
+    rng = random.Random(16)
+    for name, text in LABELS.items():
+        path = tmp_path / name
+        path.write_text(text)
+        assert attempt(lambda: read_labels(path)) == "read"
+        for _ in range(campaign(400)):
+            path.write_bytes(damaged(text.encode(), rng))
+            attempt(lambda: read_labels(path))
+    stored = {"resize": [8, 8], "crop": None, "mean": [0.4, 0.4, 0.4], "std": [0.2, 0.2, 0.2]}
+    for document, read in (
+        (json.loads(LABELS["l.json"]), read_labels),
+        (stored, lambda p: Preprocess.read(p).resized_size(30, 40)),
+    ):
+        path = tmp_path / "document.json"
+        for wrong in [document, *(mutated(document, rng) for _ in range(campaign(1500)))]:
+            path.write_text(json.dumps(wrong))
+            attempt(lambda: read(path))
+
+
+def test_checkpoints(tmp_path, campaign):
+    """Checkpoints in both formats, bytes changed."""
+    rng = random.Random(17)
+    tensors = {"conv.weight": torch.rand(2, 3, 3, 3), "head.bias": torch.rand(2)}
+    torch.save({"state_dict": tensors, "epoch": 3}, tmp_path / "c.pt")
+    (tmp_path / "c.safetensors").write_bytes(save(tensors))
+    for name in ("c.pt", "c.safetensors"):
+        path = tmp_path / name
+        whole = path.read_bytes()
+        assert attempt(lambda: read_state_dict(path)) == "read"
+        for _ in range(campaign(1000)):
+            path.write_bytes(damaged(whole, rng))
+            attempt(lambda: read_state_dict(path))
+
+
+def test_runs_that_go_on(tmp_path, campaign):
+    """Journals, results and states of runs, fields and bytes changed, then gone on with."""
+    rng = random.Random(18)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 2, 3, padding=1), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+        torch.nn.Linear(2, 2),
+    )  # fmt: skip
+    images, labels = torch.rand(4, 3, 8, 8), [0, 1, 0, 1]
+    data = [(x, y) for x, y in zip(images, labels, strict=True)]
+    options = {"epochs": 1, "loss": "none", "batch_size": 4, "train": "all", "exchange": False}
+    photos = [Sample(str(k), np.full((8, 8, 3), 60 * k, np.uint8)) for k in range(2)]
+
+    def guide():
+        guidance.fit(copy.deepcopy(net), data, out=tmp_path / "guide", resume=True, **options)
+
+    def shard():
+        shards.explain_dataset(
+            net, photos, tmp_path / "shards", target=0, preprocess="unit", shard=1
+        )
+
+    guide()
+    shard()
+    for run, names in ((guide, ("run.json",)), (shard, ("run.json", "index.jsonl"))):
+        for name in names:
+            path = tmp_path / ("guide" if run is guide else "shards") / name
+            whole = path.read_bytes()
+            for _ in range(campaign(300)):
+                if name.endswith(".json") and rng.random() < 0.7:
+                    path.write_text(json.dumps(mutated(json.loads(whole), rng)))
+                else:
+                    path.write_bytes(damaged(whole, rng))
+                attempt(run)
+            path.write_bytes(whole)
+            assert attempt(run) == "read"
+    path = next((tmp_path / "guide").glob("state-*.safetensors"))
+    whole = path.read_bytes()
+    for _ in range(campaign(300)):
+        path.write_bytes(damaged(whole, rng))
+        attempt(guide)
