@@ -11,6 +11,7 @@
   + MethodError          a method is unknown, or does not apply to this model
   + AttentionUnavailable no attention could be read
   + DataError            a dataset, mask or box is missing, empty or inconsistent
+  + MissingFile          a DataError: a photo or mask is not where the dataset says, or no longer
   + MetricError          a metric cannot be computed or two numbers cannot be compared
   + GuidanceError        a guided training cannot work as configured
   + OutputExists         a file would be overwritten
@@ -138,6 +139,15 @@ class DataError(AttnvizError, ValueError):
         missing, a damaged result, NaN or infinite values.
     Next: the message names file and line; `.github/docs/own-data.md` has the layouts; for
         NaN look at the weights, and try float32.
+    """
+
+
+class MissingFile(DataError):
+    """A photo or mask is not where the dataset says, or no longer.
+
+    Cause: a file that was moved, renamed or deleted, also while an audit or a training runs
+        (these go on without it, and say so).
+    Next: put it back, or take it out of the annotation (`faults="skip"`).
     """
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from ..errors import MissingFile
 from .interventions import variants
 from .log_odds import called, score_of
 from .measuring import Instrument
@@ -68,7 +71,18 @@ def choose_examples(
         rows = np.flatnonzero(table.group == group)
         chosen += rows[np.argsort(-wrongness[rows], kind="stable")][:share].tolist()
     chosen = chosen[:count]
-    return tuple(make_example(instrument, reader, row, names) for row in chosen)
+    return examples_of(instrument, reader, chosen, names)
+
+
+def examples_of(
+    instrument: Instrument, reader: Reader, rows: Sequence[int], names: Names, *, strip: bool = True
+) -> tuple[Example, ...]:
+    """Return images with their maps, without those whose file has gone."""
+    found = []
+    for row in rows:
+        with suppress(MissingFile):
+            found.append(make_example(instrument, reader, row, names, strip=strip))
+    return tuple(found)
 
 
 def make_example(

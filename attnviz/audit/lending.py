@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 import torch
 
+from ..errors import MissingFile
 from .interventions import Donors, emptied
-from .pictures import Reader
+from .pictures import Picture, Reader
 
 #: pairs of images that lend their context
 _DONORS = 24
@@ -35,7 +38,11 @@ def draw_donors(reader: Reader, seed: int) -> Donors | None:
         return None
     rng = np.random.default_rng((seed, 7))
     drawn = [rng.permutation(kinds[k])[: min(least, _DONORS)] for k in (True, False)]
-    pictures = [[reader.read(int(i)) for i in part] for part in drawn]
+    pictures = [_pictures(reader, part.tolist()) for part in drawn]
+    least = min(map(len, pictures))
+    if least < _LEAST_DONORS:
+        return None
+    pictures = [part[:least] for part in pictures]
     if len({p.input.shape for part in pictures for p in part}) > 1:
         return None  # inputs of several sizes cannot lend to one another
     pairs = list(zip(*pictures, strict=True))
@@ -52,3 +59,12 @@ def draw_donors(reader: Reader, seed: int) -> Donors | None:
     both = [torch.cat(parts) for parts in zip(inputs, cleared, strict=True)]
     places = torch.stack([*occupied, *(empty for _ in pairs)])
     return Donors(*both, (*lent, *lent), places, len(pairs))
+
+
+def _pictures(reader: Reader, rows: list[int]) -> list[Picture]:
+    """Return images without those whose file has gone, which is said when it is their turn."""
+    found = []
+    for row in rows:
+        with suppress(MissingFile):
+            found.append(reader.read(row))
+    return found

@@ -7,15 +7,16 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
-from ..data import Dataset, Sample, find_duplicates, refuse_leaks
+from ..data import Sample, refuse_leaks
 from ..data.identity import data_stamp, run_versions, weights_stamp
-from ..errors import AttnvizError, AttnvizWarning, DataError, PreprocessError
+from ..errors import AttnvizError, AttnvizWarning, DataError, MissingFile, PreprocessError
 from ..geometry import Geometry
 from ..limits import reading
 from ..methods import METHODS
@@ -24,14 +25,15 @@ from ..models.activation import PROBABILITIES, are_probabilities
 from ..models.outputs import class_count, is_binary
 from ..processes import current
 from ..targets import logits_of
-from .examples import Example, choose_examples, make_example
+from .examples import Example, choose_examples, examples_of
 from .interventions import DEFAULT_FILLS, check_fills
-from .journal import SharedJournal
+from .journal import Row, SharedJournal
 from .lending import draw_donors
 from .log_odds import find_target
 from .measuring import Instrument, has_attention, score_inputs
 from .pictures import BACKGROUND, Picture, Reader, as_samples
 from .result import AuditResult
+from .selecting import distinct, without
 from .summary import Limits, Names, summarise
 from .table import Table
 
@@ -113,12 +115,16 @@ def confusion(
             misses; an empty group; an image listed twice, or also in `trained_on`; a journal of
             another audit.
     """
-    samples, skipped = _distinct(as_samples(data), identical)
+    samples, skipped = distinct(as_samples(data), identical)
     module, loaded = resolve_model(model, device)
     prepare, described = preparation(preprocess, module, loaded, data)
-    reader = Reader(
-        samples, object, context, regions=regions, prepare=prepare, context_masks=context_masks
-    )
+
+    def reading_of(samples: Sequence[Sample]) -> Reader:
+        return Reader(
+            samples, object, context, regions=regions, prepare=prepare, context_masks=context_masks
+        )
+
+    reader = reading_of(samples)
     _check_groups(reader, samples, Names(object, context), allow_empty_groups)
     if trained_on is not None:
         refuse_leaks({"train": as_samples(trained_on), "test": samples}, pixels=True)
@@ -144,7 +150,12 @@ def confusion(
         with _left_only_to_go_on(rows.path):
             _run(instrument, reader, rows, batch_size, progress)
         with reading(path):
-            table = Table.read(rows.rows(), len(samples))
+            gone = [row["id"] for row in rows.rows() if "gone" in row]
+            if gone:
+                reader = reading_of(without(samples, gone))
+                _check_groups(reader, reader.data, Names(object, context), allow_empty_groups)
+            left = (row for row in rows.rows() if "gone" not in row)
+            table = Table.read(left, len(reader.data))
     scores = None
     if instrument.donors is not None:
         lent = (instrument.donors.with_context, instrument.donors.without_context)
@@ -155,12 +166,12 @@ def confusion(
     def illustrate(rows: Sequence[int]) -> list[Example]:
         if weights_stamp(module) != settings["weights"]:
             return []  # trained on since then: it would show what was not audited
-        return [make_example(instrument, reader, row, names, strip=False) for row in rows]
+        return list(examples_of(instrument, reader, rows, names, strip=False))
 
-    found = summarise(table, names, limits, scores, note=_annotation_note(reader))
+    found = summarise(table, names, limits, scores, note=_note(reader, gone))
     settings |= {
         "min_images": min_images, "min_clusters": min_clusters, "level": level,
-        "resamples": resamples, "allow_empty_groups": allow_empty_groups,
+        "resamples": resamples, "gone": gone, "allow_empty_groups": allow_empty_groups,
     }  # fmt: skip
     return AuditResult(
         model=settings["model"], object=object, context=context, target=instrument.target.label,
@@ -177,10 +188,24 @@ def _run(
 ) -> None:
     for start in range(journal.done, len(journal.mine), batch_size):
         part = journal.mine[start : start + batch_size]
-        for alike in by_shape([reader.read(i) for i in part]):
-            journal.append(instrument.measure(alike))
+        found = [_picture(reader, i) for i in part]
+        for gone, run in groupby(found, key=lambda picture: isinstance(picture, dict)):
+            if gone:
+                journal.append(cast("list[Row]", list(run)))
+                continue
+            for alike in by_shape(cast("list[Picture]", list(run))):
+                journal.append(instrument.measure(alike))
         if progress is not None:
             progress(part[-1] + 1, len(reader.data))
+
+
+def _picture(reader: Reader, index: int) -> Picture | Row:
+    """Return an image, or the row that says that it, or its mask, has gone since the start."""
+    try:
+        return reader.read(index)
+    except MissingFile as error:
+        warnings.warn(f"{error}; the audit goes on without it", AttnvizWarning, stacklevel=2)
+        return {"id": reader.data[index].id, "gone": str(error)}
 
 
 def by_shape(batch: Sequence[Picture]) -> Iterator[list[Picture]]:
@@ -278,45 +303,18 @@ def _sightings(reader: Reader) -> torch.Tensor:
     spread = np.linspace(0, len(reader.data) - 1, 6).astype(int).tolist()
     found: list[torch.Tensor] = []
     for index in dict.fromkeys([*first.values(), *spread]):
-        tensor = reader.read(index).input
+        try:
+            tensor = reader.read(index).input
+        except MissingFile:  # said when it is its turn
+            continue
         if not found or tensor.shape == found[0].shape:
             found.append(tensor)
     return torch.stack(found)
 
 
-def _distinct(samples: Sequence[Sample], identical: str) -> tuple[Sequence[Sample], int]:
-    """Return the samples of which no two are the same pixel by pixel, and how many were left out.
-
-    Raises:
-        DataError: there are some and they are to be refused, or they have unlike labels.
-    """
-    if identical not in ("refuse", "skip"):
-        raise DataError(f"identical={identical!r}, expected 'refuse' or 'skip'")
-    pairs = [
-        (samples[p.first], samples[p.second], p.second)
-        for p in find_duplicates(samples, near=False)
-    ]
-    if not pairs:
-        return samples, 0
-    shown = "; ".join(f"{a.id!r} = {b.id!r}" for a, b, _ in pairs[:5])
-    many = f"{len(pairs)} images are the same as another, pixel by pixel"
-    if identical == "refuse":
-        raise DataError(
-            f"{many}: {shown}. Listed twice, they would make intervals too narrow; remove them, or "
-            "leave all but the first out: identical='skip' (--skip-identical)"
-        )
-    torn = [(a, b) for a, b, _ in pairs if (set(a.labels), a.group) != (set(b.labels), b.group)]
-    if torn:
-        raise DataError(
-            f"{torn[0][0].id!r} and {torn[0][1].id!r} are the same, pixel by pixel, and are "
-            f"labelled {list(torn[0][0].labels)} and {list(torn[0][1].labels)}: one of the two is "
-            "wrong; remove it"
-        )
-    gone = {index for _, _, index in pairs}
-    kept = [i for i in range(len(samples)) if i not in gone]
-    if isinstance(samples, Dataset):
-        return samples.subset(kept), len(gone)
-    return [samples[i] for i in kept], len(gone)
+def _note(reader: Reader, gone: Sequence[str]) -> str:
+    lost = f"{len(gone)} images had gone when it was their turn, and are left out" if gone else ""
+    return "; ".join(filter(None, (_annotation_note(reader), lost)))
 
 
 def _annotation_note(reader: Reader) -> str:

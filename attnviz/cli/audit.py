@@ -199,10 +199,15 @@ def audit(
         )  # fmt: skip
     else:
         _print(found, results, paths)
+    gone = max(len(r.settings["gone"]) for r in results)
+    if gone:
+        say(f"error: {gone} of {len(dataset)} images had gone; the report is of the rest")
     if gate is not None:
         say(f"gate: {gate[1]}")
         if gate[0] is not False:
             raise typer.Exit(GATE_FAILED if gate[0] else FAILURE)
+    if gone:
+        raise typer.Exit(FAILURE)
 
 
 def _gate(result: Any, above: float) -> tuple[bool | None, str]:

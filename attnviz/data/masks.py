@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .. import limits
-from ..errors import DataError, ImageError
+from ..errors import DataError, ImageError, MissingFile
 
 #: crossings of edges and rows that are held at a time
 _CROSSINGS = 1 << 20
@@ -100,7 +100,7 @@ def read_label_image(path: Path) -> np.ndarray:
                 picture = picture.convert("RGB")
             values = np.array(picture)
     except FileNotFoundError:
-        raise DataError(f"mask {path} does not exist") from None
+        raise MissingFile(f"mask {path} does not exist") from None
     except DataError:
         raise
     except ImageError as fault:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, did_you_mean
+from ..errors import DataError, MissingFile, did_you_mean
 from .masks import BoxMask, MaskSource, UnionMask
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
@@ -151,7 +151,7 @@ class Sample:
         from ..images import read_image
 
         if not os.path.isfile(self.image):  # also of a name too long to be one
-            raise DataError(f"sample {self.id!r}: image {self.image} does not exist")
+            raise MissingFile(f"sample {self.id!r}: image {self.image} does not exist")
         try:
             pixels = read_image(self.image)
         except ImageError as fault:
@@ -177,7 +177,7 @@ class Sample:
                 turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
                 width, height = picture.size
         except FileNotFoundError:
-            raise DataError(f"sample {self.id!r}: image {self.image} does not exist") from None
+            raise MissingFile(f"sample {self.id!r}: image {self.image} does not exist") from None
         except (ImageError, OSError, ValueError) as fault:
             raise DataError(f"sample {self.id!r}: {self.image} cannot be read: {fault}") from fault
         size = (width, height) if turned else (height, width)
@@ -193,6 +193,8 @@ class Sample:
             )
         try:
             return self.masks[name].read(self.image_size())
+        except MissingFile as fault:
+            raise MissingFile(f"sample {self.id!r}, mask {name!r}: {fault}") from fault
         except (DataError, TypeError, ValueError, OverflowError) as fault:
             raise DataError(f"sample {self.id!r}, mask {name!r}: {fault}") from fault
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import AttnvizWarning, DataError, MissingFile
 from .annotation import Annotation, annotate
 
 
@@ -65,7 +66,7 @@ def batches(
     """
     if is_map_style(data):
         rows = range(len(data)) if order is None else order
-        examples: Iterator[tuple[int, Any]] = ((i, data[i]) for i in rows)
+        examples = there(data, rows)
     else:
         examples = enumerate(data)
     name_of = getattr(data, "name_of", None)
@@ -77,6 +78,29 @@ def batches(
             gathered = []
     if gathered:
         yield collate(gathered, degenerate=degenerate, name_of=name_of)
+
+
+def there(data: Any, rows: Iterable[int]) -> Iterator[tuple[int, Any]]:
+    """Yield numbered examples of a map-style dataset without those whose file has gone.
+
+    Warns of each, once for its text; a training goes on without it.
+
+    Raises:
+        MissingFile: none of them is there.
+    """
+    gone: MissingFile | None = None
+    found = False
+    for row in rows:
+        try:
+            example = data[row]
+        except MissingFile as error:
+            gone = error
+            warnings.warn(f"{error}; it is left out", AttnvizWarning, stacklevel=3)
+            continue
+        found = True
+        yield row, example
+    if gone is not None and not found:
+        raise gone
 
 
 def collate(

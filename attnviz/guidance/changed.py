@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import DataError, MissingFile
 from .batches import Batch
 from .exchanging import emptied, exchange, seam_control
 from .survey import MOST_KEPT, Survey, read
@@ -79,10 +79,15 @@ def cuts_of(
         kept += rows[torch.randperm(len(rows), generator=draws)][:MOST_KEPT].tolist()
     images, masks, labels = [], [], []
     for row in kept:
-        one = read(data, [row])
+        try:
+            one = read(data, [row])
+        except MissingFile:  # said where the images themselves are read
+            continue
         images.append(one.images[0])
         labels.append(int(one.labels[0]))
         masks.append((one.annotation.target * one.annotation.known)[0] > 0.5)
+    if not images:
+        return None
     stacked, number = torch.stack(images), torch.tensor(labels)
     found = torch.stack(masks)
     absent = torch.isin(number, torch.tensor(sorted(known.absent), dtype=torch.int64))

@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from attnviz.cli import main
 from attnviz.data import boatwater as bw
 from attnviz.data import open_dataset
 from attnviz.data.masks import files_of
+from attnviz.errors import AttnvizWarning
 
 
 @pytest.fixture(scope="module")
@@ -289,3 +291,70 @@ def test_two_audits_in_one_folder(folder, tmp_path, capsys):
         assert run(folder, out) == 1
         assert "is in use by another run" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_photo_that_goes_while_the_audit_runs_is_left_out_and_said(
+    folder, tmp_path, monkeypatch, capsys
+):
+    """It stopped, and threw the journal away. What is left counts as if it had been all."""
+    import shutil
+
+    from attnviz.audit import running
+
+    data = tmp_path / "data"
+    shutil.copytree(folder, data)
+    photos = pictured(data)
+    real, gone = running.Instrument.measure, photos[-3]
+
+    def measure(self, pictures):
+        gone.unlink(missing_ok=True)
+        return real(self, pictures)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running.Instrument, "measure", measure)
+        assert run(data, tmp_path / "a", "--batch-size", "4") == 1
+    done = capsys.readouterr()
+    assert f"{gone.name} does not exist; the audit goes on without it" in done.err
+    assert f"error: 1 of {len(photos)} images had gone" in done.err
+    found = json.loads(done.out)
+    assert "1 images had gone when it was their turn" in json.dumps(found["verdict"])
+    assert run(data, tmp_path / "b", "--batch-size", "4", "--resume") in (0, 1)
+    assert json.loads((tmp_path / "a" / "audit.json").read_text())["images"] == len(photos) - 1
+
+
+def test_a_photo_that_has_gone_leaves_the_numbers_of_the_rest(folder, tmp_path, monkeypatch):
+    """The table of an audit that lost an image is that of an audit without it."""
+    import shutil
+
+    import attnviz
+    from attnviz.audit import confusion, running
+
+    data = tmp_path / "data"
+    shutil.copytree(folder, data)
+    samples = open_dataset(data)
+    lost = len(samples) - 3
+    options = dict(
+        object="boat", context="water", preprocess="unit", labels=["other", "boat"],
+        methods=["gradcam"], fills=["mean"], batch_size=4, examples=0,
+    )  # fmt: skip
+    model = attnviz.load("tests.audit.makers:reads_water")
+    real = running.Instrument.measure
+
+    def measure(self, pictures):
+        samples[lost].image.unlink(missing_ok=True)
+        return real(self, pictures)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running.Instrument, "measure", measure)
+        with pytest.warns(AttnvizWarning, match="does not exist"):
+            found = confusion(model, samples, **options)
+    rest = samples.subset([i for i in range(len(samples)) if i != lost])
+    wanted = confusion(model, rest, **options)
+    assert found.settings["gone"] == [samples[lost].id]
+    assert found.table.ids == wanted.table.ids
+    shared = [n for n in found.table.columns if n in ("called", "score") or n[:4] == "map:"]
+    assert len(shared) > 3
+    for name in shared:
+        one, other = found.table.columns[name], wanted.table.columns[name]
+        np.testing.assert_allclose(one, other, rtol=1e-5, err_msg=name)
+    assert found.cells == wanted.cells

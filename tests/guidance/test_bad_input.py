@@ -1,5 +1,6 @@
 """What must not go wrong in silence, through `fit` and through the command line."""
 
+import copy
 import errno
 import json
 import os
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from attnviz import errors
 from attnviz.cli import main
@@ -329,3 +331,44 @@ def test_a_full_disk_by_the_command_line(folder, capsys, monkeypatch, when):
     assert checkpoints.read_run(folder / "run")["epoch"] == 1
     assert guide(folder, "--train", "all", "--resume") == 0
     assert "best epoch" in capsys.readouterr().out
+
+
+def test_a_photo_that_goes_while_training_is_left_out_and_said(tmp_path):
+    """It ended the training. What the others teach is what they teach without it."""
+    from attnviz.data import Sample
+    from attnviz.errors import AttnvizWarning, MissingFile
+    from attnviz.models import resolve_preprocess
+
+    rng = np.random.default_rng(0)
+    samples = []
+    for k in range(8):
+        Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(
+            tmp_path / f"{k}.png"
+        )
+        samples.append(Sample(str(k), tmp_path / f"{k}.png", label="ab"[k % 2]))
+    prepare = resolve_preprocess("unit", nn.Identity(), None)
+    settings = dict(epochs=2, batch_size=4, loss="none", train="all", exchange=False)
+    torch.manual_seed(0)
+    start = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4, 2),
+    )  # fmt: skip
+
+    def after(progress=None):
+        model = copy.deepcopy(start)
+        fit(model, Examples(samples, prepare), progress=progress, **settings)
+        return model
+
+    def unlink(kind, record):
+        if kind == "epoch":
+            samples[3].image.unlink(missing_ok=True)
+
+    with pytest.warns(AttnvizWarning, match="3.png does not exist; it is left out"):
+        kept = after(unlink)
+    assert all(p.isfinite().all() for p in kept.parameters())
+    with pytest.warns(AttnvizWarning, match="3.png does not exist; it is left out"):
+        after()
+    for sample in samples:
+        sample.image.unlink(missing_ok=True)
+    with pytest.warns(AttnvizWarning), pytest.raises(MissingFile):
+        after()
