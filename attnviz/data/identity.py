@@ -53,8 +53,11 @@ def sample_stamp(sample: Sample) -> str:
     add(str(sample.meta.get("background", "")))
     if isinstance(sample.image, Path):
         add(stamp(sample.image))
-    else:
+    elif isinstance(sample.image, np.ndarray):
         digest.update(np.ascontiguousarray(sample.image).tobytes())
+    else:
+        file, part = sample.image.where()
+        add(stamp(file), part)
     for name in sorted(sample.masks):
         add(name, _mask(sample.masks[name]))
     return digest.hexdigest()

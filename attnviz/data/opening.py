@@ -12,7 +12,7 @@ from .dataset import READERS, Dataset, split_name
 from .mask_folders import add_masks
 
 #: detection asks these first, in this order, then further layouts, and last the folder of folders
-_ORDER = ("label_studio", "coco", "masks", "voc", "csv")
+_ORDER = ("label_studio", "coco", "masks", "voc", "csv", "yolo", "hf")
 _PLAIN = "imagefolder"
 
 
@@ -30,7 +30,8 @@ def open_dataset(
     Layouts (`attnviz.data.READERS` lists them): "imagefolder" (a folder a class, below
     train/validation/test or not, with masks/ beside or not), "coco" (JSON), "voc" (Pascal VOC),
     "csv" (one row an image or a box), "masks" (index.json, images and label images),
-    "images_masks" (flat images/ and masks/), "label_studio" (its JSON export).
+    "images_masks" (flat images/ and masks/), "label_studio" (its JSON export), "yolo" (images/
+    beside labels/), "webdataset" (.tar shards), "hf" (saved by Hugging Face's datasets).
 
     Args:
         path: the folder or annotation file.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ import numpy as np
 
 from ..errors import DataError, MissingFile, did_you_mean
 from .masks import BoxMask, MaskSource, UnionMask
+from .packed import PackedImage
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
@@ -91,7 +93,8 @@ class Sample:
 
     Attributes:
         id: unique in its dataset (the relative path, or the annotation's id).
-        image: the file, or the pixels themselves as (h, w, 3) uint8 RGB.
+        image: the file, the pixels themselves as (h, w, 3) uint8 RGB, or where an encoded image
+            lies in a larger file.
         label: the class of the whole image, or None (detection and segmentation data).
         labels: all classes that are known to be in the image, `label` among them.
         boxes: half-open pixel boxes.
@@ -105,7 +108,7 @@ class Sample:
     """
 
     id: str
-    image: Path | np.ndarray
+    image: Path | np.ndarray | PackedImage
     label: str | None = None
     labels: tuple[str, ...] = ()
     boxes: tuple[Box, ...] = ()
@@ -150,11 +153,12 @@ class Sample:
         from ..errors import ImageError
         from ..images import read_image
 
-        if not os.path.isfile(self.image):  # also of a name too long to be one
+        source: Any = self.image
+        if isinstance(source, Path) and not os.path.isfile(source):  # also of too long a name
             raise MissingFile(f"sample {self.id!r}: image {self.image} does not exist")
         try:
-            pixels = read_image(self.image)
-        except ImageError as fault:
+            pixels = read_image(source if isinstance(source, Path) else source.read_bytes())
+        except (ImageError, OSError) as fault:
             raise DataError(f"sample {self.id!r}: {fault}") from fault
         if self.size is not None and pixels.shape[:2] != tuple(self.size):
             raise DataError(
@@ -171,8 +175,13 @@ class Sample:
         from ..errors import ImageError
         from ..images import open_image
 
+        if isinstance(self.image, np.ndarray):
+            return self.image.shape[:2]
         try:
-            with open(self.image, "rb") as file:
+            with (
+                open(self.image, "rb") if isinstance(self.image, Path)
+                else io.BytesIO(self.image.read_bytes())
+            ) as file:  # fmt: skip
                 picture = open_image(file, str(self.image))
                 turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
                 width, height = picture.size
