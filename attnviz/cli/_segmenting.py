@@ -1,9 +1,12 @@
-"""`--masks-from`: masks of a segmenter where the data has none."""
+"""`--masks-from`, `--context text:...`: masks of a model where the data has none."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import typer
 
 from ._app import say
 
@@ -20,17 +23,56 @@ def segmented(
     Raises:
         DataError: the segmenter has no such class, or found none of them anywhere.
     """
-    from ..data.segmented import with_segments
     from ..errors import DataError, TargetError
     from ..models.classes import class_index
     from ..models.segmenting import load_segmenter
-    from ._console import counted
 
     segmenter = load_segmenter(name, device=device)
     try:
         numbers = {n: class_index(n, len(segmenter.labels), segmenter.labels) for n in classes}
     except TargetError as error:
         raise DataError(f"{name} cannot say where it is: {error}") from error
+    return _marked(dataset, segmenter, numbers, name, everywhere)
+
+
+def by_prompts(dataset: Dataset, text: str, clip: Path, device: str | None) -> tuple[Dataset, str]:
+    """Return the dataset with masks of what a prompt names in all images, and the prompt.
+
+    Args:
+        text: "water|land": what is looked for, and what else there is.
+        clip: folder of a CLIP model, or "tiny-clip".
+
+    Raises:
+        DataError: nothing of it is found anywhere.
+        ModelError, TargetError: as `attnviz.models.dense.dense_prompts`.
+    """
+    from ..models import load
+    from ..models.dense import dense_prompts
+
+    prompts = [word.strip() for word in text.split("|") if word.strip()]
+    if len(prompts) < 2:
+        raise typer.BadParameter(
+            "--context text:... is a contest: say what else is on the photos, text:water|land"
+        )
+    model = load(f"hf:{clip}" if clip.is_dir() else str(clip), device=device)
+    found = dense_prompts(model, prompts)
+    source = f"{found.name} by the prompt {prompts[0]!r} against {', '.join(prompts[1:])}"
+
+    def segment(photo: Any) -> Any:
+        return found(photo).astype(int)
+
+    return _marked(dataset, segment, {prompts[0]: 1}, source, prompts[:1]), prompts[0]
+
+
+def _marked(
+    dataset: Dataset, segmenter: Callable[[Any], Any], numbers: Mapping[str, int], name: str,
+    everywhere: Sequence[str],
+) -> Dataset:  # fmt: skip
+    from ..data.segmented import with_segments
+    from ..errors import DataError
+    from ._console import counted
+
+    classes = list(numbers)
     with counted("segmenting", len(dataset)) as seen:
 
         def segment(photo: Any) -> Any:

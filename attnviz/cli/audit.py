@@ -24,7 +24,8 @@ def audit(
     context: Annotated[
         str | None,
         typer.Option(
-            help="What usually surrounds it; background, all that is not the object, if left out."
+            help="What usually surrounds it; background, all that is not the object, if left out. "
+            "text:water|land: where --clip sees the first prompt rather than the others."
         ),
     ] = None,
     target: Annotated[
@@ -54,7 +55,8 @@ def audit(
         typer.Option(help="package.module:function, photo -> mask of the context: a segmenter."),
     ] = None,
     clip: Annotated[
-        Path | None, typer.Option(help="Folder of a CLIP model that tells which images show it.")
+        Path | None,
+        typer.Option(help="Folder of a CLIP model that tells which images show it, or where."),
     ] = None,
     prompts: Annotated[
         str | None,
@@ -120,7 +122,7 @@ def audit(
     from ._console import print_json
     from ._discovering import find_contexts, mask_function, rank, told_by_words, write
     from ._files import refuse_existing
-    from ._segmenting import segmented
+    from ._segmenting import by_prompts, segmented
 
     if (masks is not None) + boxes + groups > 1:
         raise typer.BadParameter("--masks, --boxes and --groups exclude one another")
@@ -129,7 +131,13 @@ def audit(
     discovery_alone = discover and context is None
     if masks_from is not None and (boxes or groups or object is None):
         raise typer.BadParameter("--masks-from makes masks of --object: not with --boxes, --groups")
-    if (clip is None) != (prompts is None) or (clip is not None and context is None):
+    by_text = context is not None and context.startswith("text:")
+    if by_text and (clip is None or prompts is not None or groups):
+        raise typer.BadParameter(
+            "--context text:... needs --clip, the folder of a CLIP model (tiny-clip for generated "
+            "scenes), and neither --prompts nor --groups"
+        )
+    if not by_text and ((clip is None) != (prompts is None) or (clip and context is None)):
         raise typer.BadParameter("--clip, --prompts and --context belong together")
     if fail_above is not None and not 0 <= fail_above <= 1:
         raise typer.BadParameter(f"--fail-above {fail_above} is no share from 0 to 1")
@@ -145,7 +153,11 @@ def audit(
         group.once(lambda: refuse_existing([out / name for name in files]))
     members = read_classes(classes)
     dataset: Any = open_dataset(data, masks=masks, split=split)
-    if clip is not None:
+    if by_text:
+        assert context is not None
+        assert clip is not None
+        dataset, context = by_prompts(dataset, context.removeprefix("text:"), clip, subject.device)
+    elif clip is not None:
         dataset = told_by_words(dataset, str(context), clip, str(prompts), batch_size)
     if masks_from is not None:
         around = [context] if context not in (None, BACKGROUND) else []

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .argument import resolve_model
+    from .dense import dense_prompts
     from .label_files import as_labels, imagenet_labels, read_labels
     from .labels import labels_of
     from .layers import default_layer, list_layers
@@ -25,6 +26,7 @@ _PUBLIC = {
     "LoadedModel": "loaded",
     "Preprocess": "preprocess",
     "default_layer": "layers",
+    "dense_prompts": "dense",
     "imagenet_labels": "label_files",
     "infer_layout": "layout",
     "labels_of": "labels",
@@ -45,6 +47,7 @@ __all__ = [
     "Preprocess",
     "as_labels",
     "default_layer",
+    "dense_prompts",
     "imagenet_labels",
     "infer_layout",
     "labels_of",

@@ -83,3 +83,35 @@ def test_guidance_by_a_segmenter_s_masks(classes, painter, tmp_path, capsys):
     assert "note         16 masks are not drawn by people but from hf:net" in said.out
     answers = json.loads((tmp_path / "run" / "answers.json").read_text())
     assert "16 masks are not drawn by people but from hf:net" in answers["notes"]
+
+
+@pytest.mark.parametrize(("reads", "verdict"), [("water", "context"), ("object", "object")])
+def test_a_context_by_a_prompt_s_dense_map(tmp_path, capsys, reads, verdict):
+    """Masks of boats alone: where the water is, and on which photos, a CLIP tells."""
+    root = tmp_path / "scenes"
+    for sample in bw.generate(groups=[0, 1, 2, 3] * 16, seed=3, marked=True).dataset():
+        for folder in (root / sample.label, root / "masks" / sample.label):
+            folder.mkdir(exist_ok=True, parents=True)
+        Image.fromarray(sample.read()).save(root / sample.label / f"{sample.id}.png")
+        if sample.label == "boat":
+            mask = Image.fromarray(sample.mask("boat").astype(np.uint8) * 255)
+            mask.save(root / "masks" / "boat" / f"{sample.id}.png")
+    words = ["audit", "--data", str(root), "--model", f"tests.audit.makers:reads_{reads}",
+             "--object", "boat", "--preprocess", "unit", "--labels", "other,boat", "--fill", "blur",
+             "--method", "gradcam", "--examples", "1", "--device", "cpu", "--out",
+             str(tmp_path / "a"), "--context", "text:water|land"]  # fmt: skip
+    assert main([*words, "--clip", "tiny-clip"]) == 0
+    said = capsys.readouterr()
+    source = "tiny-clip by the prompt 'water' against land"
+    assert f"masks from {source}, not drawn by people" in said.err
+    document = json.loads((tmp_path / "a" / "audit.json").read_text())
+    assert document["verdict"]["kind"] == verdict
+    assert document["settings"]["context"] == "water"
+    assert source in document["settings"]["masks_from"]
+    assert f"not drawn by people but from {source}" in document["verdict"]["why"]
+    groups = {g["name"]: g["images"] for g in document["groups"]}
+    assert all(13 <= count <= 19 for count in groups.values()), groups  # 16 of each in truth
+    assert main([*words, "--force"]) == 2
+    assert "needs --clip" in capsys.readouterr().err
+    assert main([*words[:-1], "text:water", "--clip", "tiny-clip", "--force"]) == 2
+    assert "say what else is on the photos" in capsys.readouterr().err

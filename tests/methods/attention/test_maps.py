@@ -4,7 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
+import timm
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import attnviz
@@ -452,3 +454,34 @@ def test_what_a_map_of_all_layers_leaves_out_is_said():
     model = timm_model("xcit_nano_12_p16_224", depth=2)
     with pytest.warns(AttnvizWarning, match=r"leaves out 2 attention layers.*channel"):
         attnviz.explain(model, torch.randn(1, 3, 64, 64), method="rollout")
+
+
+class Beside(nn.Module):
+    """Tokens that are changed in place after they were made, and a path beside them to the head."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.patch, self.norm = nn.Conv2d(3, 8, 4, 4), nn.BatchNorm2d(8)
+        self.attn = timm.layers.Attention(8, num_heads=2)
+        self.act, self.head = nn.SiLU(inplace=True), nn.Linear(8 * 12, 3)
+        self.beside = nn.Linear(8 * 12, 3)
+
+    def forward(self, x):
+        stem = self.patch(x)
+        tokens = self.attn(stem.flatten(2).transpose(1, 2))
+        grid = self.act(self.norm(tokens.transpose(1, 2).unflatten(2, stem.shape[2:])))
+        return self.beside(stem.flatten(1)) + self.head(grid.flatten(1))
+
+
+def test_rollout_begins_with_what_the_head_reads_of_tokens_that_changed_in_place():
+    model, x = Beside().double().eval(), torch.rand(2, 3, 12, 16).double()
+    kept = []
+    handle = model.norm.register_forward_hook(lambda part, i, out: kept.append(out) or out.clone())
+    model(x)[:, 1].sum().backward(inputs=kept)
+    handle.remove()
+    row = kept[0].grad.flatten(2).norm(dim=1)
+    row = row / row.sum(1, keepdim=True)
+    assert row.std() > 0.005  # far from a mean
+    written = _values(model, x, "rollout", target=1, row=row)
+    _close(_values(model, x, "rollout", target=1), written, atol=1e-9)
