@@ -52,10 +52,10 @@ def explain(
         str, typer.Option("--format", help="jpg, png, webp; or pdf, svg for papers.")
     ] = "jpg",
     colormap: Annotated[
-        str | None, typer.Option(help="Any of matplotlib's; inferno, or coolwarm if signed.")
+        str | None, typer.Option(help="Any of matplotlib's; embers, or coolwarm if signed.")
     ] = None,
     alpha: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Opacity of the highest value; 0.65.")
+        float | None, typer.Option(min=0, max=1, help="Opacity of the highest value; 0.7.")
     ] = None,
     scale: Annotated[
         str | None,

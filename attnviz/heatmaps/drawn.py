@@ -132,7 +132,7 @@ class Drawn:
         Args:
             ax: where to draw; None: a new figure.
             index: which map.
-            cmap: a colour map of matplotlib's; None: inferno, or coolwarm if signed.
+            cmap: a colour map of matplotlib's; None: embers, or coolwarm if signed.
             title: above it; None: class, score, model, method and layer.
             colorbar: draw the bar.
             options: as for `overlay`.

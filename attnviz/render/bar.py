@@ -38,7 +38,7 @@ class Bar:
         ends: text at its low and high end.
         centre: text in the middle: the units.
         note: text below.
-        colormap: its colours; None: inferno, or coolwarm if signed.
+        colormap: its colours; None: embers, or coolwarm if signed.
         ticks: fractions of the scale (of its positive half if signed) that are marked.
     """
 

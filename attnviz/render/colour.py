@@ -1,7 +1,8 @@
 """Colour maps as look-up tables: a value in [0, 1] to RGB. Any of matplotlib's, by name.
 
 inferno, cividis, viridis, magma, plasma and turbo come from OpenCV (within one level of
-matplotlib's); coolwarm and jet, which OpenCV lacks or draws otherwise, are computed here.
+matplotlib's); embers is inferno cut short. coolwarm and jet, which OpenCV lacks or draws
+otherwise, are computed here.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import numpy as np
 
 from ..errors import AttnvizError, did_you_mean
 
-SEQUENTIAL = ("inferno", "cividis", "viridis", "magma", "plasma", "gray")
+SEQUENTIAL = ("embers", "inferno", "cividis", "viridis", "magma", "plasma", "gray")
 DIVERGING = ("coolwarm",)
 ON_REQUEST = ("turbo", "jet")
 #: those that are made here; every other name that matplotlib knows works too
 COLORMAPS = SEQUENTIAL + DIVERGING + ON_REQUEST
 
-DEFAULT = "inferno"
+#: inferno without its palest end, which is lost on bright and hazy photos
+DEFAULT = "embers"
+_KEPT = 0.88
 DEFAULT_SIGNED = "coolwarm"
 
 
@@ -29,7 +32,10 @@ def table(name: str, size: int = 256) -> np.ndarray:
     Raises:
         AttnvizError: the name is neither one of `COLORMAPS` nor known to matplotlib.
     """
-    if name == "gray":
+    if name == "embers":
+        whole, at = table("inferno"), np.linspace(0.0, 255.0 * _KEPT, 256)
+        colours = np.stack([np.interp(at, np.arange(256), whole[:, c]) for c in range(3)], axis=1)
+    elif name == "gray":
         colours = np.repeat(np.linspace(0.0, 255.0, 256)[:, None], 3, axis=1)
     elif name == "coolwarm":
         colours = _coolwarm(np.linspace(0.0, 1.0, 33))  # 33 corner points, as in matplotlib

@@ -49,7 +49,7 @@ def grid(
         mode: how a scale is chosen, see `Heatmaps.normalized`; None: "signed" where the maps have
             negative values, else "minmax"; decided for all maps of a shared scale together, else
             for each.
-        colormap: see `attnviz.render.COLORMAPS`; None: inferno, or coolwarm if signed.
+        colormap: see `attnviz.render.COLORMAPS`; None: embers, or coolwarm if signed.
         alpha: opacity of the highest value over the photo, 0 to 1.
         side: the longer side of each picture in pixels.
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 #: opacity of a value h in [0, 1] is ALPHA * h ** GAMMA
-ALPHA, GAMMA = 0.65, 1.0
+ALPHA, GAMMA = 0.7, 1.0
 #: how much of the photo's colour is taken out below the map; its brightness stays
 DESATURATE = 0.5
 #: steps of the look-up table; one step changes a pixel by less than one grey level
@@ -51,7 +51,7 @@ def overlay(
         geometry: the place of the model's input on the photo; None: the map covers the photo.
             Outside the crop only the desaturated photo is drawn.
         signed: 0.5 is zero: opacity follows `abs(2 h - 1)`, and the colour map diverges.
-        colormap: see `attnviz.render.COLORMAPS`; None: inferno, or coolwarm if signed.
+        colormap: see `attnviz.render.COLORMAPS`; None: embers, or coolwarm if signed.
         alpha: opacity of the highest value, 0 to 1.
         gamma: exponent of the opacity, above 0.
         desaturate: 0 keeps the photo's colours, 1 makes it grey.

@@ -55,7 +55,7 @@ def panel(
         tile: photo, raw map, geometry, title, caption and ground truth.
         units: of the map's values.
         scale: the range of the colours; None: that of this map.
-        colormap: see `attnviz.render.COLORMAPS`; None: inferno, or coolwarm if signed.
+        colormap: see `attnviz.render.COLORMAPS`; None: embers, or coolwarm if signed.
         alpha: opacity of the highest value over the photo, 0 to 1.
         levels: of the contours, as fractions of the scale.
         side: the longer side of each picture in pixels.

@@ -20,7 +20,7 @@ def photo(height=40, width=60, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def written_out(image, h, *, name="inferno", alpha=0.65, gamma=1.0, desaturate=0.5, signed=False):
+def written_out(image, h, *, name="inferno", alpha=0.7, gamma=1.0, desaturate=0.5, signed=False):
     """The documented formula in float64, h at the photo's resolution."""
     base = (1 - desaturate) * image + desaturate * (image @ LUMA)[..., None]
     colours = matplotlib.colormaps[name](np.arange(256))[:, :3] * 255
@@ -59,12 +59,14 @@ def test_overlay_is_the_documented_blend(size, options):
 
 def test_one_pixel_by_hand():
     grey = np.full((1, 1, 3), 100, np.uint8)
-    # opacity .65 at the top; the last colour of inferno is (252, 255, 164)
-    expected = 0.35 * 100 + 0.65 * np.array([252, 255, 164])
-    assert np.abs(overlay(grey, np.ones((1, 1)))[0, 0] - expected).max() <= 2
-    # half way: .65 * .5 = .325; the middle of inferno is (188, 55, 84)
-    expected = 0.675 * 100 + 0.325 * np.array([188, 55, 84])
-    assert np.abs(overlay(grey, np.full((1, 1), 0.5))[0, 0] - expected).max() <= 2
+    # opacity .7 at the top; the last colour of inferno is (252, 255, 164)
+    expected = 0.3 * 100 + 0.7 * np.array([252, 255, 164])
+    top = overlay(grey, np.ones((1, 1)), colormap="inferno")[0, 0]
+    assert np.abs(top - expected).max() <= 2
+    # half way: .7 * .5 = .35; the middle of inferno is (188, 55, 84)
+    expected = 0.65 * 100 + 0.35 * np.array([188, 55, 84])
+    half = overlay(grey, np.full((1, 1), 0.5), colormap="inferno")[0, 0]
+    assert np.abs(half - expected).max() <= 2
 
 
 def test_zero_shows_the_photo_and_brightness_is_never_stretched():
@@ -133,7 +135,7 @@ def test_the_device_path_agrees_to_one_grey_level(signed, cells):
     images = np.stack([photo(90, 120, seed) for seed in range(3)])
     values = torch.rand(3, *cells)
     values[0, 0, 0] = float("nan")
-    name = "coolwarm" if signed else "inferno"
+    name = "coolwarm" if signed else "embers"
     on_device = blend_on_device(
         torch.from_numpy(images).permute(0, 3, 1, 2),
         values,

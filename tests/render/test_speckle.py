@@ -66,7 +66,7 @@ def test_in_a_grid_each_kind_of_map_keeps_its_own_scale():
             (np.abs(row - ends[:, None]).max(-1) <= 1).any(1).all() for row in picture.astype(int)
         )
 
-    assert bars("inferno") >= 10
+    assert bars("embers") >= 10
     assert bars("coolwarm") >= 10
     alone = np.asarray(grid([[Tile(photo, unsigned)]], shared=False))
     top = slice(0, 16 + 60)
