@@ -26,6 +26,7 @@ _PUBLIC: dict[str, str] = {
     "statistics": "",
     "text": "",
     "views": "",
+    "without_region": f"{__name__}.word_removal",
     "words": f"{__name__}.word_reading",
 }
 

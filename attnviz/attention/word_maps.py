@@ -17,7 +17,11 @@ from ..geometry import Geometry
 from ..heatmaps import Heatmaps
 
 #: the maps that a word can have
-WORD_METHODS = ("attention", "tam", "rollout")
+WORD_METHODS = ("attention", "tam", "rollout", "gradient")
+
+#: what the numbers of each are
+WORD_UNITS = {"attention": "share of attention", "tam": "logit", "rollout": "share of attention",
+              "gradient": "logit"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class WordMaps:
         text: the answer.
         prompt: what was asked.
         words: of the answer, in order; spans: (start, end) of each in the text.
+        written: (T,) tokens of the answer; members: the numbers of each word's.
         logprob: (W,) log-probability of each word (of its tokens, summed).
         layers: (W, L, h, w) attention of the rows that wrote the word to the image, each layer's
             mean over heads, in shares of the row.
@@ -62,6 +67,8 @@ class WordMaps:
     prompt: str
     words: tuple[str, ...]
     spans: tuple[tuple[int, int], ...]
+    written: Tensor
+    members: tuple[tuple[int, ...], ...]
     logprob: Tensor
     layers: Tensor
     text_share: Tensor
@@ -90,14 +97,14 @@ class WordMaps:
         names = self.names
         return Heatmaps(
             values=self.maps[method],
-            method={"attention": "word_attention", "rollout": "rollout"}.get(method, method),
+            method={"attention": "word_attention", "gradient": "word_gradient"}.get(method, method),
             layer=names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}",
             target=self.words,
             label=self.words,
             score=self.logprob,
             geometry=(self.geometry,) * count,
             images=(self.image,) * count,
-            units="logit" if method == "tam" else "share of attention",
+            units=WORD_UNITS[method],
             meta={"model": self.model, "prompt": self.prompt, "text": self.text},
         )
 

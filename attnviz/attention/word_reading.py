@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -20,8 +20,10 @@ from .image_tokens import ImageTokens, image_tokens
 from .tap import Site, Tap
 from .token_activation import activation_map, rank_gaussian
 from .word_maps import WORD_METHODS, WordMaps
+from .word_passes import inputs_of, rolled, weighted
 
 #: words, single signs of scripts that write no spaces, and punctuation
+_PASSES = {"rollout": rolled, "gradient": weighted}
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_]+(?:['’.,-][^\W_]+)*|[^\w\s]|_+")
 
 
@@ -52,8 +54,10 @@ def words(
         max_new_tokens: at most so many tokens are written.
         methods: of "attention" (mean over heads and layers), "tam" (Li et al. 2025,
             arXiv:2506.23270: which image tokens speak for the word, less what other words
-            explain) and "rollout" (Abnar & Zuidema 2020; a second pass that keeps all queries and
-            keys). TAM needs image tokens in the sequence: Mllama has none.
+            explain), "rollout" (Abnar & Zuidema 2020; a second pass that keeps all queries and
+            keys) and "gradient" ((A * d logit / dA)+ of the row, after Chefer et al. 2021,
+            arXiv:2103.15679; a second pass with a graph). All but "attention" need image tokens in
+            the sequence: Mllama has none.
         grid: (rows, columns) of the image tokens, where they are not known.
         **generate: further arguments of the model's `generate`, such as `do_sample`.
 
@@ -75,7 +79,7 @@ def words(
     module = unwrap(model)
     photo = read_image(image)
     tokenizer = getattr(processor, "tokenizer", processor)
-    inputs = _inputs(module, processor, photo, prompt)
+    inputs = inputs_of(module, processor, photo, prompt)
     ids = inputs["input_ids"][0]
     names = [str(t) for t in tokenizer.convert_ids_to_tokens(ids.tolist())]
     place = image_tokens(module, inputs, photo.shape[:2], names, grid)
@@ -106,8 +110,9 @@ def words(
     for method in methods:
         if method == "attention":
             made[method] = _joined(attention.mean(1), member)
-        elif method == "rollout":
-            made[method] = _joined(_rolled(module, inputs, written, place, rows), member)
+        elif method in _PASSES:
+            values = _PASSES[method](module, inputs, written, place, rows.names)
+            made[method] = _joined(rows.on_photo(values), member)
         elif lens is not None:
             maps = lens.maps(module, ids, written, set(tokenizer.all_special_ids))
             made[method] = rank_gaussian(_joined(rows.on_photo(maps), member))
@@ -121,6 +126,8 @@ def words(
         prompt=prompt,
         words=tuple(text[a:b] for a, b in pieces),
         spans=tuple(pieces),
+        written=written.cpu(),
+        members=tuple(map(tuple, member)),
         logprob=torch.stack([logprob[rows_of].sum() for rows_of in member]),
         layers=_joined(attention, member),
         text_share=_joined(rest, member),
@@ -130,33 +137,6 @@ def words(
         geometry=_geometry(processor, photo, place),
         model=type(module).__name__,
     )
-
-
-def _inputs(module: Any, processor: Any, photo: np.ndarray, prompt: str) -> dict[str, Any]:
-    from PIL import Image
-
-    text = prompt
-    marker = getattr(processor, "image_token", None) or ""
-    marker = getattr(marker, "content", marker)
-    # these processors put the image's tokens in front by themselves
-    alone = type(processor).__name__.startswith(("Blip2", "InstructBlip"))
-    if not marker or marker not in prompt:
-        if getattr(processor, "chat_template", None):
-            said = [{"type": "image"}, {"type": "text", "text": prompt}]
-            text = processor.apply_chat_template(
-                [{"role": "user", "content": said}], add_generation_prompt=True
-            )
-        elif marker and not alone:
-            text = f"{marker}{prompt}"
-    given = processor(images=[Image.fromarray(photo)], text=[text], return_tensors="pt")
-    place = next(module.parameters())
-    return {
-        name: value.to(place.device, place.dtype if value.is_floating_point() else value.dtype)
-        if isinstance(value, Tensor)
-        else value
-        for name, value in given.items()
-        if name != "labels"
-    }
 
 
 def _decoder(module: Any) -> tuple[str, nn.Module]:
@@ -280,44 +260,6 @@ def _watched(module: Any, lens: _States | None) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def _rolled(
-    module: Any, inputs: Mapping[str, Any], written: Tensor, place: ImageTokens, rows: _Rows
-) -> Tensor:
-    """Return the rollout (T, h, w) of each token, by one pass over the prompt and the answer."""
-    from ..methods.attention.rollout import rollout
-
-    if place.crossed:
-        raise MethodError("rollout needs image tokens among the words; use 'attention'")
-    prompt = inputs["input_ids"]
-    count = prompt.shape[1] + len(written) - 1
-    whole = dict(inputs)
-    whole["input_ids"] = torch.cat([prompt, written[None, :-1].to(prompt)], 1)
-    for name in ("attention_mask", "token_type_ids", "mm_token_type_ids"):
-        if name in whole:
-            # of PaliGemma 1 marks what is written, which is read causally
-            pali = name == "token_type_ids" and module.config.model_type == "paligemma"
-            fill = 1 if name == "attention_mask" or pali else 0
-            more = whole[name].new_full((1, len(written) - 1), fill)
-            whole[name] = torch.cat([whole[name], more], 1)
-    tap = Tap(module, keep="qk", graph=False, copy=False, required=True)
-    with torch.no_grad(), preserved(module, eval_mode=True), tap:
-        module(**whole)
-    sites = [
-        s for s in tap.attention
-        if s.name in set(rows.names) and s.queries == s.keys == count
-    ]  # fmt: skip
-    if len(sites) != len(rows.names):
-        raise AttentionUnavailable(
-            f"{len(sites)} of {len(rows.names)} layers of the words were read over all tokens"
-        )
-    made = []
-    for number in range(len(written)):
-        start = torch.zeros(1, count, dtype=torch.float32, device=prompt.device)
-        start[0, prompt.shape[1] - 1 + number] = 1
-        made.append(rollout(sites, start)[0][place.positions.to(prompt.device)])
-    return rows.on_photo(torch.stack(made).cpu())
 
 
 def offsets(tokenizer: Any, ids: list[int]) -> tuple[str, list[tuple[int, int]]]:

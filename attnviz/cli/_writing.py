@@ -22,6 +22,7 @@ def write_words(
         extra: names of options that were given and have no place here.
     """
     from ..attention.word_reading import words
+    from ..attention.word_removal import without_region
     from ..data.masks import read_label_image
     from ..images import read_image
     from ..models.text import load_writer
@@ -52,11 +53,14 @@ def write_words(
     )  # fmt: skip
     print(found.text)
     if region is not None:
-        mass = found.mass(read_label_image(region))
-        shares = zip(mass.words, mass.inside, mass.outside, mass.text, strict=True)
+        mask = read_label_image(region)
+        mass = found.mass(mask)
+        fall = without_region(module, processor, found, mask)
+        columns = (mass.inside, mass.outside, mass.text, *fall.fall.values())
         print_table(
-            ["word", "region", "rest of photo", "text"],
-            [[word, *(f"{float(v):.3f}" for v in values)] for word, *values in shares],
-        )
+            ["word", "region", "rest of photo", "text",
+             *(f"log p falls ({fill})" for fill in fall.fall)],
+            [[word, *(f"{float(v[i]):.3f}" for v in columns)] for i, word in enumerate(mass.words)],
+        )  # fmt: skip
     found.save(page, title=f"What {model} looks at, word by word", force=force)
     print(f"{page}: {len(found.words)} words of {model}")

@@ -44,7 +44,7 @@ def attend(
             "--map",
             help="rollout, cls, received, relevance ...: an attention method of `attnviz methods`. "
             "For a text: generic_relevance, rollout, attnlrp (words coloured), graph or matrix. "
-            "For a photo and a text: attention, tam, rollout, or several with commas.",
+            "For a photo and a text: attention, tam, rollout, gradient, or several with commas.",
         ),
     ] = None,
     target: Annotated[
@@ -64,7 +64,8 @@ def attend(
     region: Annotated[
         Path | None,
         typer.Option(
-            help="For a photo and a text: a mask; each word's attention to it, as a table."
+            help="For a photo and a text: a mask; each word's attention to it, and how much less "
+            "likely the word is without it, as a table."
         ),
     ] = None,
     grid: Annotated[

@@ -7,6 +7,7 @@ import torch
 from attnviz.attention.image_tokens import image_tokens
 from attnviz.attention.token_activation import activation_map, rank_gaussian
 from attnviz.attention.word_reading import members, offsets, split, words
+from attnviz.attention.word_removal import without_region
 from attnviz.data.prepared import mask_share
 from attnviz.errors import AttentionUnavailable, DataError, MethodError
 from tests.support.vlm_models import FAMILIES, family
@@ -356,7 +357,7 @@ def test_what_cannot_be_read_is_said():
     model, processor = family("mllama")
     with pytest.raises(MethodError, match="no image tokens among its words"):
         words(model, processor, photo((40, 40)), ASKED, methods=["tam"])
-    with pytest.raises(MethodError, match="expected some of attention, tam, rollout"):
+    with pytest.raises(MethodError, match="expected some of attention, tam, rollout, gradient"):
         words(model, processor, photo((40, 40)), ASKED, methods=["gradcam"])
     with pytest.raises(MethodError, match="num_beams"):
         words(model, processor, photo((40, 40)), ASKED, num_beams=2)
@@ -370,3 +371,87 @@ def test_what_cannot_be_read_is_said():
     told = image_tokens(model, {"input_ids": ids}, (40, 40), [], grid=(2, 8))
     assert told.grid == (2, 8)
     assert told.positions.tolist() == list(range(1, 17))
+
+
+def whole_of(model, inputs, answer, kind):
+    """Prompt and answer but for the last token, for the eager model."""
+    whole = {**inputs, "input_ids": torch.cat([inputs["input_ids"], answer[None, :-1]], 1)}
+    whole["attention_mask"] = torch.ones_like(whole["input_ids"])
+    for name in ("token_type_ids", "mm_token_type_ids"):
+        if name in whole:
+            more = whole[name].new_full((1, len(answer) - 1), int(kind == "paligemma"))
+            whole[name] = torch.cat([whole[name], more], 1)
+    return whole
+
+
+@pytest.mark.parametrize("kind", ["llava", "qwen2_vl", "paligemma", "blip-2", "internvl"])
+def test_gradient_weighted_maps_are_those_of_the_eager_model(kind):
+    """By autograd with respect to the eager model's own matrices, which hold their gradients."""
+    model, processor = family(kind)
+    image = photo((64, 40), seed=2)
+    before = [p.grad for p in model.parameters()]
+    found, out = written(model, processor, image, methods=["gradient"])
+    assert [p.grad for p in model.parameters()] == before
+    place, inputs = placed(model, processor, image)
+    answer = out.sequences[0, -5:]
+    eager, _ = family(kind, "eager")
+    output = eager(**whole_of(eager, inputs, answer, kind), output_attentions=True)
+    inner = output.language_model_outputs if kind == "blip-2" else output
+    values = []
+    for number, token in enumerate(answer.tolist()):
+        row = inputs["input_ids"].shape[1] - 1 + number
+        grads = torch.autograd.grad(
+            output.logits[0, number - 5, token], inner.attentions, retain_graph=True
+        )
+        both = [(a * g).clamp(min=0)[0, :, row].mean(0)
+                for a, g in zip(inner.attentions, grads, strict=True)]  # fmt: skip
+        values.append(torch.stack(both).mean(0)[place.positions])
+    values = torch.stack(values).detach()
+    if kind == "blip-2":
+        with torch.no_grad():
+            seen = eager.vision_model(inputs["pixel_values"]).last_hidden_state
+            asked = eager.qformer(
+                query_embeds=eager.query_tokens, encoder_hidden_states=seen, output_attentions=True
+            )
+        values = values @ torch.stack([w[0].mean(0) for w in asked.cross_attentions]).mean(0)
+    maps = place.on_photo(values)
+    assert float(maps.max()) > 1e-4
+    torch.testing.assert_close(found.maps["gradient"], maps, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["llava", "qwen2_vl", "mllama"])
+def test_without_a_region_the_answer_is_read_again(kind):
+    model, processor = family(kind)
+    image = photo((48, 64), seed=4)
+    found, out = written(model, processor, image, methods=["attention"])
+    mask = np.zeros((48, 64), bool)
+    mask[:, :20] = True
+    fall = without_region(model, processor, found, mask)
+    assert list(fall.fall) == ["mean", "blur"]
+    torch.testing.assert_close(fall.logprob, found.logprob, atol=1e-5, rtol=1e-5)
+    colour = np.rint(255 * np.asarray(processor.image_processor.image_mean)).astype(np.uint8)
+    altered = np.where(mask[..., None], colour, image)
+    answer = out.sequences[0, -5:]
+    alone = []
+    for number in range(5):  # each word by itself, behind those before it
+        inputs = given(processor, altered)
+        whole = {**inputs, "input_ids": torch.cat([inputs["input_ids"], answer[None, :number]], 1)}
+        whole["attention_mask"] = torch.ones_like(whole["input_ids"])
+        for name in ("token_type_ids", "mm_token_type_ids"):
+            if name in whole:
+                more = whole[name].new_zeros(1, number)
+                whole[name] = torch.cat([whole[name], more], 1)
+        if "cross_attention_mask" in whole:
+            last = whole["cross_attention_mask"][:, -1:].repeat_interleave(number, 1)
+            whole["cross_attention_mask"] = torch.cat([whole["cross_attention_mask"], last], 1)
+        with torch.no_grad():
+            alone.append(model(**whole).logits[0, -1].log_softmax(-1)[answer[number]])
+    wanted = found.logprob - torch.stack(alone)
+    torch.testing.assert_close(fall.fall["mean"], wanted, atol=1e-5, rtol=1e-4)
+    assert float(fall.fall["mean"].abs().max()) > 1e-4
+    nothing = without_region(model, processor, found, np.zeros((48, 64)))
+    assert all(float(values.abs().max()) < 1e-6 for values in nothing.fall.values())
+    with pytest.raises(DataError, match=r"mask is \(4, 4\)"):
+        without_region(model, processor, found, np.ones((4, 4)))
+    with pytest.raises(MethodError, match="expected some of mean, blur"):
+        without_region(model, processor, found, mask, fills=["inpaint"])

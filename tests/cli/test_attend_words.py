@@ -24,7 +24,7 @@ def writer(tmp_path_factory):
 
 def test_words_about_a_photo(photo, writer, tmp_path, capsys):
     """The words, a page of them, and the shares that the library gives."""
-    from attnviz.attention import words
+    from attnviz.attention import without_region, words
     from attnviz.images import read_image
     from attnviz.models.text import load_writer
 
@@ -41,9 +41,10 @@ def test_words_about_a_photo(photo, writer, tmp_path, capsys):
     assert lines[0] == found.text
     mass = found.mass(mask)
     rows = [line.split() for line in lines if line.split()[:1] and line.split()[0] in found.words]
+    fall = without_region(model, processor, found, mask).fall
+    columns = (mass.inside, mass.outside, mass.text, fall["mean"], fall["blur"])
     shares = [
-        [word, *(f"{float(v[i]):.3f}" for v in (mass.inside, mass.outside, mass.text))]
-        for i, word in enumerate(found.words)
+        [word, *(f"{float(v[i]):.3f}" for v in columns)] for i, word in enumerate(found.words)
     ]
     assert rows[-4:] == shares
     assert "TAM" in page.read_text()

@@ -13,6 +13,7 @@ from ... import __version__
 from ...errors import OutputExists
 from ...templates import template
 from ...writing import write_file
+from ..word_maps import WORD_UNITS
 from .pages import embedded, script_json
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ _SHOWN = {
     "attention": "attention, mean of all layers",
     "tam": "TAM: what speaks for the word, less what other words explain",
     "rollout": "rollout",
+    "gradient": "attention weighted by the gradient of the word's logit",
 }
 
 
@@ -38,8 +40,8 @@ def words_page(found: WordMaps, *, title: str = "") -> str:
     height, width = found.image.shape[:2]
     left, top, right, bottom = found.geometry.crop
     kinds = [
-        {"name": name, "said": _SHOWN[name], "unit": "logits" if name == "tam" else "of the row",
-         **_packed(values)}
+        {"name": name, "said": _SHOWN[name], **_packed(values),
+         "unit": "logits" if WORD_UNITS[name] == "logit" else "of the row"}
         for name, values in found.maps.items()
     ]  # fmt: skip
     kinds += [

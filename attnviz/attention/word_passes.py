@@ -1,0 +1,145 @@
+"""One more pass over a prompt and the answer written to it: rollout, gradients, probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import AttentionUnavailable, MethodError
+from ..hooks import eager, preserved
+from .image_tokens import ImageTokens
+from .tap import Site, Tap
+
+
+def inputs_of(module: Any, processor: Any, photo: np.ndarray, prompt: str) -> dict[str, Any]:
+    """Return what a processor makes of a photo (H, W, 3) and a prompt, on the model's device."""
+    from PIL import Image
+
+    text = prompt
+    marker = getattr(processor, "image_token", None) or ""
+    marker = getattr(marker, "content", marker)
+    # these processors put the image's tokens in front by themselves
+    alone = type(processor).__name__.startswith(("Blip2", "InstructBlip"))
+    if not marker or marker not in prompt:
+        if getattr(processor, "chat_template", None):
+            said = [{"type": "image"}, {"type": "text", "text": prompt}]
+            text = processor.apply_chat_template(
+                [{"role": "user", "content": said}], add_generation_prompt=True
+            )
+        elif marker and not alone:
+            text = f"{marker}{prompt}"
+    given = processor(images=[Image.fromarray(photo)], text=[text], return_tensors="pt")
+    place = next(module.parameters())
+    return {
+        name: value.to(place.device, place.dtype if value.is_floating_point() else value.dtype)
+        if isinstance(value, Tensor)
+        else value
+        for name, value in given.items()
+        if name != "labels"
+    }
+
+
+def with_answer(module: Any, inputs: Mapping[str, Any], written: Tensor) -> dict[str, Any]:
+    """Return the inputs with all written tokens but the last behind the prompt."""
+    prompt = inputs["input_ids"]
+    number = len(written) - 1
+    whole = dict(inputs)
+    whole["input_ids"] = torch.cat([prompt, written[None, :-1].to(prompt)], 1)
+    for name in ("attention_mask", "token_type_ids", "mm_token_type_ids"):
+        if name in whole:
+            # of PaliGemma 1 marks what is written, which is read causally
+            pali = name == "token_type_ids" and module.config.model_type == "paligemma"
+            fill = 1 if name == "attention_mask" or pali else 0
+            whole[name] = torch.cat([whole[name], whole[name].new_full((1, number), fill)], 1)
+    if "cross_attention_mask" in whole and number:
+        last = whole["cross_attention_mask"][:, -1:].expand(-1, number, -1, -1)
+        whole["cross_attention_mask"] = torch.cat([whole["cross_attention_mask"], last], 1)
+    return whole
+
+
+def log_probabilities(module: Any, inputs: Mapping[str, Any], written: Tensor) -> Tensor:
+    """Return (T,) log-probability of each token of an answer, read in one pass."""
+    with torch.no_grad(), preserved(module, eval_mode=True):
+        logits = module(**with_answer(module, inputs, written)).logits
+    rows = logits[0, -len(written) :].float().log_softmax(-1)
+    return rows.gather(1, written[:, None].to(rows.device))[:, 0].cpu()
+
+
+def rolled(
+    module: Any, inputs: Mapping[str, Any], written: Tensor, place: ImageTokens,
+    names: Sequence[str],
+) -> Tensor:  # fmt: skip
+    """Return the rollout (T, P) of each token over the image tokens."""
+    from ..methods.attention.rollout import rollout
+
+    tap = Tap(module, keep="qk", graph=False, copy=False, required=True)
+    with torch.no_grad(), preserved(module, eval_mode=True), tap:
+        module(**with_answer(module, inputs, written))
+    prompt = inputs["input_ids"]
+    count = prompt.shape[1] + len(written) - 1
+    sites = _all_tokens(tap, place, names, count, "rollout")
+    made = []
+    for number in range(len(written)):
+        start = torch.zeros(1, count, dtype=torch.float32, device=prompt.device)
+        start[0, prompt.shape[1] - 1 + number] = 1
+        made.append(rollout(sites, start)[0][place.positions.to(prompt.device)])
+    return torch.stack(made).cpu()
+
+
+def weighted(
+    module: Any, inputs: Mapping[str, Any], written: Tensor, place: ImageTokens,
+    names: Sequence[str],
+) -> Tensor:  # fmt: skip
+    """Return (T, P): of the row that writes each token, (A * d logit / dA)+ over image tokens.
+
+    Mean over heads and layers (Chefer et al. 2021, arXiv:2103.15679, equation 5, of the row that
+    writes). dA = dO Vᵀ, so no matrix of tokens by tokens is made.
+    """
+    tap = Tap(module, keep="all", graph=True, copy=False, required=True, restart=True)
+    with torch.inference_mode(False), eager(module), preserved(module, eval_mode=True):
+        with torch.no_grad(), tap:
+            logits = module(**with_answer(module, inputs, written)).logits
+        count = inputs["input_ids"].shape[1] + len(written) - 1
+        sites = _all_tokens(tap, place, names, count, "gradient")
+        made = []
+        for number, token in enumerate(written.tolist()):
+            row = inputs["input_ids"].shape[1] - 1 + number
+            score = logits[0, number - len(written), token]
+            gradients = torch.autograd.grad(
+                score, [s.raw_output for s in sites], retain_graph=True, allow_unused=True
+            )
+            parts = [
+                _row_of(site, row, gradient, place)
+                for site, gradient in zip(sites, gradients, strict=True)
+                if gradient is not None
+            ]
+            made.append(torch.stack(parts).sum(0) / len(sites))
+    return torch.stack(made).detach().cpu()
+
+
+def _row_of(site: Site, row: int, gradient: Tensor, place: ImageTokens) -> Tensor:
+    with torch.no_grad():
+        weights = site.weights(rows=row)  # (1, H, 1, K)
+        part = site.fold_output(gradient)[:, :, row : row + 1].to(weights.dtype)
+        change = part @ site.values().to(weights.dtype).mT
+        both = (weights * change).clamp(min=0).mean(1)[0, 0]
+    return both[place.positions.to(both.device)]
+
+
+def _all_tokens(
+    tap: Tap, place: ImageTokens, names: Sequence[str], count: int, method: str
+) -> list[Site]:
+    """Return the layers that the words were read in, over the prompt and the answer."""
+    if place.crossed:
+        raise MethodError(f"{method} needs image tokens among the words; use 'attention'")
+    known = set(names)
+    sites = [s for s in tap.attention if s.name in known and s.queries == s.keys == count]
+    if len(sites) != len(names):
+        raise AttentionUnavailable(
+            f"{len(sites)} of {len(names)} layers of the words were read over all tokens"
+        )
+    return sites
