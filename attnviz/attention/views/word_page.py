@@ -13,7 +13,6 @@ from ... import __version__
 from ...errors import OutputExists
 from ...templates import template
 from ...writing import write_file
-from ..word_maps import WORD_UNITS
 from .pages import embedded, script_json
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def words_page(found: WordMaps, *, title: str = "") -> str:
     left, top, right, bottom = found.geometry.crop
     kinds = [
         {"name": name, "said": _SHOWN[name], **_packed(values),
-         "unit": "logits" if WORD_UNITS[name] == "logit" else "of the row"}
+         "unit": "logits" if found.heatmaps(name).units == "logit" else "of the row"}
         for name, values in found.maps.items()
     ]  # fmt: skip
     kinds += [
