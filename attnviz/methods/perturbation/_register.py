@@ -13,6 +13,7 @@ def register_perturbation(
     units: str,
     reads_layer: bool = False,
     needs_gradient: bool = False,
+    runs_tail: bool = False,
     signed: bool | None = None,
     aliases: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -24,6 +25,7 @@ def register_perturbation(
         units: what the raw values are measured in.
         reads_layer: it reads an activation, a `Layer`; otherwise it gets None.
         needs_gradient: it reads the gradient there, too.
+        runs_tail: it runs the part behind the layer, unless that is a linear head.
         signed: False drops negative values where `signed=` says nothing; None keeps them, and
             `signed=` is an error.
         aliases: other names for it.
@@ -36,5 +38,6 @@ def register_perturbation(
         units=units,
         reads_layer=reads_layer or needs_gradient,
         needs_gradient=needs_gradient,
+        runs_tail=runs_tail,
         signed=signed,
     )

@@ -20,7 +20,7 @@ from .. import RawMaps, Request, rectifies, taken_by
 from ..altered import Group, Passes
 from ..forward import ForwardPass
 from ..heads import HeadProbe, LinearHead
-from .tail import Tail
+from .tail import Recorded, Recording, Tail
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Layer:
         gradients: (K, B, C, h, w), or None where none were asked for.
         layout: how `raw` is laid out.
         head: the classifier, where it is one linear layer on the activation's mean.
+        recorded: what the plain forward gave on its way, where the part behind is run for it.
     """
 
     passes: Passes
@@ -42,6 +43,7 @@ class Layer:
     layout: Layout
     gradients: Tensor | None = None
     head: LinearHead | None = None
+    recorded: Recorded | None = None
 
     @cached_property
     def activation(self) -> Tensor:
@@ -53,11 +55,16 @@ class Layer:
         gradients = self.gradients
         if gradients is not None:
             gradients = gradients[:, group.images.start : group.images.stop]
-        return Layer(self.passes, self.name, group.of(self.raw), self.layout, gradients, self.head)
+        recorded = self.recorded
+        if recorded is not None:
+            rows = slice(group.images.start, group.images.stop)
+            recorded = recorded.of(rows, self.passes.request.batch)
+        raw = group.of(self.raw)
+        return Layer(self.passes, self.name, raw, self.layout, gradients, self.head, recorded)
 
     def tail(self, group: Group) -> Tail:
         """Return the part of the model behind the layer, to be run by itself."""
-        return Tail(self.passes.request.model, self.name, group.inputs)
+        return Tail(self.passes.request.model, self.name, group.inputs, self.recorded)
 
 
 def run(request: Request, entries: Sequence[Entry]) -> list[RawMaps]:
@@ -106,6 +113,9 @@ def _layers(request: Request, entries: Sequence[Entry], passes: Passes) -> list[
     with ExitStack() as stack:
         cap = stack.enter_context(capture(request.model, names, gradients=gradients))
         probe = stack.enter_context(HeadProbe(request.model))
+        notes = [Recording(request.model, n) for n in names if any(map(_runs_tail, entries))]
+        for recording in notes:
+            stack.enter_context(recording)
         passes.first()
         grads: list[Any] = [None]
         if gradients:
@@ -117,6 +127,10 @@ def _layers(request: Request, entries: Sequence[Entry], passes: Passes) -> list[
         layout = request.layout or infer_layout(
             request.model, cap.modules[name], raw, request.input_size
         )
+        head = _head(probe, layout.to_spatial(raw), passes.output)
+        recorded = None
+        if notes and head is None:
+            recorded = notes[names.index(name)].recorded(passes.output)
         found.append(
             Layer(
                 passes,
@@ -124,11 +138,16 @@ def _layers(request: Request, entries: Sequence[Entry], passes: Passes) -> list[
                 raw,
                 layout,
                 torch.stack([layout.to_spatial(g[name]) for g in grads]) if gradients else None,
-                _head(probe, layout.to_spatial(raw), passes.output),
+                head,
+                recorded,
             )
         )
     passes.output = None  # what it holds is not needed any more
     return found
+
+
+def _runs_tail(entry: Entry) -> bool:
+    return entry.meta["runs_tail"]
 
 
 def _head(probe: HeadProbe, activation: Tensor, output: Any) -> LinearHead | None:

@@ -12,7 +12,7 @@ from ._run import Layer
 
 @register_perturbation(
     "ablationcam", paper="doi:10.1109/WACV45572.2020.9093360", units="score x activation",
-    reads_layer=True, signed=False,
+    reads_layer=True, runs_tail=True, signed=False,
 )  # fmt: skip
 def ablationcam(group: Group, layer: Layer) -> Tensor:
     """Ablation-CAM: a channel weighs what the score loses without it (Desai & Ramaswamy 2020).

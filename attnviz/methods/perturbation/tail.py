@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,12 +27,16 @@ class Tail:
         model: not changed.
         layer: dotted name.
         inputs: (g, C, H, W) the images.
+        recorded: what a pass of them gave, to save recording another one; tried like the rest,
+            since it holds what later modules may have written to.
 
     Attributes:
         cheap: False where replaying did not give the model's own output: whole passes are made.
     """
 
-    def __init__(self, model: nn.Module, layer: str, inputs: Tensor) -> None:
+    def __init__(
+        self, model: nn.Module, layer: str, inputs: Tensor, recorded: Recorded | None = None
+    ) -> None:
         self._model = model
         self._layer = layer
         self._inputs = inputs
@@ -39,16 +44,19 @@ class Tail:
         self._value = torch.empty(0)
         self._copies = 1
         self._solid = False  # whether replayed tensors may be written to
-        output, raw, before, given = _record(model, layer, inputs)
+        self.cheap = recorded is not None and self._tried(recorded)
+        if not self.cheap:
+            recording = Recording(model, layer, torch.clone)
+            with torch.no_grad(), recording:
+                output = model(inputs)
+            self.cheap = self._tried(recording.recorded(output))
+
+    def _tried(self, recorded: Recorded) -> bool:
         try:
-            self._copied = self._replaying(before, given)
+            self._copied = self._replaying(recorded.before, recorded.given)
         except MethodError:
-            self.cheap = False
-        else:
-            self.cheap = self._right(output, raw)
-            if not self.cheap:
-                self._solid = True
-                self.cheap = self._right(output, raw)
+            return False
+        return any(self._right(recorded, solid) for solid in (False, True))
 
     def __call__(self, raw: Tensor) -> Any:
         """Return the model's output with the layer giving `raw`, n copies of the g images."""
@@ -84,11 +92,11 @@ class Tail:
     def _giving(self, output: Any) -> Callable[..., Any]:
         return lambda *args, **options: _many(output, self._copies, solid=self._solid)
 
-    def _right(self, output: Any, raw: Tensor) -> bool:
+    def _right(self, recorded: Recorded, solid: bool) -> bool:
         """Whether two copies give the model's own output twice."""
-        self.cheap = True
+        self.cheap, self._solid, output = True, solid, recorded.output
         try:
-            again = self(torch.cat([raw, raw]))
+            again = self(torch.cat([recorded.raw, recorded.raw]))
         except RuntimeError:
             return False
         pairs = zip(_tensors(output), _tensors(again), strict=False)
@@ -98,44 +106,84 @@ class Tail:
         )
 
 
-def _record(
-    model: nn.Module, layer: str, inputs: Tensor
-) -> tuple[Any, Tensor, dict[str, Any], Any]:
-    """Return the output, the layer's activation, {module finished before it: output}, its output.
+@dataclass(frozen=True)
+class Recorded:
+    """What a pass gave: {module finished before the layer: its output}, the layer's, the model's.
 
     Of modules inside each other only the outermost is kept.
     """
-    names = {module: name for name, module in model.named_modules()}
-    target = model.get_submodule(layer)
-    parents = {m for m in names if target in set(m.modules())}
-    before: dict[nn.Module, Any] = {}
-    runs: dict[nn.Module, int] = {}
-    given: list[Any] = []
 
-    @own_thread
-    def leave(module: nn.Module, args: Any, output: Any) -> None:
-        runs[module] = runs.get(module, 0) + 1
-        if module is target:
-            given.append(_mapped(output, torch.clone))
-        elif not given and module not in parents:
-            for part in module.modules():
-                before.pop(part, None)
-            # a copy: code between modules may write to what it gets
-            before[module] = _mapped(output, torch.clone)
+    before: Mapping[str, Any]
+    given: Any
+    raw: Tensor
+    output: Any
 
-    handles = [module.register_forward_hook(leave) for module in names]
-    try:
-        with torch.no_grad():
-            output = model(inputs)
-    finally:
-        for handle in handles:
+    def of(self, rows: slice, batch: int) -> Recorded | None:
+        """Return what belongs to some images; None where a tensor does not go by images."""
+        parts = (self.before, self.given, self.raw, self.output)
+        if any(len(t) != batch if t.ndim else True for t in _tensors(parts)):
+            return None
+        return Recorded(*_mapped(parts, lambda tensor: tensor[rows]))
+
+
+class Recording:
+    """Notes what modules give, for a pass inside the block.
+
+    Args:
+        model, layer: as of `Tail`.
+        kept: what is noted of a tensor. `torch.clone` where code between modules may write to
+            what it gets; the tensor itself costs nothing.
+    """
+
+    def __init__(
+        self, model: nn.Module, layer: str, kept: Callable[[Tensor], Tensor] = Tensor.detach
+    ) -> None:
+        self._layer, self._kept = layer, kept
+        self._names = {module: name for name, module in model.named_modules()}
+        self._target = model.get_submodule(layer)
+        self._parents = {m for m in self._names if self._target in set(m.modules())}
+        self._before: dict[nn.Module, Any] = {}
+        self._runs: dict[nn.Module, int] = {}
+        self._given: list[Any] = []
+
+    def __enter__(self) -> Recording:
+        leave = own_thread(self._leave)
+        self._handles = [module.register_forward_hook(leave) for module in self._names]
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for handle in self._handles:
             handle.remove()
-    if len(given) != 1:
-        raise MethodError(f"layer {layer!r} ran {len(given)} times in one pass; it has to run once")
-    inside = set(target.modules())
-    # what runs again behind the layer, or inside of it, computes as ever
-    kept = {names[m]: out for m, out in before.items() if runs[m] == 1 and m not in inside}
-    return output, pick(given[0], layer)[0], kept, given[0]
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._runs[module] = self._runs.get(module, 0) + 1
+        if module is self._target:
+            self._given.append(_mapped(output, torch.clone))
+        elif not self._given and module not in self._parents:
+            for part in module.modules():
+                self._before.pop(part, None)
+            self._before[module] = _mapped(output, self._kept)
+
+    def recorded(self, output: Any) -> Recorded:
+        """Return what was noted, with the model's output.
+
+        Raises:
+            MethodError: the layer did not run once.
+        """
+        if len(self._given) != 1:
+            raise MethodError(
+                f"layer {self._layer!r} ran {len(self._given)} times in one pass; it has to run "
+                "once"
+            )
+        inside = set(self._target.modules())
+        # what runs again behind the layer, or inside of it, computes as ever
+        kept = {
+            self._names[module]: given
+            for module, given in self._before.items()
+            if self._runs[module] == 1 and module not in inside
+        }
+        given = self._given[0]
+        return Recorded(kept, given, pick(given, self._layer)[0], output)
 
 
 def _mapped(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:

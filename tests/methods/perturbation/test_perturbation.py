@@ -327,6 +327,26 @@ def test_ablation_cam_with_code_between_modules(copies):
     torch.testing.assert_close(got, (drops[:, :, None, None] * activation).sum(1))
 
 
+def test_ablation_cam_runs_what_stands_before_the_layer_once():
+    runs = []
+
+    class Counted(nn.Conv2d):
+        def forward(self, x):
+            runs.append(1)
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        Counted(3, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 5, 3), nn.Tanh(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Tanh(), nn.Linear(5, 3),
+    ).eval()  # fmt: skip
+    x = torch.rand(2, 3, 9, 9)
+    got = explain(model, x, "ablationcam", target=1, layer="2", signed=True)
+    assert len(runs) == 1
+    drops, activation = slow_ablation(model, x, "2", 1, first)
+    torch.testing.assert_close(got, (drops[:, :, None, None] * activation).sum(1))
+
+
 # -- extremal perturbation ----------------------------------------------------------------------
 
 
