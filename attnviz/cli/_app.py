@@ -154,17 +154,17 @@ def _dispatch(words: list[str], debug: bool) -> int:
         if debug:
             traceback.print_exc()
         where = "" if error.filename is None else f"{os.fsdecode(error.filename)!r}: "
-        say(f"error: {where}{error.strerror or _one_line(error)}")
+        say(f"error: {where}{error.strerror or one_line(error)}")
         return FAILURE
     except AttnvizError as error:
         if debug:
             traceback.print_exc()
-        say(f"error: {_one_line(error)}")
+        say(f"error: {one_line(error)}")
         return FAILURE
     except Exception as error:
         if debug:
             traceback.print_exc()
-        text = _one_line(error)
+        text = one_line(error)
         say(f"error: unexpected {type(error).__name__}{': ' + text if text else ''}")
         if not debug:
             say("add --debug (or set ATTNVIZ_DEBUG=1) to see the traceback")
@@ -186,7 +186,8 @@ def printable(line: str) -> str:
     return _CONTROL.sub(lambda found: repr(found[0])[1:-1], line)
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """Return an error in one line, in the words of the command line."""
     return " ".join(str(getattr(error, "command", None) or error).split())
 
 
@@ -222,7 +223,7 @@ def _show_warnings_in_one_line(debug: bool) -> None:
         return
 
     def show(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
-        say(f"warning: {_one_line(message)}")
+        say(f"warning: {one_line(message)}")
 
     warnings.simplefilter("ignore")
     warnings.simplefilter("default", AttnvizWarning)

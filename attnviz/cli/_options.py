@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import inspect
@@ -60,6 +61,13 @@ class Subject:
         typer.Option(
             rich_help_panel=_WEIGHTS,
             help="Weights for that model, .safetensors or .pth (tensors only).",
+        ),
+    ] = None
+    logits: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="Which part of what the model returns are its logits: 1, heads.species.",
         ),
     ] = None
     checkpoint_key: Annotated[
@@ -296,14 +304,19 @@ def takes_model(
         @functools.wraps(command)
         def run(**given: Any) -> Any:
             subject = Subject(**{n: given.pop(n) for n in names})
-            if subject.bands is None and subject.window is None:
-                return command(subject=subject, **given)
-            from ..images import photo_values
+            with contextlib.ExitStack() as stack:
+                if subject.logits is not None:
+                    from ..models import reading
 
-            with photo_values(
-                bands=_numbers("bands", subject.bands, int),
-                window=_numbers("window", subject.window, float),
-            ):
+                    stack.enter_context(reading(subject.logits))
+                if subject.bands is not None or subject.window is not None:
+                    from ..images import photo_values
+
+                    values = photo_values(
+                        bands=_numbers("bands", subject.bands, int),
+                        window=_numbers("window", subject.window, float),
+                    )
+                    stack.enter_context(values)
                 return command(subject=subject, **given)
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ._app import FAILURE, say
+from ._app import FAILURE, one_line, say
 from ._options import Labels, Layer, Subject, listed, takes_model
 
 EXPLAIN_SCHEMA = 1
@@ -181,8 +181,10 @@ def explain(
         for outcome in outcomes:
             bar.step()
             if isinstance(outcome, Failed):
-                failures.append({"photo": str(outcome.item.photo), "error": str(outcome.error)})
-                bar.note(f"error: {outcome.error}")
+                failures.append(
+                    {"photo": str(outcome.item.photo), "error": one_line(outcome.error)}
+                )
+                bar.note(f"error: {one_line(outcome.error)}")
                 continue
             done += 1
             if extra:

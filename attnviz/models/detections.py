@@ -150,11 +150,15 @@ def _yolo(
     if count and extra not in (4, 5) and shape[1] == count + 4:
         table, extra = table.transpose(1, 2), 4
     if not count or extra not in (4, 5):
-        raise TargetError(
+        what = (
             f"the model's output {shape} holds boxes only if it is (B, n, 4 + classes), "
             "(B, n, 5 + classes) or (B, 4 + classes, n), as of a YOLO-type model, and "
-            + (f"there are {count} labels" if count else "labels= tell how many classes there are")
-            + "; a function of the output that returns (B,) scores does for any other"
+        )
+        counted = f"there are {count} labels" if count else ""
+        raise TargetError(
+            f"{what}{counted or 'labels= tell how many classes there are'}; a function of the "
+            "output that returns (B,) scores does for any other",
+            command=f"{what}{counted or '--labels tells how many classes there are'}",
         )
     boxes, scores = table[..., :4], table[..., extra:]
     if scores.min() < 0 or scores.max() > 1:

@@ -176,10 +176,11 @@ def find_logits(
             return group[0]
         if group:
             raise _ambiguous(output, group, "")
+    what = f"no logits found in the model's output ({_kind(output)}); say where they are: "
     raise TargetError(
-        f"no logits found in the model's output ({_kind(output)}); say where they are: "
-        "output=INDEX, KEY or a function of it; or pass a function of the output as target, such "
-        "as target=lambda out: out['logits'][:, 3]"
+        f"{what}output=INDEX, KEY or a function of it; or pass a function of the output as target, "
+        "such as target=lambda out: out['logits'][:, 3]",
+        command=f"{what}--logits KEY, such as 1 or heads.species",
     )
 
 
@@ -193,7 +194,8 @@ def read_from(output: Any) -> tuple[list[Tensor], bool]:
         TargetError: no tensor of the output depends on the input.
     """
     try:
-        found = [logits_of(output)]
+        logits = logits_of(output)
+        found = [logits if logits.ndim else logits.reshape(1)]  # of a single image, squeezed
     except TargetError:
         leaves = [t for _, t in _leaves(output)] or [t for _, t in _leaves(output, skip=())]
         found = [t for t in leaves if t.requires_grad and t.ndim]
@@ -348,10 +350,14 @@ def _ambiguous(output: Any, found: Sequence[tuple[str, Tensor]], wide: str) -> T
     listed = ", ".join(f"{path!r} {tuple(tensor.shape)}" for path, tensor in found[:8])
     last = found[-1][0]
     example = last if last.isdecimal() else repr(last)
-    return TargetError(
+    what = (
         f"the model's output ({_kind(output)}) holds {len(found)} tensors{wide} that could be the "
-        f"logits: {listed}. Say which with output= (output={example}, or a function of the "
-        f"output), or around any other call `with attnviz.models.reading(output={example}):`"
+        f"logits: {listed}"
+    )
+    return TargetError(
+        f"{what}. Say which with output= (output={example}, or a function of the output), or "
+        f"around any other call `with attnviz.models.reading(output={example}):`",
+        command=f"{what}. Say which: --logits {last}",
     )
 
 

@@ -152,3 +152,21 @@ def test_hugging_face_draws_no_bars(tmp_path: Path, photos: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Loading weights" not in done.stderr
     assert "%|" not in done.stderr
+
+
+def test_which_part_of_the_output_are_the_logits(run: Callable, photos: Path) -> None:
+    words = ["explain", photos / "red.png", "--model", "tests.cli.tiny:two_heads",
+             "--preprocess", "unit", "--json"]  # fmt: skip
+    done = run(*words)
+    assert done.code == 1
+    assert "'heads.plain' (1, 3), 'heads.minus' (1, 3). Say which: --logits heads.minus" in done.err
+    assert "output=" not in done.err
+    for part in ("heads.plain", "heads.minus"):
+        (result,) = run(*words, "--logits", part, "--force").json["results"]
+        maps = attnviz.explain(
+            "tests.cli.tiny:two_heads", photos / "red.png", preprocess="unit", output=part
+        )
+        assert result["target"]["score"] == pytest.approx(float(maps.score[0]), rel=1e-6)
+        assert maps.target[0] != 0 or part == "heads.plain"  # red, and anything but red
+    done = run(*words, "--logits", "heads.none", "--force")
+    assert (done.code, "has no 'none' in 'heads'" in done.err) == (1, True)

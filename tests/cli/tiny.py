@@ -52,6 +52,18 @@ def slow() -> Colours:
     return model
 
 
+class TwoHeads(Colours):
+    """Two answers of one width: the colours, and minus them."""
+
+    def forward(self, x: Tensor) -> dict[str, dict[str, Tensor]]:
+        logits = super().forward(x)
+        return {"heads": {"plain": logits, "minus": -logits}}
+
+
+def two_heads() -> TwoHeads:
+    return TwoHeads()
+
+
 def broken() -> nn.Module:
     raise RuntimeError("a bug in the factory")
 

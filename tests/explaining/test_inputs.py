@@ -193,3 +193,16 @@ def test_a_network_of_one_channel_sees_photos_in_grey():
     colour = attnviz.models.Preprocess(resize=None, crop=None)
     with pytest.raises(ImageError, match=r"where Sequential takes 1.*Preprocess\(mean=\(m,\)"):
         attnviz.explain(net, photo, layer="1", target=2, preprocess=colour)
+
+
+def test_a_squeezed_single_logit_has_a_default_layer():
+    class Squeezed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 1)
+
+        def forward(self, x):
+            return self.head(self.conv(x).relu().mean((2, 3))).squeeze()
+
+    assert attnviz.explain(Squeezed().eval(), torch.rand(1, 3, 12, 16)).layer == "conv"
