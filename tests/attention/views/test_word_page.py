@@ -94,7 +94,15 @@ def test_pointing_at_a_word_shows_its_map(found, tmp_path):
         assert f"“{found.words[1]}”" in page.evaluate(shown)
         page.select_option("#kind", "1")
         assert "TAM" in page.evaluate(shown)
+        page.focus("#layer")
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
+        assert "layers.1" in page.evaluate(shown)
+        assert page.evaluate("document.getElementById('depth').textContent") == "2 of 3"
+        page.select_option("#kind", "1")
+        assert page.evaluate("document.getElementById('depth').textContent") == "all"
         page.mouse.move(5, 5)
+        page.focus("#answer button:nth-of-type(1)")
         page.keyboard.press("ArrowRight")
         page.keyboard.press("ArrowRight")
         assert f"“{found.words[2]}”" in page.evaluate(shown)
