@@ -6,6 +6,7 @@ import csv
 import os
 import re
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,9 @@ def _ordered(stored: Mapping[Any, Any], what: str) -> list[Any]:
     if sorted(index) != list(range(len(index))):
         first = min(index, default=0)
         hint = " (it counts from 1: is there a background class 0?)" if first == 1 else ""
-        gone = sorted(set(range(max(index, default=0) + 1)) - set(index))[:3]
+        have, most = set(index), max(index, default=0)
+        # not all of them: a single large index would fill the memory
+        gone = list(islice((i for i in range(most) if i not in have), 3))
         raise ModelError(
             f"{what} cannot be read: {len(index)} names, but "
             + (f"none for index {', '.join(map(str, gone))}{hint}" if gone else "indices repeat")

@@ -7,6 +7,7 @@ import copy
 import json
 import random
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,6 +61,17 @@ XML = (
     "<object><name>boat</name><bndbox><xmin>2</xmin><ymin>2</ymin><xmax>5</xmax><ymax>4</ymax>"
     "</bndbox></object></annotation>"
 )
+
+
+@pytest.fixture(autouse=True)
+def _ceiling():
+    """No file may make its reader ask for 2 GB: that is a failure, and spares the machine."""
+    resource = pytest.importorskip("resource")
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + (2 << 30), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 @pytest.fixture

@@ -171,3 +171,11 @@ def test_a_link_to_itself_is_no_file(tmp_path):
     with pytest.raises(Exception, match="no such file") as caught:
         read_image(tmp_path / "x.png")
     assert type(caught.value).__name__ == "ImageError"
+
+
+@pytest.mark.parametrize("index", [2**31, 2**70, 10**400])
+def test_an_index_of_a_label_asks_for_no_memory(tmp_path, index):
+    """All indices below it were made, to name three that are missing."""
+    (tmp_path / "l.json").write_text(json.dumps({"0": "ant", str(index): "bee"}))
+    with pytest.raises(ModelError, match=r"none for index 1, 2, 3\b"):
+        read_labels(tmp_path / "l.json")
