@@ -43,6 +43,12 @@ class Job:
     photo: Path
     pictures: tuple[Path, ...]
 
+    def older_than(self, *sources: str | Path | None) -> bool:
+        """Return whether a picture is older than its photo, or than another file it depends on."""
+        times = [p.stat().st_mtime_ns for p in map(Path, filter(None, (self.photo, *sources)))
+                 if os.path.isfile(p)]  # fmt: skip
+        return min(p.stat().st_mtime_ns for p in self.pictures) < max(times, default=0)
+
 
 @dataclass(frozen=True)
 class Look:

@@ -79,7 +79,11 @@ def explain(
         int | None, typer.Option(min=1, help="Photos a forward pass; chosen if left out.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Leave out photos whose pictures are there.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Leave out photos whose pictures are there, and no older than photo and weights.",
+        ),
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite pictures.")] = False,
 ) -> None:
@@ -141,13 +145,17 @@ def explain(
         for photo, stem in zip(found, result_stems(found), strict=True)
     ]
     if resume:
-        there = group.once(lambda: [j for j in jobs if all(p.exists() for p in j.pictures)])
+        drawn = group.once(lambda: [j for j in jobs if all(p.exists() for p in j.pictures)])
+        stale = group.once(lambda: [j for j in drawn if j.older_than(subject.checkpoint, labels)])
+        there = [job for job in drawn if job not in stale]
         jobs = [job for job in jobs if job not in there]
         say(f"{len(there)} of {len(found)} photos have their pictures and are left out")
+        if stale:
+            say(f"{len(stale)} have changed since, or the weights have, and are drawn anew")
     sheet = out / f"grid.{picture_format}"
     extra = [*([html] if html else []), *([sheet] if grid else [])]
     if not force:
-        files = [*extra, *(p for job in jobs for p in job.pictures)]
+        files = [*extra, *(p for job in jobs for p in job.pictures if not resume)]
         group.once(lambda: refuse_existing(files))
     failures = [{"photo": name, "error": str(error)} for name, error in unreadable]
     for failure in failures:
@@ -174,7 +182,8 @@ def explain(
         mine = [jobs[i] for i in group.mine(len(jobs), block)]
         outcomes = explain_photos(
             loaded, mine, methods=methods, targets=targets, layer=layer,
-            labels=labels, look=look, batch_size=batch_size, force=force, keep=bool(extra),
+            labels=labels, look=look, batch_size=batch_size, force=force or resume,
+            keep=bool(extra),
         )  # fmt: skip
         if group.count > 1:
             outcomes = group.in_order(list(outcomes), len(jobs), block)

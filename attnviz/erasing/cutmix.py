@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -61,11 +62,9 @@ def cut_and_mix(
 def _beta(beta: float, generator: torch.Generator | None, device: torch.device) -> float:
     if beta == 1.0:
         return float(torch.rand(1, generator=generator, device=device))
-    a, b = (
-        torch._standard_gamma(torch.full((1,), beta, device=device), generator=generator)
-        for _ in range(2)
-    )
-    return float(a / (a + b))
+    # torch draws Beta numbers from no generator but the global one
+    seed = int(torch.randint(2**31 - 1, (1,), generator=generator, device=device))
+    return float(np.random.default_rng(seed).beta(beta, beta))
 
 
 @SCHEMES.register("cutmix", paper="arXiv:1905.04899", family="input")

@@ -200,3 +200,18 @@ def test_scatter_puts_values_back():
     assert torch.equal(twice.scatter(values, reduce="mean").flatten(), torch.tensor([15 / 4, 5.5]))
     with pytest.raises(ValueError, match="expected 'sum' or 'mean'"):
         places.scatter(values, reduce="max")
+
+
+@pytest.mark.parametrize("name", ["_C._current_graph_task_id", "_C", "no_such_thing"])
+def test_a_torch_without_a_private_name_is_told(name, monkeypatch):
+    from attnviz.attention.tap import functions
+    from attnviz.errors import EnvironmentFault
+
+    assert not functions.in_backward()
+
+    class Other:
+        __version__ = "9.9"
+
+    monkeypatch.setattr(functions, "torch", Other)
+    with pytest.raises(EnvironmentFault, match=rf"torch 9.9 has no torch.{name}, by which"):
+        functions.private(name)

@@ -571,3 +571,37 @@ def test_ctrl_c_says_what_is_kept_and_resume_goes_on(
     done = run(*command, "--resume")
     assert (done.code, done.out) == (0, "")
     assert "3 of 3 photos have their pictures" in done.err
+
+
+def test_resume_draws_anew_what_changed_since(run: Run, photos: Path, tmp_path: Path) -> None:
+    """A photo or a checkpoint that is newer than its picture left the old picture in place."""
+    import os
+
+    from safetensors.torch import save_file
+
+    from .tiny import colours
+
+    save_file(colours().state_dict(), tmp_path / "w.safetensors")
+    command = ("explain", photos, *TINY, "--checkpoint", tmp_path / "w.safetensors", "--out", "out")
+    assert run(*command).code == 0
+    long_ago = 1_500_000_000
+    for path in [*photos.iterdir(), tmp_path / "w.safetensors"]:
+        os.utime(path, (long_ago, long_ago))
+    for path in Path("out").iterdir():
+        os.utime(path, (long_ago + 10, long_ago + 10))
+    assert "3 of 3 photos have their pictures" in run(*command, "--resume").err
+    os.utime(photos / "red.png", (long_ago + 20, long_ago + 20))
+    again = run(*command, "--resume", "--json")
+    assert [Path(r["photo"]).name for r in again.json["results"]] == ["red.png"]
+    assert "1 have changed since, or the weights have, and are drawn anew" in again.err
+    os.utime(tmp_path / "w.safetensors", (long_ago + 20, long_ago + 20))
+    assert len(run(*command, "--resume", "--json").json["results"]) == 2  # red's is new already
+
+
+def test_resume_finishes_a_photo_of_which_one_picture_is_there(run: Run, photos: Path) -> None:
+    """Of two methods' pictures one was written when the run was killed."""
+    command = ("explain", photos / "red.png", *TINY, "--method", "gradcam,eigencam", "--out", "out")
+    assert run(*command).code == 0
+    Path("out/red.eigencam.jpg").unlink()
+    assert run(*command, "--resume").code == 0
+    assert Path("out/red.eigencam.jpg").exists()

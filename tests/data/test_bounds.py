@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import time
@@ -179,3 +180,22 @@ def test_an_index_of_a_label_asks_for_no_memory(tmp_path, index):
     (tmp_path / "l.json").write_text(json.dumps({"0": "ant", str(index): "bee"}))
     with pytest.raises(ModelError, match=r"none for index 1, 2, 3\b"):
         read_labels(tmp_path / "l.json")
+
+
+def test_an_archive_of_an_unknown_version_is_damaged(tmp_path):
+    """zipfile raises NotImplementedError, on a byte that says what is needed to read it."""
+    torch.save({"w": torch.zeros(2)}, tmp_path / "c.pt")
+    data = bytearray((tmp_path / "c.pt").read_bytes())
+    at = data.index(b"PK\1\2")
+    data[at + 6] = 99
+    (tmp_path / "c.pt").write_bytes(bytes(data))
+    with pytest.raises(ModelError, match="is damaged"):
+        read_state_dict(tmp_path / "c.pt")
+
+
+def test_every_limit_is_documented_and_can_be_raised_by_the_environment(repo, monkeypatch):
+    table = (repo / ".github" / "SECURITY.md").read_text(encoding="utf-8")
+    for field in dataclasses.fields(limits.Limits):
+        assert f"| `{field.name}` | {field.default:,} | " in table
+        monkeypatch.setenv("ATTNVIZ_LIMITS", f"{field.name}={field.default + 1}")
+        assert getattr(limits.current(), field.name) == field.default + 1

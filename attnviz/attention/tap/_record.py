@@ -24,6 +24,7 @@ from ._layout import (
     picture_of,
 )
 from ._modules import Running, running
+from .functions import in_backward
 from .gate import Gate, Missed, axes_of
 from .site import Layout, Site, same_block
 from .tags import Moved, Stream
@@ -103,7 +104,7 @@ class Recorder:
 
         Nothing is recorded while autograd runs (gradient checkpointing computes layers again).
         """
-        if torch._C._current_graph_task_id() != -1:
+        if in_backward():
             return None
         modules = running(self.names)
         if not modules:
@@ -120,7 +121,7 @@ class Recorder:
         What ran before the first attention needs no graph, so it is run without one; gradients
         with respect to every attention's output need nothing else.
         """
-        if not self.restart or torch._C._current_graph_task_id() != -1:
+        if not self.restart or in_backward():
             return output
         self.restart = False
         torch.set_grad_enabled(True)  # the caller's block sets it back

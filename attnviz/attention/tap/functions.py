@@ -10,7 +10,30 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
+
+from ...errors import EnvironmentFault
+
+
+def private(path: str) -> Any:
+    """Return something of torch that has no public name; it is asked for when it is used.
+
+    Raises:
+        EnvironmentFault: this torch has it no more.
+    """
+    found: Any = torch
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    if found is None:
+        raise EnvironmentFault(
+            f"torch {torch.__version__} has no torch.{path}, by which attention is read; install "
+            "a torch that attnviz was tested with (2.6 to 2.15), or use a class activation map"
+        )
+    return found
+
+
+def in_backward() -> bool:
+    """Return whether this thread is inside a backward pass of autograd."""
+    return private("_C._current_graph_task_id")() != -1
 
 
 def torch_functions(*names: str) -> list[Any]:
@@ -94,8 +117,13 @@ REORDER = set(
     )
 ) | set(_getters("T", "mT"))
 
-FLEX: Any = getattr(torch._higher_order_ops, "flex_attention", None)
-OPERATORS = (HigherOrderOperator, OpOverload, OpOverloadPacket)
+FLEX: Any = getattr(getattr(torch, "_higher_order_ops", None), "flex_attention", None)
+#: kinds of operators; where torch calls them otherwise, kernels are only told by their names
+OPERATORS = tuple(
+    kind
+    for name in ("HigherOrderOperator", "OpOverload", "OpOverloadPacket")
+    if (kind := getattr(getattr(torch, "_ops", None), name, None)) is not None
+)
 #: parts of the names of kernels that attend and return neither weights nor what makes them
 KERNELS = ("flex_attention", "flash_attn", "fmha", "efficient_attention", "flash_attention",
            "natten", "sageattn")  # fmt: skip
