@@ -150,9 +150,9 @@ def check_archive(path: Path, what: str) -> None:
     Raises:
         DataError: too large when unpacked, or a damaged archive.
     """
-    if not zipfile.is_zipfile(path):
-        return
     try:
+        if not zipfile.is_zipfile(path):
+            return
         with zipfile.ZipFile(path) as parts:
             packed = [i for i in parts.infolist() if i.compress_type != zipfile.ZIP_STORED]
     except Exception as fault:  # of a damaged header zipfile says so in many ways

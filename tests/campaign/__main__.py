@@ -36,7 +36,8 @@ class Table:
             count = sum(n for key, n in report.user_properties if key == "tried")
             self.tried[name] = self.tried.get(name, 0) + (count or 1)
         if report.failed:
-            self.failed.setdefault(name, []).append(report.nodeid.partition("[")[2].rstrip("]"))
+            part = report.nodeid.partition("[")[2].rstrip("]")
+            self.failed.setdefault(name, []).append(part or "failed")
 
     def rows(self, size: str) -> dict[str, str]:
         """Return what was tried -> its row."""

@@ -191,6 +191,12 @@ def test_an_archive_of_an_unknown_version_is_damaged(tmp_path):
     (tmp_path / "c.pt").write_bytes(bytes(data))
     with pytest.raises(ModelError, match="is damaged"):
         read_state_dict(tmp_path / "c.pt")
+    whole = bytearray(bytes(data[:at]) + b"PK\6\7" + bytes(12) + b"\2\0\0\0" + bytes(data[at:]))
+    end = whole.rindex(b"PK\5\6")  # the end of an archive over two disks, before its last record
+    whole[end:end] = b"PK\6\7" + bytes(4) + bytes(8) + b"\2\0\0\0"
+    (tmp_path / "c.pt").write_bytes(bytes(whole))
+    with pytest.raises(ModelError, match="is damaged|cannot be read"):
+        read_state_dict(tmp_path / "c.pt")
 
 
 def test_every_limit_is_documented_and_can_be_raised_by_the_environment(repo, monkeypatch):
