@@ -28,10 +28,14 @@ def flat_logits(output: Any) -> Tensor:
     if logits.ndim == 1:
         logits = logits[:, None]
     if logits.ndim != 2:
-        raise TargetError(
+        what = (
             f"a class target needs logits of shape (B, classes), got {tuple(logits.shape)}; for a "
-            "dense output use RegionTarget(class, mask), a detector's 'box:0' or a function of the "
-            "output"
+        )
+        raise TargetError(
+            f"{what}dense output use RegionTarget(class, mask), a detector's 'box:0' or a function "
+            "of the output",
+            command=f"{what}dense output say --target region:mask.png@CLASS, pixel:X,Y@CLASS, or "
+            "box:0 of a detector",
         )
     return logits
 
