@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .batching import in_chosen_batches
 from .errors import AttnvizError, AttnvizWarning, MethodError, TargetError
-from .heatmaps import Heatmaps, warn_of_flat
+from .heatmaps import ByName, Heatmaps, warn_of_flat
 from .hooks import eager, find_layers, preserved
 from .images import asked
 from .inputs import Given, gather, mismatch, size_of
@@ -349,10 +349,10 @@ def _shape(found: list[Heatmaps], method: Any, layer: Any) -> Heatmaps | dict[st
         return found[0]
     if several_methods and not several_layers:
         named = {maps.method: maps for maps in found}
-        return {METHODS.get(name).name: named[METHODS.get(name).name] for name in method}
+        return ByName({METHODS.get(n).name: named[METHODS.get(n).name] for n in method})
     if not several_methods:
-        return {maps.layer: maps for maps in found}
-    nested: dict[str, Any] = {METHODS.get(name).name: {} for name in method}
+        return ByName({maps.layer: maps for maps in found})
+    nested: dict[str, Any] = {METHODS.get(name).name: ByName() for name in method}
     for maps in found:
         nested[maps.method][maps.layer] = maps
     return nested

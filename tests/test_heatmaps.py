@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import io
 import re
+import shutil
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image
 
 from attnviz.errors import DataError
 from attnviz.geometry import Geometry
-from attnviz.heatmaps import Heatmaps, grid, pictures
+from attnviz.heatmaps import ByName, Heatmaps, grid, pictures
 from attnviz.render import overlay
 
 CROP = Geometry((120, 160), (224, 224), (30.0, 10.0, 130.0, 110.0))
@@ -384,8 +385,52 @@ def test_html_shows_one_class_of_a_photo_at_a_time():
     assert page.count('alt="photo"') == 2
     assert re.findall(r"<option value=\"(\d)\">(\w+)", page) == [("0", "boat"), ("1", "dock")]
     assert page.count('data-rank="0"') == 4
-    assert page.count('data-rank="1" hidden') == 4
+    assert page.count('data-rank="1" data-method="0" hidden') == 4
     assert "<select" not in maps[:1]._repr_html_()
+
+
+@pytest.mark.peer("playwright.sync_api")
+def test_a_cell_switches_method_and_class_and_fades(tmp_path):
+    """Every control of the cell, clicked in a browser: one overlay and caption are shown."""
+    from playwright import sync_api as playwright
+
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    if browser is None:
+        pytest.skip("no chromium here to open the cell with")
+    one = photo(1)
+    parts = {"images": (one, one), "sources": None, "label": ("boat", "dock")}
+    named = ByName(
+        {m: make(torch.rand(2, 3, 3), method=m, **parts) for m in ("gradcam", "layercam")}
+    )
+    (tmp_path / "cell.html").write_text(named._repr_html_())
+    with playwright.sync_playwright() as p:
+        running = p.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        tab = running.new_page()
+        tab.goto((tmp_path / "cell.html").as_uri())
+
+        def shown():
+            return [c.inner_text() for c in tab.locator("figcaption").all() if c.is_visible()]
+
+        def overlays():
+            return [i.get_attribute("src") for i in tab.locator("[data-map]").all()
+                    if i.is_visible()]  # fmt: skip
+
+        seen = {}
+        for method, name in enumerate(named):
+            for rank, label in enumerate(("boat", "dock")):
+                tab.select_option("select[name=method]", str(method))
+                tab.select_option("select[name=rank]", str(rank))
+                (caption,), (picture,) = shown(), overlays()
+                assert name in caption
+                assert label in caption
+                seen[picture] = caption
+        assert len(seen) == 4  # another picture each time
+        tab.locator("input[type=range]").fill("0.25")
+        faded = tab.evaluate("[...document.querySelectorAll('[data-map]')].map(e=>e.style.opacity)")
+        assert set(faded) == {"0.25"}
+        controls = tab.locator("select, input, button").count()
+        assert controls == 3  # these, and no other
+        running.close()
 
 
 # -- comparisons -------------------------------------------------------------------------------
@@ -396,7 +441,7 @@ def drawn_tiles(monkeypatch):
 
     def grid(rows, **options):
         seen.update(rows=rows, **options)
-        return "picture"
+        return Image.new("RGB", (1, 1))
 
     monkeypatch.setattr("attnviz.render.grid", grid)
     return seen
@@ -504,7 +549,8 @@ def test_panel_and_figure_take_a_title(monkeypatch):
     whole = make().figure(None)
     assert sum("class" in t.get_text() for t in whole.texts) == 3
     seen = []
-    monkeypatch.setattr("attnviz.render.panel", lambda tile, **_: seen.append(tile.title))
+    blank = Image.new("RGB", (1, 1))
+    monkeypatch.setattr("attnviz.render.panel", lambda tile, **_: seen.append(tile.title) or blank)
     make().panel(0, title="Boats")
     assert seen == ["Boats"]
 

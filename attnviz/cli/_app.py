@@ -83,6 +83,7 @@ def _root(
     """See what a vision or text model looks at.
 
     Start with [bold]attnviz demo[/bold], then [bold]attnviz explain PHOTO[/bold].
+    Tab completes commands and options after [bold]attnviz --install-completion[/bold].
     """
 
 
@@ -144,7 +145,7 @@ def _dispatch(words: list[str], debug: bool) -> int:
     except _ClickException as error:
         return _usage(error)
     except (KeyboardInterrupt, typer.Abort):
-        say("interrupted")
+        say("interrupted: what was written is whole; the same command starts anew")
         return INTERRUPTED
     except SystemExit as stop:  # typer leaves this way when stdout was closed under it
         return _stdout_closed() if stop.code == 1 else int(stop.code or 0)

@@ -23,6 +23,13 @@ MODEL_HELP = (
 )
 
 Layer = Annotated[str | None, typer.Option(help="A name of `attnviz layers`; chosen if left out.")]
+Target = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Class index or label, with commas or repeated where several are taken; a label with "
+        "a comma is class:LABEL. The predicted class if left out."
+    ),
+]
 Labels = Annotated[
     str | None,
     typer.Option(help="Class names: a file (text, JSON, CSV, YAML), a,b,c, or imagenet."),
@@ -324,6 +331,17 @@ def takes_model(
         return run
 
     return wrap
+
+
+def one_target(given: list[str] | None) -> str | None:
+    """Return the target that `--target` names, of a command that takes a single one."""
+    found = listed(given)
+    if len(found) > 1:
+        raise typer.BadParameter(
+            f"--target names {len(found)} here ({', '.join(found)}) and one is taken: give the "
+            "command once for each; a label with a comma is class:LABEL"
+        )
+    return found[0] if found else None
 
 
 def listed(given: list[str] | None) -> list[str]:

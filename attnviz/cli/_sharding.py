@@ -14,7 +14,7 @@ from ..models import read_labels
 from ..processes import current
 from ..shards import explain_dataset
 from ._app import FAILURE, say
-from ._console import progress
+from ._console import progress, saying_what_is_kept
 from ._options import Subject
 from ._photos import gather
 
@@ -38,8 +38,14 @@ def write_shards(
     options |= {"method": methods[0], "target": targets[0] if targets else None}
     if labels is not None:
         options["labels"] = read_labels(labels)
-    with progress("explaining", len(samples)) as bar:
-        done = 0
+    done = 0
+    kept = saying_what_is_kept(
+        lambda: (
+            f"{done} of {len(samples)} images are done, and kept in {str(out)!r}; "
+            "the same command goes on"
+        )
+    )
+    with kept, progress("explaining", len(samples)) as bar:
 
         def step(now: int) -> None:
             nonlocal done

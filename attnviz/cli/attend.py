@@ -8,7 +8,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from ._options import Labels, Subject, listed, takes_model
+from ._options import Labels, Subject, Target, listed, one_target, takes_model
 
 ATTEND_SCHEMA = 1
 
@@ -47,9 +47,7 @@ def attend(
             "For a photo and a text: attention, tam, rollout, gradient, or several with commas.",
         ),
     ] = None,
-    target: Annotated[
-        str | None, typer.Option(help="Class index or label, for maps that have a class.")
-    ] = None,
+    target: Target = None,
     labels: Labels = None,
     out: Annotated[
         Path | None,
@@ -128,7 +126,7 @@ def attend(
             refuse_existing([p for p in (out if method else None, html) if p is not None])
         _text(
             text, subject=subject, random=random, layers=layer, head=chosen, method=method,
-            target=target, out=out, html=html, stats=stats, force=force,
+            target=one_target(target), out=out, html=html, stats=stats, force=force,
         )  # fmt: skip
         return
     found, unreadable = gather(photos or [], leave_out=out)
@@ -140,7 +138,7 @@ def attend(
     if jobs:
         _photos(
             jobs, subject=subject, random=random, layers=layer, head=chosen, method=method,
-            target=target, labels=labels, stats=stats, force=force,
+            targets=listed(target), labels=labels, stats=stats, force=force,
         )  # fmt: skip
     if unreadable or not jobs:
         raise typer.Exit(FAILURE)
@@ -179,7 +177,7 @@ def _jobs(found: list[Path], method: str | None, out: Path | None, html: Path | 
 
 def _photos(
     jobs: list[_Job], *, subject: Subject, random: bool, layers: Any, head: Any,
-    method: str | None, target: str | None, labels: str | None, stats: str | None, force: bool,
+    method: str | None, targets: list[str], labels: str | None, stats: str | None, force: bool,
 ) -> None:  # fmt: skip
     import torch
 
@@ -193,14 +191,16 @@ def _photos(
     names = read_labels(labels) if labels else labels_of(loaded.module, loaded)
     prepare = resolve_preprocess(None, loaded.module, loaded)
     place, batch, done = next(loaded.module.parameters()), [], 0
-    kept = saying_what_is_kept(lambda: f"{done} of {len(jobs)} photos are written")
+    kept = saying_what_is_kept(
+        lambda: f"{done} of {len(jobs)} photos are written; name the others, or --force for all"
+    )
     with kept, progress("attending", len(jobs)) as bar:
         for job in jobs:
             image = read_image(job.photo)
             tensor, geometry = prepare(image)
             inputs = tensor[None].to(place.device, place.dtype)
             if draw is not None and job.picture is not None:
-                for line in draw(loaded, image, job.picture, target, names, force):
+                for line in draw(loaded, image, job.picture, targets, names, force):
                     bar.result(line)
             if job.page is not None:
                 bar.result(_page(
@@ -223,6 +223,7 @@ def _drawer(method: str, head: Any, layers: Any) -> Callable[..., Iterator[str]]
     from ..explaining import explain
     from ..methods import METHODS
     from ._files import VECTOR_FORMATS, file_bytes, write_file
+    from ._photos import slug
 
     entry = METHODS.get(method)
     if entry.family != "attention":
@@ -238,15 +239,16 @@ def _drawer(method: str, head: Any, layers: Any) -> Callable[..., Iterator[str]]
         raise MethodError(f"{entry.name} takes all heads together; leave --head out")
 
     def draw(
-        loaded: Any, image: Any, goal: Path, target: Any, labels: Any, force: bool
+        loaded: Any, image: Any, goal: Path, targets: list[str], labels: Any, force: bool
     ) -> Iterator[str]:
         maps = explain(
-            loaded, image, target=target, method=entry.name, layer=layers, labels=labels,
+            loaded, image, classes=targets or None, method=entry.name, layer=layers, labels=labels,
             **options,
         )  # fmt: skip
         shown = [maps] if layers is None else list(maps.values())
-        for one in shown:
-            path = goal if len(shown) == 1 else goal.with_stem(f"{goal.stem}.{one.layer}")
+        for one in (each for some in shown for each in some):
+            parts = [slug(one.label[0])] * (len(targets) > 1) + [one.layer] * (len(shown) > 1)
+            path = goal.with_stem(".".join([goal.stem, *parts]))
             vector = path.suffix.lstrip(".").lower() in VECTOR_FORMATS
             drawn = one.figure(0) if vector else one.panel(0)
             write_file(path, file_bytes(drawn, path.suffix), force=force)

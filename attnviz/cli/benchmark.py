@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ._app import FAILURE, say
-from ._options import AsJson, Labels, Layer, Subject, takes_model
+from ._options import AsJson, Labels, Layer, Subject, Target, one_target, takes_model
 
 if TYPE_CHECKING:
     from ..benchmark import Settings
@@ -54,10 +54,7 @@ def benchmark(
     mask: Annotated[
         str | None, typer.Option(help="Class of the dataset whose place counts.")
     ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(help="Class index or label; each image's predicted class if left out."),
-    ] = None,
+    target: Target = None,
     layer: Layer = None,
     labels: Labels = None,
     out: Annotated[
@@ -97,7 +94,7 @@ def benchmark(
         raise typer.Exit(FAILURE)
     settings = _settings(
         subjects, methods, metrics, baselines, steps=steps, score=score,
-        substrate=substrate, controls=controls, target=target, layer=layer, seed=seed,
+        substrate=substrate, controls=controls, target=_class_named(target), layer=layer, seed=seed,
     )  # fmt: skip
     runner = Runner(
         subject.load(), subjects, settings,
@@ -148,6 +145,17 @@ _JSON_HEAD = ("schema", "schema_version", "attnviz")
 
 def _words(given: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in given.split(",") if word.strip())
+
+
+def _class_named(target: list[str] | None) -> str | None:
+    """Return the class that is judged: other kinds of target have no curve to be judged by."""
+    name = one_target(target)
+    if name is None or ":" not in name:
+        return name
+    kind, _, rest = name.partition(":")
+    if kind.strip().lower() != "class":
+        raise typer.BadParameter(f"--target {name!r}: methods are judged on a class, class:LABEL")
+    return rest.strip()
 
 
 def _settings(

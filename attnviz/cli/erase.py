@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ._options import Labels, Subject, takes_model
+from ._options import Labels, Subject, Target, one_target, takes_model
 
 ERASE_SCHEMA = 1
 
@@ -17,9 +17,7 @@ def erase(
     photo: Annotated[Path, typer.Argument(metavar="PHOTO")],
     subject: Subject,
     steps: Annotated[int, typer.Option(min=1, help="Regions to erase, at most.")] = 4,
-    target: Annotated[
-        str | None, typer.Option(help="Class index or label; the predicted class if left out.")
-    ] = None,
+    target: Target = None,
     threshold: Annotated[
         float, typer.Option(help="Share of the map's maximum that is erased.", min=0, max=1)
     ] = 0.5,
@@ -41,9 +39,11 @@ def erase(
     from ..images import picture_bytes, read_image
     from ..models import labels_of, read_labels, resolve_preprocess
     from ..render import Tile, grid
+    from ..targets import parsed
     from ._console import print_json
     from ._files import refuse_existing, write_file
 
+    wanted = one_target(target)
     if fill not in FILLS:
         raise typer.BadParameter(f"--fill {fill!r} is not one of {', '.join(FILLS.names())}")
     goal = out / f"{photo.stem}.erase.png"
@@ -54,8 +54,8 @@ def erase(
     names = read_labels(labels) if labels else labels_of(loaded.module, loaded)
     tensor, geometry = prepare(read_image(photo))
     found = mine(
-        loaded.module, tensor, target=target, steps=steps, threshold=threshold, fill=fill,
-        method=method, layer=layer, labels=names,
+        loaded.module, tensor, target=parsed(wanted, names), steps=steps, threshold=threshold,
+        fill=fill, method=method, layer=layer, labels=names,
     )  # fmt: skip
 
     # back to colours by the span of the untouched input: fills lie within it

@@ -113,7 +113,7 @@ def explain(
     if shards:
         from ._sharding import write_shards
 
-        wanted = [f"contrast:{t},{versus}" if versus else t for t in target or []]
+        wanted = [f"contrast:{t},{versus}" if versus else t for t in listed(target)]
         write_shards(
             subject, photos, out, methods_named(method), wanted, layer=layer, labels=labels,
             batch_size=batch_size, force=force,

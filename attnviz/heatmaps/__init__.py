@@ -2,7 +2,8 @@
 
 from .core import Heatmaps
 from .empty import warn_of_flat
+from .notebook import ByName
 from .pictures import grid, joined
 from .volumes import animate
 
-__all__ = ["Heatmaps", "animate", "grid", "joined", "warn_of_flat"]
+__all__ = ["ByName", "Heatmaps", "animate", "grid", "joined", "warn_of_flat"]

@@ -30,6 +30,14 @@ def test_photo(photo, tmp_path, capsys):
     assert main([*arguments, "--force"]) == 0
 
 
+def test_several_targets_give_a_picture_each(photo, tmp_path, capsys):
+    arguments = ["attend", str(photo), "--random", "--model", MODEL, "--map", "legrad"]
+    arguments += ["--target", "1,2", "--target", "class:3", "--out", str(tmp_path / "map.png")]
+    assert main(arguments) == 0, capsys.readouterr().err
+    assert capsys.readouterr().out.count("legrad of timm") == 3
+    assert len({p.read_bytes() for p in tmp_path.glob("map.*.png")}) == 3
+
+
 @pytest.fixture
 def text_model(tmp_path):
     """A tiny BERT with a word tokenizer, in a folder."""

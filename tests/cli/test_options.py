@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 import attnviz
 from attnviz.models import Preprocess
 
+TINY = ["--model", "tests.cli.tiny:colours", "--preprocess", "imagenet"]
 MODEL = ["--model", "tests.cli.tiny:colours"]
 OWN = ["--mean", ".4,.45,.42", "--std", ".2", "--resize", "40x48", "--interpolation", "bicubic"]
 
@@ -170,3 +171,27 @@ def test_which_part_of_the_output_are_the_logits(run: Callable, photos: Path) ->
         assert maps.target[0] != 0 or part == "heads.plain"  # red, and anything but red
     done = run(*words, "--logits", "heads.none", "--force")
     assert (done.code, "has no 'none' in 'heads'" in done.err) == (1, True)
+
+
+@pytest.mark.parametrize("command", ["erase", "benchmark"])
+@pytest.mark.parametrize("given", [["1,2"], ["1", "--target", "2"]])
+def test_one_target_is_taken_where_one_is_meant(
+    run: Callable, photos: Path, command: str, given: list[str]
+) -> None:
+    done = run(*COMMANDS[command][:1], photos / "red.png", *TINY, "--target", *given)
+    assert done.code == 2
+    assert "--target names 2 here (1, 2) and one is taken" in done.err
+
+
+def test_a_class_is_named_alike_in_every_command(run: Callable, photos: Path) -> None:
+    labels = ["--labels", "red,green,blue"]
+    erased = run("erase", photos / "red.png", *TINY, *labels, "--target", "class:green", "--json")
+    assert (erased.code, erased.json["label"]) == (0, "green"), erased.err
+    judged = run(
+        "benchmark", photos / "red.png", *TINY, *labels, "--target", "class:green", "--methods",
+        "gradcam", "--metrics", "deletion", "--steps", "2", "--baselines", "mean", "--json",
+    )  # fmt: skip
+    assert judged.code == 0, judged.err
+    wrong = run("benchmark", photos / "red.png", *TINY, "--target", "contrast:1,2")
+    assert wrong.code == 2
+    assert "methods are judged on a class, class:LABEL" in wrong.err

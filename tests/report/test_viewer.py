@@ -136,8 +136,21 @@ def _canvas(tab, place="#large canvas"):
     return tab.evaluate(f"document.querySelector('{place}').toDataURL()")
 
 
+#: notes what is clicked, changed or typed into, by the control's name
+WATCH = """
+window.used = new Set();
+for (const kind of ["click", "change", "input"])
+  document.addEventListener(kind, (e) => {
+    const c = e.target.closest("button, select, input");
+    if (c) window.used.add(c.id || "a thumbnail");
+  }, true);
+"""
+CONTROLS = "[...document.querySelectorAll('button, select, input')].map(c => c.id || 'a thumbnail')"
+
+
 @pytest.mark.peer("playwright.sync_api")
 def test_every_control_does_what_it_says(page):
+    page.evaluate(WATCH)
     names = "() => [...document.querySelectorAll('figcaption')].map((f) => f.childNodes[1].data)"
     assert page.evaluate(names) == ["a.jpg", "b.jpg", "c.jpg"]
     page.select_option("#sort", "energy")
@@ -185,6 +198,9 @@ def test_every_control_does_what_it_says(page):
     assert not page.evaluate("document.getElementById('box').open")
     page.click("#dark")
     assert page.evaluate("document.documentElement.className") == "dark"
+    page.select_option("#method", "gradcam")
+    used = set(page.evaluate("[...window.used]"))
+    assert set(page.evaluate(CONTROLS)) == used  # none was left out
 
 
 @pytest.mark.peer("playwright.sync_api")
