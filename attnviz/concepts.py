@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .errors import AttnvizError, ImageError, LayoutError
 from .explaining import Model
+from .geometry import size_of
 from .heatmaps import Heatmaps
 from .hooks import eager, find_layers, preserved
 from .inputs import Given, gather
@@ -61,7 +62,7 @@ class Concepts:
         values, order = self.scores[concept].topk(min(most, self.scores.shape[1]))
         pairs = zip(order.tolist(), values.tolist(), strict=True)
         return [
-            (self.labels[index] if self.labels else f"class {index}", value)
+            (self.labels[int(index)] if self.labels else f"class {index}", value)
             for index, value in pairs
         ]
 
@@ -181,7 +182,7 @@ def find_concepts(
     """
     module, loaded = resolve_model(model, device)
     labels = labels if labels is not None else labels_of(module, loaded)
-    name = next(iter(find_layers(module, layer))) if layer is not None else None
+    name = next(iter(find_layers(module, layer))) if layer is not None else ""
     found: list[Tensor] = []
     places: list[Any] = []
     photos: list[Any] = []
@@ -196,7 +197,7 @@ def find_concepts(
             x = batch.tensor
             with torch.inference_mode(False), eager(module), preserved(module, eval_mode=True):
                 name = name or default_layer(module, x)
-                size = tuple(x.shape[-2:]) if isinstance(x, Tensor) else None
+                size = size_of(x) if isinstance(x, Tensor) else None
                 with torch.no_grad():
                     request = Request(module, x, min(batch_size, total - start), input_size=size)
                     done = forward_pass(request, layers=[name], gradients=False, heads=True)

@@ -58,6 +58,7 @@ class WithMap(nn.Module):
 
 class _WithCam(WithMap):
     method = "cam"
+    weight: Tensor
 
     def __init__(self, model: nn.Module, layer: str, layout: Any, weight: Tensor) -> None:
         super().__init__(model)
@@ -77,6 +78,7 @@ class _WithNormedHead(WithMap):
     """
 
     method = "gradcam"
+    weight: Tensor
 
     def __init__(
         self, model: nn.Module, layer: str, layout: Any, norm: nn.LayerNorm, linear: nn.Linear
@@ -238,6 +240,7 @@ def export_with_map(
     made = torch.onnx.export(
         program, input_names=["input"], output_names=["logits", "heatmap"], verbose=False
     )
+    assert made is not None  # None is what the old exporter, writing files itself, returns
     write_file(path, made.model_proto.SerializeToString(), force=force)
     return wrapped
 

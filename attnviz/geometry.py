@@ -59,3 +59,9 @@ class Geometry:
     def from_dict(cls, fields: dict[str, Any]) -> Geometry:
         """Return the geometry that `as_dict` wrote."""
         return cls(tuple(fields["image_size"]), tuple(fields["input_size"]), tuple(fields["crop"]))
+
+
+def size_of(values: Any) -> tuple[int, int]:
+    """Return (height, width), the last two axes of a tensor or an array, in pixels or cells."""
+    height, width = values.shape[-2:]
+    return height, width

@@ -89,7 +89,8 @@ def _outputs(path: Path, rows: Sequence[np.ndarray]) -> list[tuple[np.ndarray, n
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return [tuple(session.run(["logits", "heatmap"], {"input": row})) for row in rows]
+    made = (session.run(["logits", "heatmap"], {"input": row}) for row in rows)
+    return [(np.asarray(logits), np.asarray(maps)) for logits, maps in made]
 
 
 __all__ = ["Agreement", "quantise"]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 
-def template(package: str, name: str, **filters: Callable[[Any], Any]) -> Template:
+def template(package: str | None, name: str, **filters: Callable[[Any], Any]) -> Template:
     """Return a page's template; all text put into it is escaped, and a missing name is an error.
 
     Args:
@@ -21,7 +21,7 @@ def template(package: str, name: str, **filters: Callable[[Any], Any]) -> Templa
     """
     import jinja2
 
-    folder = resources.files(package)
+    folder = resources.files(package or "attnviz")
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda part: folder.joinpath(part).read_text("utf-8")),
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,

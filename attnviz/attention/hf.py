@@ -65,8 +65,8 @@ def output_attentions(model: nn.Module) -> Iterator[nn.Module]:
             f"{type(model).__name__} is no Hugging Face model with exchangeable attention; use "
             "attnviz.attention.tap(model)"
         )
-    parts = [m for m in model.modules() if hasattr(m, "config")]
-    before = {id(m.config): (m.config, m.config._attn_implementation) for m in parts}
+    configs = [c for m in model.modules() if (c := getattr(m, "config", None)) is not None]
+    before = {id(c): (c, c._attn_implementation) for c in configs}
     try:
         switch(register())
     except ValueError as error:

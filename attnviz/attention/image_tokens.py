@@ -127,7 +127,7 @@ def image_tokens(
         )
     known = _FAMILIES.get(kind)
     if grid is not None:
-        tiles: list[Tile] = [Tile(0, tuple(grid))]
+        tiles: list[Tile] = [Tile(0, (grid[0], grid[1]))]
     elif known is not None:
         tiles = known(_Asked(config, inputs, photo_size, tokens, count))
     else:

@@ -237,7 +237,8 @@ def _propagated(
     """Return Gradient x Input of the word vectors under the rules of AttnLRP."""
     from ..methods.attention.lrp_rules import LrpMode
 
-    table = module.get_input_embeddings()
+    network: Any = module  # a Hugging Face model, whose methods torch's types do not know
+    table = network.get_input_embeddings()
     kept: list[Tensor] = []
 
     def keep(_: nn.Module, __: Any, output: Tensor) -> Tensor:

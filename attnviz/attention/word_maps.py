@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import DataError, MethodError
-from ..geometry import Geometry
+from ..geometry import Geometry, size_of
 from ..heatmaps import Heatmaps
 
 #: the maps that a word can have
@@ -139,7 +139,7 @@ class WordMaps:
                 f"the region's mask is {region.shape} (height, width), the photo "
                 f"{self.image.shape[:2]}"
             )
-        grid = self.layers.shape[-2:]
+        grid = size_of(self.layers)
         on_input = torch.from_numpy(mask_share(region, self.geometry))[None]
         share = F.adaptive_avg_pool2d(on_input.to(self.layers), grid)
         seen = self.layers.mean(1)

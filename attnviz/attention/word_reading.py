@@ -93,7 +93,8 @@ def words(
     )  # fmt: skip
     settings = {"do_sample": False, **generate, "max_new_tokens": max_new_tokens}
     with preserved(module, eval_mode=True), tap, _watched(module, lens):
-        out = module.generate(
+        network: Any = module  # a Hugging Face model, whose methods torch's types do not know
+        out = network.generate(
             **inputs, **settings, return_dict_in_generate=True, output_logits=True
         )
     written = out.sequences[0][-len(out.logits) :]

@@ -19,13 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import AttnvizWarning, DataError
-from ..geometry import Geometry
+from ..geometry import Geometry, size_of
 from ..methods import Request, forward_pass
 from ..models import default_layer, labels_of, resolve_model
 from ..statistics.clustering import spectral
 from ..targets import logits_of
 from .log_odds import LogOdds, called, find_target, score_of
-from .measuring import Instrument
+from .measuring import Audited
 from .pictures import as_samples
 from .result import plain
 from .running import preparation
@@ -181,7 +181,7 @@ def discover(
     samples = as_samples(data)
     module, loaded = resolve_model(model, device)
     prepare, _ = preparation(preprocess, module, loaded, data)
-    runner = Instrument(module, None, (), "", False, (), None, batch_size, seed)
+    runner = Audited(module)
     labels = labels if labels is not None else labels_of(module, loaded)
     order = np.random.default_rng((seed, 3)).permutation(len(samples)).tolist()
     numbers: list[int] = []
@@ -189,7 +189,7 @@ def discover(
     rows: list[Tensor] = []
     maps: list[Tensor] = []
     places: list[Geometry] = []
-    aim = None
+    aim, read = None, ""
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
         prepared = [prepare(samples[i].read()) for i in part]
@@ -200,8 +200,8 @@ def discover(
             if labels is None and total == len(getattr(data, "classes", ())):
                 labels = data.classes
             aim = find_target(target, object, classes=total, labels=labels)
-            layer = layer or default_layer(module, inputs)
-        found, feature, logits = _look(runner, inputs, layer, aim)
+            read = layer or default_layer(module, inputs)
+        found, feature, logits = _look(runner, inputs, read, aim)
         for k, number in enumerate(part):
             if bool(called(logits, aim.indices)[k]) and bool(found[k].sum() > 0):
                 numbers.append(number)
@@ -227,18 +227,17 @@ def discover(
 
 
 def _look(
-    runner: Instrument, inputs: Tensor, layer: str, aim: LogOdds
+    runner: Audited, inputs: Tensor, layer: str, aim: LogOdds
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return maps (B, 16, 16) that sum to 1, features under them (B, C), and logits."""
-    request = Request(
-        runner.module, inputs, len(inputs), target=aim, input_size=tuple(inputs.shape[-2:])
-    )
+    request = Request(runner.module, inputs, len(inputs), target=aim, input_size=size_of(inputs))
     with runner.running(), warnings.catch_warnings():
         # an image without any gradient has an empty map here, and belongs to no cluster
         warnings.simplefilter("ignore", AttnvizWarning)
         done = forward_pass(request, layers=[layer])
         gradient = done.gradients()[layer]
     activation, logits = done.activations[layer], done.logits
+    assert logits is not None  # the log-odds are read off them
     values = (activation * gradient).sum(1).relu().float().cpu()  # HiResCAM
     total = values.sum((1, 2), keepdim=True)
     weights = values / torch.where(total > 0, total, torch.ones_like(total))

@@ -181,8 +181,9 @@ def variants(
                 rooms[row, name] = float(mask.sum()) / float(erasures[-2][2].sum())
             # what fills the context must not be painted with the object's colours
             inside = picture.object_mask
-            apart = name.startswith("context") and inside is not None and bool(inside.any())
-            hidden.append(mask | grown(inside) if apart else mask)
+            if name.startswith("context") and inside is not None and bool(inside.any()):
+                mask = mask | grown(inside)
+            hidden.append(mask)
     if erasures:
         images = torch.stack([pictures[row].input for row, _, _ in erasures])
         unseen = torch.stack(hidden)[:, None].float()

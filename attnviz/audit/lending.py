@@ -49,16 +49,16 @@ def draw_donors(reader: Reader, seed: int) -> Donors | None:
     lent = tuple((a.background, b.background) for a, b in pairs)
     cleared = [torch.stack([emptied(p) for p in part]) for part in pictures]
     if reader.rest:
-        return Donors(*cleared, lent)
+        return Donors(cleared[0], cleared[1], lent)
     inputs = [torch.stack([p.input for p in part]) for part in pictures]
     taken = [[p.occupied for p in pair if p.occupied is not None] for pair in pairs]
     if not any(taken):
-        return Donors(*inputs, lent)
+        return Donors(inputs[0], inputs[1], lent)
     empty = torch.zeros(inputs[0].shape[-2:], dtype=torch.bool)
     occupied = [torch.stack([empty, *found]).any(0) for found in taken]
     both = [torch.cat(parts) for parts in zip(inputs, cleared, strict=True)]
     places = torch.stack([*occupied, *(empty for _ in pairs)])
-    return Donors(*both, (*lent, *lent), places, len(pairs))
+    return Donors(both[0], both[1], (*lent, *lent), places, len(pairs))
 
 
 def _pictures(reader: Reader, rows: list[int]) -> list[Picture]:

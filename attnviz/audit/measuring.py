@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import AttentionUnavailable, AttnvizWarning
 from ..explaining import explain
+from ..geometry import size_of
 from ..hooks import eager, preserved
 from ..metrics import iou, pointing
 from ..targets import logits_of
@@ -28,30 +29,14 @@ REGIONS = ("object", "context", "elsewhere")
 
 
 @dataclass(frozen=True, eq=False)
-class Instrument:
-    """What every image of an audit is measured with.
+class Audited:
+    """The model that is audited.
 
     Attributes:
-        module: the model, on its device.
-        target: the bound log-odds.
-        methods: of the CAM family, computed from one pass.
-        layer: dotted name.
-        attention: whether the region mass of attention is read too, by one more forward.
-        fills: see `interventions.variants`.
-        donors: images that lend their context, or None.
-        batch_size: inputs a forward.
-        seed: of donors and noise.
+        module: on its device.
     """
 
     module: nn.Module
-    target: LogOdds
-    methods: tuple[str, ...]
-    layer: str
-    attention: bool
-    fills: tuple[str, ...]
-    donors: Donors | None
-    batch_size: int
-    seed: int = 0
 
     @property
     def device(self) -> torch.device:
@@ -68,6 +53,31 @@ class Instrument:
             stack.enter_context(eager(self.module))
             stack.enter_context(preserved(self.module, eval_mode=True))
             yield
+
+
+@dataclass(frozen=True, eq=False)
+class Instrument(Audited):
+    """What every image of an audit is measured with.
+
+    Attributes:
+        target: the bound log-odds.
+        methods: of the CAM family, computed from one pass.
+        layer: dotted name.
+        attention: whether the region mass of attention is read too, by one more forward.
+        fills: see `interventions.variants`.
+        donors: images that lend their context, or None.
+        batch_size: inputs a forward.
+        seed: of donors and noise.
+    """
+
+    target: LogOdds
+    methods: tuple[str, ...]
+    layer: str
+    attention: bool
+    fills: tuple[str, ...]
+    donors: Donors | None
+    batch_size: int
+    seed: int = 0
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Return logits (N, classes) on the CPU, in batches, without a graph."""
@@ -87,8 +97,11 @@ class Instrument:
                 self.module, inputs, target=self.target, method=list(self.methods),
                 layer=self.layer, batch_size=len(inputs),
             )  # fmt: skip
-        logits = next(iter(found.values())).logits.float().cpu()
-        return {name: maps.values.float().cpu() for name, maps in found.items()}, logits
+        logits = next(iter(found.values())).logits
+        assert logits is not None  # a target of classes is read off them
+        return {
+            name: maps.values.float().cpu() for name, maps in found.items()
+        }, logits.float().cpu()
 
     def measure(self, pictures: Sequence[Picture]) -> list[Row]:
         """Return one row a picture, ready for the journal."""
@@ -140,14 +153,15 @@ def _areas(picture: Picture) -> dict[str, float]:
 
 def _locate(rows: list[Row], pictures: Sequence[Picture], name: str, maps: Tensor) -> None:
     """Write into each row the share of a map's positive mass in each region, pointing and IoU."""
-    size = tuple(pictures[0].input.shape[-2:])
+    size = size_of(pictures[0].input)
     values = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
     values = values.clamp_min(0)
     total = values.double().sum((1, 2))
-    located = [i for i, p in enumerate(pictures) if p.object_mask is not None]
+    known = {i: p.object_mask for i, p in enumerate(pictures) if p.object_mask is not None}
+    located = list(known)
     scores: dict[str, dict[int, float]] = {"pointing": {}, "iou": {}}
     if located:
-        masks = torch.stack([pictures[i].object_mask for i in located])
+        masks = torch.stack(list(known.values()))
         # no tolerance: inputs are small, and chance is then the object's area
         for key, found in (
             ("pointing", pointing(values[located], masks, tolerance=0)),

@@ -128,8 +128,7 @@ class Reader:
             masks.update(list(sample.masks))
             boxes.update({b.label for b in sample.boxes})
         known = set(labels) | set(masks) | set(boxes)
-        if hasattr(data, "classes"):
-            known |= set(data.classes)
+        known |= set(getattr(data, "classes", ()))
         self.rest = context == BACKGROUND
         if self.rest and context_masks is not None:
             raise DataError(
@@ -242,7 +241,7 @@ class Reader:
         if self.rest:
             return on_object, None if on_object is None else ~on_object
         if self._context_masks is not None and has_context is not False:
-            on_context = self._callable(sample, photo)
+            on_context = self._callable(self._context_masks, sample, photo)
         elif self.regions != "groups" and has_context is not False:
             if sample.has_mask(self.context):
                 on_context = sample.mask(self.context)
@@ -255,8 +254,11 @@ class Reader:
                 on_context = sample.box_mask(self.context)
         return on_object, on_context
 
-    def _callable(self, sample: Sample, photo: np.ndarray) -> np.ndarray:
-        found = np.asarray(self._context_masks(photo))
+    @staticmethod
+    def _callable(
+        masks: Callable[[np.ndarray], np.ndarray], sample: Sample, photo: np.ndarray
+    ) -> np.ndarray:
+        found = np.asarray(masks(photo))
         if found.shape != photo.shape[:2]:
             raise DataError(
                 f"context_masks gave shape {found.shape} for sample {sample.id!r}, expected "

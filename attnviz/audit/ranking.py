@@ -18,7 +18,7 @@ from ..statistics.intervals import Interval
 from ..statistics.resampling import holm
 from ..targets import class_index, logits_of
 from .log_odds import score_of
-from .measuring import Instrument
+from .measuring import Audited
 from .pictures import as_samples
 from .result import plain
 from .running import preparation
@@ -87,7 +87,7 @@ def rank_pairs(
     samples = as_samples(data)
     module, loaded = resolve_model(model, device)
     prepare, _ = preparation(preprocess, module, loaded, data)
-    runner = Instrument(module, None, (), "", False, (), None, batch_size, seed)
+    runner = Audited(module)
     if labels is None:
         labels = labels_of(module, loaded)
     known = sorted({label for s in samples for label in s.labels})

@@ -30,7 +30,7 @@ from .interventions import DEFAULT_FILLS, check_fills
 from .journal import Row, SharedJournal
 from .lending import draw_donors
 from .log_odds import find_target
-from .measuring import Instrument, has_attention, score_inputs
+from .measuring import Audited, Instrument, has_attention, score_inputs
 from .pictures import BACKGROUND, Picture, Reader, as_samples
 from .result import AuditResult
 from .selecting import distinct, without
@@ -258,7 +258,7 @@ def _instrument(
     if not names:
         raise DataError("methods is empty; give at least one of the CAM family, such as gradcam")
     first = _sightings(reader)
-    bare = Instrument(module, None, names, "", False, check_fills(fills), None, batch_size, seed)
+    bare, fills = Audited(module), check_fills(fills)
     one = first[:1].to(bare.device).clone().requires_grad_()
     with bare.running(), torch.enable_grad():
         logits = logits_of(module(one))  # for the number of classes
@@ -282,10 +282,10 @@ def _instrument(
     chosen = default_layer(module, first) if layer is None else layer
     if not isinstance(chosen, str):
         chosen = next((n for n, m in module.named_modules() if m is chosen), chosen)
-    made = Instrument(module, aim, names, chosen, False, bare.fills, None, batch_size, seed)
+    made = Instrument(module, aim, names, chosen, False, fills, None, batch_size, seed)
     donors = draw_donors(reader, seed) if reader.regions != "groups" else None
     return Instrument(
-        module, aim, names, chosen, has_attention(made, first), bare.fills, donors, batch_size,
+        module, aim, names, chosen, has_attention(made, first), fills, donors, batch_size,
         seed,
     )  # fmt: skip
 

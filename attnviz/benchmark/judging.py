@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import AttnvizError, AttnvizWarning
 from ..explaining import explain
+from ..geometry import size_of
 from ..metrics import DisconnectedGrid, Scores, control_maps, faithfulness_curves
 from ..metrics.curves import CURVES
 from ..models.outputs import logits_of
@@ -175,7 +176,7 @@ def _one(
         )
         return replace(result, reasons=reasons)
     if needs == ("boxes",):
-        return run(maps, batch.boxes, size=tuple(x.shape[-2:]), **options)
+        return run(maps, batch.boxes, size=size_of(x), **options)
     if needs == ():
         return run(maps, **options)
     if explainer is None or needs == ("grid",):

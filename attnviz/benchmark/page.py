@@ -61,12 +61,12 @@ def worst_first(summary: Summary, store: Store) -> list[str]:
     table = _judge(summary)
 
     def badness(image: str) -> tuple[bool, float]:
-        values = []
-        if table is not None:
-            found = store.results(image).get(table.key, {})
-            names = [row.name for row in table.rows if not row.control]
-            values = [found[n]["value"] for n in names if n in found]
-            values = [v for v in values if v is not None]
+        if table is None:
+            return (True, 0.0)
+        found = store.results(image).get(table.key, {})
+        names = [row.name for row in table.rows if not row.control]
+        values = [found[n]["value"] for n in names if n in found]
+        values = [v for v in values if v is not None]
         if not values:
             return (True, 0.0)
         mean = sum(values) / len(values)

@@ -23,6 +23,7 @@ from ..errors import (
     MetricError,
 )
 from ..explaining import explain
+from ..geometry import size_of
 from ..heatmaps import Heatmaps
 from ..metrics import control_maps, grid_members
 from ..metrics.forward import untouched
@@ -139,7 +140,7 @@ class Runner:
     def _map_size(self) -> tuple[int, int]:
         """Return the coarsest size of the methods' maps: that of the random control."""
         found = self._explain(self._x, self._target, self.methods)
-        return min((tuple(m.values.shape[1:]) for m in found.values()), key=lambda s: s[0] * s[1])
+        return min((size_of(m.values) for m in found.values()), key=lambda s: s[0] * s[1])
 
     def cost(self) -> Cost:
         """Return what the comparison will cost, by timing its parts on one image.
@@ -235,6 +236,7 @@ class Runner:
         found = self._explain(x, self.settings.target, self.methods)
         said = next(iter(found.values()))
         logits, target = said.logits, list(said.target)
+        assert logits is not None  # of a classifier, which `check` made sure of
         places = [object_mask(s) for s, _ in ready]
         masks = [None if m is None else r.mask(m) for m, (_, r) in zip(places, ready, strict=True)]
         boxes = [object_boxes(s, m) for m, (s, _) in zip(places, ready, strict=True)]

@@ -32,7 +32,7 @@ class LazyGroup(TyperGroup):
 
     def list_commands(self, ctx: typer.Context) -> list[str]:
         """Return the command names: the modules of this package without a leading underscore."""
-        package = importlib.import_module(__package__)
+        package = importlib.import_module(__package__ or "attnviz.cli")
         names = (m.name for m in pkgutil.iter_modules(package.__path__))
         return sorted(n.replace("_", "-") for n in names if not n.startswith("_"))
 

@@ -17,7 +17,7 @@ from ..batching import MOST
 from ..data.prepared import Prepared
 from ..errors import AttnvizError, ImageError, MethodError, TargetError
 from ..explaining import explain, output_for
-from ..geometry import Geometry
+from ..geometry import Geometry, size_of
 from ..heatmaps import Heatmaps, pictures
 from ..images import asked
 from ..methods import METHODS
@@ -194,8 +194,9 @@ def explain_photos(
         records = [
             _record(job.photo, path, *seen) for path, seen in zip(job.pictures, made, strict=True)
         ]
-        if keep:
-            small = (reduced(made[0][0].images[0], longest_side(len(jobs))),)
+        photo = made[0][0].images[0] if keep and made[0][0].images else None
+        if photo is not None:
+            small = (reduced(photo, longest_side(len(jobs))),)
             records = [
                 replace(record, maps=replace(maps, images=small))
                 for record, (maps, _) in zip(records, made, strict=True)
@@ -226,7 +227,7 @@ def explain_batch(
         rows = [i for i, r in enumerate(ready) if r.input.shape == shape]
         inputs = _place(torch.stack([ready[i].input for i in rows]), loaded.module)
         setting = Setting(
-            len(rows), tuple(shape[-2:]), [ready[i].geometry for i in rows],
+            len(rows), size_of(inputs), [ready[i].geometry for i in rows],
             partial(output_for, loaded.module, loaded, preprocess),
         )  # fmt: skip
         chosen = placed(list(targets), setting)

@@ -206,7 +206,7 @@ class Subject:
         changes = self._changes()
         if not self.states_preprocessing:
             name = getattr(loaded.preprocess, "name", "")
-            if "assumed" in name:
+            if loaded.preprocess is not None and "assumed" in name:
                 say(f"preprocessing: {loaded.preprocess.describe()}; --preprocess says another")
             return loaded
         if self.preprocess is None and {"mean", "std"} <= changes.keys():
@@ -216,17 +216,18 @@ class Subject:
                 base = Preprocess(resize=None, crop=None)
         else:
             base = resolve_preprocess(self.preprocess, loaded.module, loaded)
-        if changes and not isinstance(base, Preprocess):
+        if not changes:
+            return replace(loaded, preprocess=base)
+        if not isinstance(base, Preprocess):
             raise PreprocessError(
                 f"{base.describe()} is a transform of its own, which --{' and --'.join(changes)} "
                 "cannot change; say --preprocess imagenet (or another) beside them"
             )
-        if changes:
-            for name in {"mean", "std"} & changes.keys() if base.grey else ():
-                changes[name] = (sum(changes[name]) / len(changes[name]),)
-            if "resize" in changes or "crop" in changes:
-                changes = {"resize": None, "crop": None, "fit": "squash"} | changes
-            base = replace(base, **changes, name=f"{base.name}, changed")
+        for name in {"mean", "std"} & changes.keys() if base.grey else ():
+            changes[name] = (sum(changes[name]) / len(changes[name]),)
+        if "resize" in changes or "crop" in changes:
+            changes = {"resize": None, "crop": None, "fit": "squash"} | changes
+        base = replace(base, **changes, name=f"{base.name}, changed")
         return replace(loaded, preprocess=base)
 
 

@@ -138,9 +138,10 @@ def stream(
     try:
         while True:
             while len(reading) < batch_size + workers:
-                number, item = next(source, (-1, None))
-                if number < 0:
+                following = next(source, None)
+                if following is None:
                     break
+                number, item = following
                 reading.append(
                     (number, item, readers.submit(copy_context().run, read_one, number, item))
                 )

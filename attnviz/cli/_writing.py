@@ -45,7 +45,9 @@ def write_words(
     image = read_image(photo)
     module, processor = load_writer(model, device=subject.device, random=random)
     asked = [name.strip() for name in (methods or "attention").split(",")]
-    if methods is None and module.config.model_type != "mllama":  # it has no image tokens
+    if (
+        methods is None and getattr(module.config, "model_type", None) != "mllama"
+    ):  # it has no image tokens
         asked.append("tam")
     found = words(
         module, processor, image, text, max_new_tokens=most, methods=asked,

@@ -259,7 +259,7 @@ def _drawer(method: str, head: Any, layers: Any) -> Callable[..., Iterator[str]]
 
 def _text(
     text: str, *, subject: Subject, random: bool, layers: Any, head: Any, method: str | None,
-    target: str | None, out: Path | None, html: Path | None, stats: str | None, force: bool,
+    target: str | None, out: Path, html: Path | None, stats: str | None, force: bool,
 ) -> None:  # fmt: skip
     from ..attention.text import TEXT_METHODS
 
@@ -274,6 +274,7 @@ def _text(
     from ..models.text import load_text
     from ._files import write_file
 
+    assert subject.model is not None  # asked for by `attend`
     if method not in (None, "graph", "matrix", *TEXT_METHODS):
         raise MethodError(
             f"--map {method!r} of a text: expected {', '.join(TEXT_METHODS)}, graph or matrix"

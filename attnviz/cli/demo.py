@@ -35,6 +35,7 @@ def demo(
         return
     from ..data.prepared import Prepared
     from ..images import picture_bytes
+    from ..models import resolve_preprocess
     from ._console import print_json
     from ._explaining import explain_batch
     from ._options import Subject
@@ -42,7 +43,7 @@ def demo(
 
     photo = sample_photo()
     loaded = Subject(device=device).load()
-    ready = Prepared.read(photo, loaded.preprocess)
+    ready = Prepared.read(photo, resolve_preprocess(None, loaded.module, loaded))
     (((maps, predicted),),) = explain_batch(
         loaded, [ready], methods=["gradcam"], labels=loaded.labels
     )
@@ -58,6 +59,7 @@ def demo(
     height, width = maps.values.shape[1:]
     print(f"photo    {photo} (Grace Hopper, US Navy, public domain)")
     print(f"model    {loaded.name}")
+    assert predicted is not None  # the embedded model is a classifier
     print(f"it saw   {predicted['label']}, {predicted['probability']:.1%}")
     print(f"the map  {maps.method} at {maps.layer}, {height} x {width}")
     print(f"picture  {path}")

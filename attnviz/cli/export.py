@@ -62,7 +62,7 @@ def export(
     inputs = torch.randn(1, 3, *example_size(loaded, size), generator=drawn)
     inputs = inputs.to(dtype_of(loaded.module))
     made = export_with_map(loaded, with_map, inputs, layer=layer, force=force)
-    size = list(inputs.shape[1:])
+    sides = list(inputs.shape[1:])
     agreement = None
     if photos:
         prepare = resolve_preprocess(None, loaded.module, loaded)
@@ -71,9 +71,9 @@ def export(
     if as_json:
         print_json(
             "export", EXPORT_SCHEMA, model=loaded.name, file=str(with_map), method=made.method,
-            input=size, quantized=None if agreement is None else asdict(agreement),
+            input=sides, quantized=None if agreement is None else asdict(agreement),
         )  # fmt: skip
     else:
-        print(f"{with_map}: {loaded.name}, input B x {' x '.join(map(str, size))}, {made.method}")
+        print(f"{with_map}: {loaded.name}, input B x {' x '.join(map(str, sides))}, {made.method}")
         if agreement is not None:
             print(f"in 8 bits: {agreement}")

@@ -125,7 +125,7 @@ def _add_value(digest: Any, value: Any) -> None:
         value = value.int_repr()
     flat = (value.to_dense() if value.is_sparse else value).detach().cpu().contiguous().flatten()
     if flat.numel():
-        digest.update(flat.resolve_conj().resolve_neg().view(torch.uint8).numpy())
+        digest.update(flat.resolve_conj().resolve_neg().view(torch.uint8).numpy().data)
 
 
 def option_stamp(value: Any, module: Any = None) -> Any:

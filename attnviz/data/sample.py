@@ -172,6 +172,8 @@ class Sample:
         """Return (height, width) in pixels: as stated, else read from the file's header."""
         if self.size is not None:
             return self.size
+        if isinstance(self.image, np.ndarray):
+            return self.image.shape[0], self.image.shape[1]
         from ..errors import ImageError
         from ..images import open_image
 

@@ -74,7 +74,8 @@ def find_duplicates(samples: Iterable[Sample], *, near: bool = True) -> list[Dup
         Pairs in order; of n identical images, each later one is paired with the first.
     """
     first: dict[str, int] = {}
-    found, kept, prints, thumbnails = [], [], [], []
+    found, kept, thumbnails = [], [], []
+    prints: list[np.ndarray] = []
     for index, sample in enumerate(samples):
         image = sample.read()
         key = content_hash(image)
@@ -86,7 +87,8 @@ def find_duplicates(samples: Iterable[Sample], *, near: bool = True) -> list[Dup
             continue
         bits, thumbnail = _fingerprint(image)
         if kept:
-            distance = np.unpackbits(np.asarray(prints) ^ bits, axis=1).sum(1)
+            apart_in = np.bitwise_xor(np.asarray(prints), bits).view(np.uint8)
+            distance = np.unpackbits(apart_in, axis=1).sum(1)
             for j in np.flatnonzero(distance <= _HASH_BITS):
                 apart = np.abs(thumbnails[j].astype(np.float32) - thumbnail)
                 if apart.mean() <= _LEVELS and np.quantile(apart, 0.98) <= _WORST:

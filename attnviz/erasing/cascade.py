@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import DataError
+from ..geometry import size_of
 from ..models.outputs import logits_of, predicted
 from .fills import erase
 
@@ -71,7 +72,7 @@ def cascade(
 
     if len(images) != len(labels) or not len(images):
         raise DataError(f"{len(images)} images and {len(labels)} labels; give one label an image")
-    size = tuple(images.shape[-2:])
+    size = size_of(images)
     union = torch.zeros(len(images), *size, dtype=torch.bool)
     regions, accuracies, models = [], [], []
     current, stopped = images, "rounds"

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import DataError
+from ..geometry import size_of
 from ..registry import Registry
 
 #: name -> fn(images (B, C, H, W), masks (B, 1, H, W), generator) -> (B, C, H, W) in their place
@@ -83,7 +84,7 @@ def blur(images: Tensor, masks: Tensor, generator: torch.Generator | None = None
     keep = 1 - masks
     seen = images * keep
     filler = mean(images, masks)
-    size = tuple(images.shape[-2:])
+    size = size_of(images)
     cells = 2
     levels = []
     while cells <= min(size) // 4 or not levels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +50,7 @@ def has(
     *,
     layer: object = None,
     generator: torch.Generator | None = None,
-    **options: object,
+    **options: Any,
 ) -> Tensor:
     """Hide-and-seek: cross-entropy on images with random cells hidden (Singh & Lee 2017)."""
     hidden = hide_cells(images, generator=generator, **options)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import DataError
+from ..geometry import size_of
 from ..hooks import preserved, unwrap
 from ..models.outputs import class_logits, logits_of, probabilities
 from ..targets import Target, resolve
@@ -111,7 +112,7 @@ def mine(
         values = found.values[0].cpu()
         # what is gone cannot be found again, however high the map stands over the hole
         left = _without(values, erased)
-        region = top_region(left[None], tuple(erased.shape), threshold)[0] & ~erased
+        region = top_region(left[None], size_of(erased), threshold)[0] & ~erased
         if not bool(region.any()):
             stopped = "evidence"
             break
@@ -166,5 +167,5 @@ def _fix(module: nn.Module, image: Tensor, target: Any, labels: Any) -> Target:
 
 def _without(values: Tensor, erased: Tensor) -> Tensor:
     """The map with positions that are mostly erased set to nothing."""
-    covered = F.adaptive_avg_pool2d(erased[None, None].float(), values.shape)
+    covered = F.adaptive_avg_pool2d(erased[None, None].float(), size_of(values))
     return torch.where(covered[0, 0] > 0.5, torch.zeros_like(values), values)

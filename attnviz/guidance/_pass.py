@@ -113,7 +113,7 @@ def forward_pass(
     amp = partial(
         torch.autocast, batch.images.device.type, dtype=_half(batch.images), enabled=config.amp
     )
-    total: Tensor | float = 0.0
+    total = torch.zeros((), device=batch.images.device)
     with amp():
         if config.erasing is not None:
             total = erased_classification(model, batch, config)
@@ -139,7 +139,7 @@ def forward_pass(
             )
             total = total + config.exchange_weight * exchanged
             log["exchanged"] = float(exchanged.detach())
-    if seen is not None:
+    if loss is not None and seen is not None:
         if strength > 0:
             with amp():
                 parts = loss(seen, both.annotation, **options)
@@ -158,7 +158,7 @@ def erased_classification(model: nn.Module, batch: Batch, config: GuideConfig) -
     if isinstance(model, ACoL):
         return model.loss(batch.images, batch.labels)
     options = {"layer": _first(config.layer), **config.erasing_options}
-    return SCHEMES.get(config.erasing).fn(model, batch.images, batch.labels, **options)
+    return SCHEMES.get(config.erasing or "").fn(model, batch.images, batch.labels, **options)
 
 
 def _first(layer: Any) -> Any:

@@ -60,12 +60,12 @@ class Run:
     guard: MassGuard
     device: torch.device
     scaler: torch.amp.GradScaler
+    start: Start
     data: Any = None
     pool: Any = None
     known: Survey | None = None
     look: Callable[[Any], Any] = lambda data: data
     notes: tuple[str, ...] = ()
-    start: Start | None = None
     epoch: int = 0
     steps: int | None = None
     best: float = math.inf
@@ -77,10 +77,16 @@ class Run:
     annotated: int = 0
     identity: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def epochs(self) -> int:
+        """How many epochs there are at most, counted from the steps where nobody said."""
+        assert self.config.epochs is not None  # the settings of a run are whole
+        return self.config.epochs
+
     def progress(self, step: int) -> float:
         """Share of all training that is done, in [0, 1)."""
         inside = step / self.steps if self.steps else 0.0
-        return (self.epoch + min(inside, 1.0)) / self.config.epochs
+        return (self.epoch + min(inside, 1.0)) / self.epochs
 
     @property
     def counts(self) -> bool:
@@ -89,12 +95,12 @@ class Run:
         By the answer the last third of training counts: a small split cannot tell apart what
         guidance has only begun to change, and the learning rate is still high before.
         """
-        if self.loss is None or self.epoch >= self.config.epochs:
+        if self.loss is None or self.epoch >= self.epochs:
             return True
         whole = min(self.config.strength.warmup + self.config.strength.ramp, 1.0)
         if self.config.monitor == "answer":
             whole = max(whole, 2 / 3)
-        return self.epoch / self.config.epochs >= whole
+        return self.epoch / self.epochs >= whole
 
     def record(self) -> dict[str, Any]:
         """What `run.json` holds."""
@@ -155,23 +161,23 @@ def prepare(model: nn.Module, config: GuideConfig, data: Any) -> Run:
             )
     pool = None
     if cuts is not None:
-        count = min(config.exchanged * (steps or config.steps) * config.epochs, MOST_POOLED)
+        count = min(config.exchanged * (steps or config.steps) * (config.epochs or 1), MOST_POOLED)
         pool = Exchanges(cuts, count, config.exchange_options, seed=config.seed)
         notes += (
             f"exchange: {config.exchanged} images beside each batch, of {count} made of "
             f"{int(cuts.real.sum())} annotated ones",
         )
     loss, extra = make_loss(model, config, data, device)
-    module, look = model, _as_is
+    module: nn.Module = model
     prefix = split(model, config, data, example)
     if prefix is not None:
         module = prefix.rest
         notes += (f"the frozen part before {prefix.boundary} is computed once an image",)
 
-        def look(given: Any) -> Any:
-            if not hasattr(given, "example"):
-                return given
-            return Features(given, prefix, bool(getattr(given, "flip", False)), device)
+    def look(given: Any) -> Any:
+        if prefix is None or not hasattr(given, "example"):
+            return given
+        return Features(given, prefix, bool(getattr(given, "flip", False)), device)
 
     seen, pool = look(data), None if pool is None else look(pool)
     run_loss = loss is not None or config.erasing is not None
@@ -190,10 +196,6 @@ def prepare(model: nn.Module, config: GuideConfig, data: Any) -> Run:
         config, model, module, modules, optimiser, loss, guard, device, scaler, data=seen,
         pool=pool, known=known, look=look, notes=notes, start=start, steps=steps,
     )  # fmt: skip
-
-
-def _as_is(data: Any) -> Any:
-    return data
 
 
 def _example(data: Any) -> Tensor:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import DataError
+from ..geometry import size_of
 
 NONE, MASK, BOX, SCRIBBLE = 0, 1, 2, 3
 KINDS = ("none", "mask", "box", "scribble")
@@ -73,7 +74,7 @@ class Annotation:
         target, known = self.target, self.known
         if like is not None:
             target, known = target.to(like), known.to(like)
-        if tuple(target.shape[-2:]) != tuple(size):
+        if size_of(target) != tuple(size):
             covered = F.adaptive_avg_pool2d(torch.stack([target * known, known], 1), size)
             known = covered[:, 1]
             target = torch.where(known > 0, covered[:, 0] / known.clamp_min(1e-12), covered[:, 0])
@@ -168,16 +169,16 @@ def annotate(
 def as_annotation(given: Any, maps: Tensor, images: Tensor | None) -> Annotation:
     """Return `given` (an Annotation, masks (B, H, W), a list with None, or None) as Annotation."""
     batch = len(maps)
-    size = tuple(images.shape[-2:]) if images is not None else tuple(maps.shape[-2:])
+    size = size_of(images) if images is not None else size_of(maps)
     if given is None:
         return annotate(batch, size)
     if not isinstance(given, Annotation):
         first = next((g for g in given if g is not None), None)
-        shape = tuple(first.shape) if isinstance(first, Tensor) else None
+        shape = first.shape if isinstance(first, Tensor) else None
         if images is None and shape is not None and len(shape) == 2:
-            size = shape  # without the image any one size is possible
-        elif shape is not None and shape == tuple(maps.shape[-2:]):
-            size = shape  # masks made for the map's own grid
+            size = size_of(first)  # without the image any one size is possible
+        elif shape is not None and shape == size_of(maps):
+            size = size_of(maps)  # masks made for the map's own grid
         given = annotate(batch, size, masks=given)
     if len(given) != batch:
         raise DataError(f"an annotation of {len(given)} images for maps of {batch}")

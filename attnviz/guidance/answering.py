@@ -141,17 +141,17 @@ def _bounded(share: float, objects: int) -> Interval:
 def findings(before: Answers, after: Answers) -> list[str]:
     """Return in plain words what changed from one to the other, the map beside the answer."""
     said = []
-    moved = before.over_chance and after.over_chance
-    better = moved and after.over_chance > 1.25 * before.over_chance
-    worst = before.worst("exchanged"), after.worst("exchanged")
-    if worst[0] is None or worst[1] is None:
+    then_over, over = before.over_chance, after.over_chance
+    better = bool(then_over and over and over > 1.25 * then_over)
+    first, last = before.worst("exchanged"), after.worst("exchanged")
+    if first is None or last is None:
         if better:
             said.append(
                 "the map moved onto the object; whether the answer did is not known, since no "
                 "objects of two classes could be exchanged on validation: annotate some there"
             )
     else:
-        (_, then), (name, now) = worst
+        (_, then), (name, now) = first, last
         gained = now.value - then.value
         shares = f"{then.value:.0%} to {now.value:.0%} in the worst class ({name})"
         if better and gained < 0.1 and now.value < 0.75:
@@ -170,7 +170,7 @@ def findings(before: Answers, after: Answers) -> list[str]:
                 f"pasting alone costs {seam[0]} more than the exchange does: the images made of "
                 "these masks are hard to read for a reason of their own"
             )
-    name, low = after.worst()
+    name, low = min(after.right["as they are"].items(), key=lambda c: c[1].value)
     if low.value < after.always - 0.2 and after.accuracy.value >= after.always - 0.05:
         said.append(
             f"accuracy says little here: always the most frequent class would be right on "

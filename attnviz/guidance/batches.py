@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
 from ..errors import AttnvizWarning, DataError, MissingFile
+from ..geometry import size_of
 from .annotation import Annotation, annotate
 
 
@@ -33,7 +34,7 @@ class Batch:
         return Batch(self.images.to(device), self.labels.to(device), self.annotation.to(device))
 
 
-def is_map_style(data: Any) -> bool:
+def is_map_style(data: Any) -> TypeGuard[Sequence[Any]]:
     """Whether examples can be asked for by number, and so shuffled."""
     return hasattr(data, "__len__") and hasattr(data, "__getitem__")
 
@@ -130,7 +131,7 @@ def collate(
         images.append(image)
         labels.append(_label(label, number))
         weights.append(1.0 if weight is None else float(weight))
-        for name, value in _where(where, tuple(image.shape[-2:]), number).items():
+        for name, value in _where(where, size_of(image), number).items():
             known[name].append(value)
     shapes = {tuple(i.shape) for i in images}
     if len(shapes) > 1:
@@ -138,9 +139,13 @@ def collate(
             f"the images of a batch have different sizes {sorted(shapes)[:4]}: resize or crop "
             "them to one size"
         )
-    size = tuple(images[0].shape[-2:])
+    size = size_of(images[0])
     try:
-        annotation = annotate(len(images), size, **known, weights=weights, degenerate=degenerate)
+        annotation = annotate(
+            len(images), size, masks=known["masks"], boxes=known["boxes"],
+            scribbles=known["scribbles"], points=known["points"], weights=weights,
+            degenerate=degenerate,
+        )  # fmt: skip
     except DataError as error:
         raise _numbered(error, [n for n, _ in examples], name_of) from None
     return Batch(torch.stack(images), torch.tensor(labels), annotation)

@@ -139,7 +139,7 @@ class Exchanges:
         own = {**EXCHANGE, **options}
         self.jitter, self.alone = float(own["jitter"]), float(own["alone"])
         names = ("place", "flip", "edge")
-        self.options = {n: own[n] for n in names} | {"scale": tuple(own["scale"])}
+        self.options: dict[str, Any] = {n: own[n] for n in names} | {"scale": tuple(own["scale"])}
         classes = cuts.labels.unique().tolist()
         self.rows = {c: (cuts.labels == c).nonzero()[:, 0].tolist() for c in classes}
         #: small images are kept, since they are asked for again and again

@@ -48,7 +48,7 @@ def disk_faults(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file of a run by a function that takes a path, whole or not at all.
 
     Raises:
@@ -99,7 +99,8 @@ def pack_random() -> tuple[dict[str, Tensor], dict[str, Any]]:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         for i, state in enumerate(torch.cuda.get_rng_state_all()):
             tensors[f"cuda.{i}"] = state
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    assert not isinstance(keys, str)  # numpy's types allow for the other form
     version, numbers, gauss = random.getstate()
     tensors["numpy"] = torch.from_numpy(keys.astype(np.int64))
     tensors["python"] = torch.tensor(numbers, dtype=torch.int64)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import GuidanceError
 from ..explaining import explain
+from ..geometry import size_of
 from ..models.outputs import logits_of
 from ..registry import Registry
 
@@ -153,7 +154,7 @@ def layers(model: nn.Module, images: Tensor, classes: Tensor, *, layer: Any = No
             f"criterion 'layers' compares two: layer=[deep, shallow], got {layer!r}"
         )
     one, two = (_maps(model, images, classes, name) for name in layer)
-    size = min(tuple(one.shape[-2:]), tuple(two.shape[-2:]))
+    size = min(size_of(one), size_of(two))
     one, two = (F.adaptive_avg_pool2d(m, size) for m in (one, two))
     one, two = (m / m.sum((-2, -1), keepdim=True) for m in (one, two))
     return 0.5 * (one - two).abs().sum((-2, -1))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import GuidanceError, MethodError
+from ..geometry import size_of
 from ..hooks import averaging, find_layers, unwrap
 from ..margins import Margin
 from ..methods import METHODS, Request
@@ -167,7 +168,7 @@ def class_map(
         len(x),
         target=_explained(targets, against, len(x)),
         layers=_names(model, layer),
-        input_size=tuple(x.shape[-2:]),
+        input_size=size_of(x),
         create_graph=True,
         wrapper=wrapper,
     )
@@ -182,6 +183,8 @@ def class_map(
             for name, activation in read.activations.items()
         }
     first = next(iter(maps))
+    if read.logits is None:
+        raise GuidanceError("the model's output holds no logits, which guidance explains")
     return ClassMap(
         logits=read.logits,
         maps=maps[first],

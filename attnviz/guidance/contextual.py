@@ -7,7 +7,7 @@ Every activation is carried as a pair (relevant, rest) whose sum is the ordinary
 from __future__ import annotations
 
 import operator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -95,7 +95,9 @@ class _Decomposer(fx.Interpreter):
             )  # fmt: skip
         if isinstance(module, nn.AdaptiveMaxPool2d):
             whole = x.relevant + x.rest
-            _, index = F.adaptive_max_pool2d(whole, module.output_size, return_indices=True)
+            _, index = F.adaptive_max_pool2d(
+                whole, cast(Any, module.output_size), return_indices=True
+            )
             return Pair(*(_take(part, index) for part in x))
         if isinstance(module, _LINEAR_WITHOUT_BIAS):
             return Pair(*(module(part) for part in x))
@@ -176,17 +178,14 @@ def _share_bias(relevant: Tensor, rest: Tensor, bias: Tensor) -> Pair:
 
 def _affine(module: nn.Conv2d | nn.Linear, x: Pair) -> Pair:
     # by the module's own forward, which may pad; the bias is what it makes of nothing
-    bias = 0 if module.bias is None else module.bias
-    if isinstance(module, nn.Conv2d) and module.bias is not None:
-        bias = module.bias[:, None, None]
-    relevant, rest = (module(part) - bias for part in x)
     if module.bias is None:
-        return Pair(relevant, rest)
-    return _share_bias(relevant, rest, bias)
+        return Pair(module(x.relevant), module(x.rest))
+    bias = module.bias[:, None, None] if isinstance(module, nn.Conv2d) else module.bias
+    return _share_bias(module(x.relevant) - bias, module(x.rest) - bias, bias)
 
 
-def _batch_norm(module: nn.Module, x: Pair) -> Pair:
-    if module.running_mean is None:
+def _batch_norm(module: nn.modules.batchnorm._BatchNorm, x: Pair) -> Pair:
+    if module.running_mean is None or module.running_var is None:
         raise MethodError("contextual decomposition needs BatchNorm with running statistics")
     shape = (1, -1) + (1,) * (x.relevant.ndim - 2)
     scale = (module.running_var + module.eps).rsqrt()
@@ -195,7 +194,8 @@ def _batch_norm(module: nn.Module, x: Pair) -> Pair:
     shift = -module.running_mean * scale
     if module.bias is not None:
         shift = shift + module.bias
-    return _share_bias(*(part * scale.view(shape) for part in x), shift.view(shape))
+    scale = scale.view(shape)
+    return _share_bias(x.relevant * scale, x.rest * scale, shift.view(shape))
 
 
 def _rectify(fn: Any, x: Pair) -> Pair:

@@ -182,6 +182,6 @@ def new_head(model: nn.Module, classes: int, *, seed: int = 0) -> nn.Module:
         if isinstance(getattr(inner, attribute, None), int):
             setattr(inner, attribute, classes)
     config = getattr(inner, "config", None)
-    if hasattr(config, "id2label"):
+    if config is not None and hasattr(config, "id2label"):
         config.num_labels = classes
     return model

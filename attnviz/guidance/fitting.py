@@ -152,9 +152,9 @@ def fit(
             run = prepare(target, config, data)
             run.identity = known
             if progress is not None:
-                progress("start", {"notes": run.notes, "epochs": run.config.epochs})
+                progress("start", {"notes": run.notes, "epochs": run.epochs})
             snapshots = Snapshots(folder, photos, photo_targets, preprocess, run.config, labels)
-            if resume and (folder / "run.json").exists():
+            if folder is not None and resume and (folder / "run.json").exists():
                 resume_run(run, folder)
                 if not snapshots.there(run.epoch):
                     with run.start.kept():
@@ -198,7 +198,7 @@ def _train(
     config = run.config
     stopped = "done"
     held, changed = (None, None) if validation is None else _validation(run, validation)
-    while run.epoch < config.epochs:
+    while run.epoch < run.epochs:
         if config.patience and run.best_epoch and run.epoch - run.best_epoch >= config.patience:
             stopped = "patience"
             break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ def make_optimiser(
             "nothing is trainable: every parameter has requires_grad=False or is frozen by "
             f"freeze={list(config.freeze)}"
         )
-    common = {"lr": config.lr, "weight_decay": config.weight_decay}
+    common: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, momentum=config.momentum, **common)
     if config.optimizer == "adam":
@@ -55,7 +56,7 @@ def _sam() -> type:
 
 def take_step(
     optimiser: torch.optim.Optimizer,
-    backward: Callable[[], None],
+    backward: Callable[[], object],
     scaler: torch.amp.GradScaler | None = None,
     clip: float | None = None,
 ) -> None:
@@ -73,13 +74,14 @@ def take_step(
         scaler.unscale_(optimiser)
     if clip is not None:
         torch.nn.utils.clip_grad_norm_(parameters, clip)
-    if hasattr(optimiser, "first_step"):
-        optimiser.first_step(zero_grad=True)
+    sharpness_aware: Any = optimiser if hasattr(optimiser, "first_step") else None
+    if sharpness_aware is not None:
+        sharpness_aware.first_step(zero_grad=True)
         with torch.enable_grad():
             backward()
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(parameters, clip)
-        optimiser.second_step(zero_grad=True)
+        sharpness_aware.second_step(zero_grad=True)
     elif scaler is not None and scaler.is_enabled():
         scaler.step(optimiser)
         scaler.update()

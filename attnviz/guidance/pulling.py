@@ -49,7 +49,7 @@ class Start(nn.Module):
         """Pull the weights back: w -= lr * pull * (w - start)."""
         if self.pull:
             for name, parameter in self.moving:
-                parameter.sub_(lr * self.pull * (parameter - self._buffers[name]))
+                parameter.sub_(lr * self.pull * (parameter - self.get_buffer(name)))
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
@@ -61,7 +61,7 @@ class Start(nn.Module):
         try:
             with torch.no_grad():
                 for name, parameter in self.moving:
-                    parameter.copy_(torch.lerp(self._buffers[name], parameter, self.share))
+                    parameter.copy_(torch.lerp(self.get_buffer(name), parameter, self.share))
             yield
         finally:
             with torch.no_grad():

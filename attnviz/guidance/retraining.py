@@ -140,7 +140,11 @@ def _features(
     name, head = linear[-1]
     device = head.weight.device
     seen: list[tuple[Tensor, Tensor]] = []
-    handle = head.register_forward_hook(lambda _m, i, o: seen.append((i[0], o)))
+
+    def keep(_module: nn.Module, given: Any, output: Tensor) -> None:
+        seen.append((given[0], output))
+
+    handle = head.register_forward_hook(keep)
     inputs, labels = [], []
     try:
         with preserved(model), torch.no_grad():

@@ -29,12 +29,15 @@ def rebuilt(
     layer = config.layer
     whole = differentiable(config.method).family == "attention"  # read of all layers
     if layer is None and not (whole and config.pooling is None and config.erasing is None):
-        layer = _default(model, example, needed=config.loss != "none" or config.train == "tail")
-    names = [layer] if isinstance(layer, str | nn.Module) or layer is None else list(layer)
-    if names != [None]:
+        built = config.pooling is not None or config.erasing == "acol"
+        needed = built or config.loss != "none" or config.train == "tail"
+        layer = _default(model, example, needed=needed)
+    names: list[str] = []
+    if layer is not None:
         from ..hooks import find_layers
 
-        names = list(find_layers(model, names))
+        asked = layer if isinstance(layer, str | nn.Module) else list(layer)
+        names = list(find_layers(model, asked))
         layer = names[0] if len(names) == 1 else tuple(names)
     if config.pooling is None and config.erasing != "acol":
         return model, replace(config, layer=layer)
@@ -116,7 +119,7 @@ def settle(
     if config.balanced is None:
         uneven = known is not None and known.imbalance >= 1.5
         config = replace(config, balanced=uneven)
-        if uneven:
+        if known is not None and uneven:
             counts = ", ".join(f"{n} of class {c}" for c, n in known.counts().items())
             notes.append(f"classes are drawn equally often, since there are {counts}")
     if config.batchnorm is None:
@@ -139,7 +142,9 @@ def choose_trained(model: nn.Module, config: GuideConfig, example: Tensor) -> tu
     if layer is None:
         layer = _default(model, example, needed=config.train == "tail") or ""
     if config.pooling or config.erasing == "acol":  # heads of their own train always
-        inside = trained_names(model.trunk, config.train, layer.removeprefix("trunk."), example)
+        inside = trained_names(
+            model.get_submodule("trunk"), config.train, layer.removeprefix("trunk."), example
+        )
         kept = {f"trunk.{n}" for n in inside}
         kept |= {n for n, _ in model.named_parameters() if not n.startswith("trunk.")}
     else:

@@ -45,7 +45,7 @@ class Snapshots:
 
     def take(self, model: nn.Module, epoch: int) -> None:
         """Explain the photos and write the maps; the model is left as it was."""
-        if self.photos is None:
+        if self.photos is None or self.folder is None:
             return
         from ..explaining import explain
         from .checkpoints import disk_faults, write_whole
@@ -69,7 +69,9 @@ class Snapshots:
 
     def there(self, epoch: int) -> bool:
         """Return whether nothing of an epoch is missing: its maps, or photos to take them of."""
-        return self.photos is None or (self.folder / f"maps/epoch-{epoch:04d}.npz").exists()
+        if self.photos is None or self.folder is None:
+            return True
+        return (self.folder / f"maps/epoch-{epoch:04d}.npz").exists()
 
     def _first_targets(self, folder: Path) -> list[Any] | None:
         first = folder / "epoch-0000.npz"

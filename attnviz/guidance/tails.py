@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..geometry import size_of
 from ..hooks import preserved
 from ..models.outputs import logits_of
 from .survey import read
@@ -152,11 +153,13 @@ def _boundary(model: nn.Module, path: str, example: Tensor) -> tuple[str, list[s
     """The first module with something to train, and those that ran before it."""
     module = model.get_submodule(path) if path else model
     children = {f"{path}.{n}" if path else n: m for n, m in module.named_children()}
+    names = {m: name for name, m in children.items()}
     ran: list[str] = []
-    handles = [
-        m.register_forward_pre_hook(lambda _m, _i, n=name: ran.append(n))
-        for name, m in children.items()
-    ]
+
+    def note(module: nn.Module, _inputs: Any) -> None:
+        ran.append(names[module])
+
+    handles = [m.register_forward_pre_hook(note) for m in names]
     try:
         with preserved(model), torch.no_grad():
             model.eval()(example)
@@ -230,7 +233,7 @@ class Features:
             features = self.prefix(one.images.to(self.device)).cpu()
             where = None
             if bool(one.annotation.present[0]):
-                size = tuple(features.shape[-2:])
+                size = size_of(features)
                 where = {"mask": F.adaptive_avg_pool2d(one.annotation.target, size)[0]}
             self.kept[key] = (features[0].clone(), int(one.labels[0]), where)
         return self.kept[key]

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import DataError, GuidanceError
+from ..geometry import size_of
 from ..models.outputs import class_logits, logits_of
 from ._pass import check_labels, see
 from .batches import batches
@@ -81,7 +82,7 @@ def measure(
             if maps and bool(batch.annotation.present.any()):
                 seen = see(model, batch, config, ())
                 logits, values = seen.logits.detach(), seen.maps.detach()
-                given = batch.annotation.at(tuple(values.shape[-2:]), values)
+                given = batch.annotation.at(size_of(values), values)
                 evidence = positive_part(values, "relu") * given.known
                 total = evidence.sum((1, 2)).clamp_min(1e-12)
                 share = (evidence * given.target).sum((1, 2)) / total

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from ..errors import DataError
 from . import notebook, pictures, ranks, volumes
@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
 class Drawn:
     """What maps are drawn as: overlay, panel, grid, matplotlib, a notebook's cell."""
+
+    @overload
+    def overlay(self, index: int, *, image: Any = None, **options: Any) -> Image: ...
+    @overload
+    def overlay(
+        self, index: None = None, *, image: Any = None, **options: Any
+    ) -> Image | list[Image]: ...
 
     def overlay(
         self, index: int | None = None, *, image: Any = None, **options: Any

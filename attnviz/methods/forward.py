@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import AttnvizError, AttnvizWarning, MethodError, TargetError
+from ..errors import AttnvizError, AttnvizWarning, CaptureError, MethodError, TargetError
 from ..hooks import (
     Capture,
     capture,
@@ -72,7 +72,7 @@ class ForwardPass:
             CaptureError: the score has no graph, or does not depend on a layer.
         """
         found: dict[str, Tensor] = {}
-        if self.heads and read_off:
+        if self.heads and read_off and self.logits is not None:
             weights = self.columns[column].coefficients(self.logits.shape[1], self.logits)
             if weights is not None:
                 for name, head in self.heads.items():
@@ -80,6 +80,8 @@ class ForwardPass:
         if len(found) == len(self.activations):
             return found
         last = column == len(self.columns) - 1
+        if self.captured is None:
+            raise CaptureError("the pass read no layer, so there is no gradient of one")
         raw = self.captured.gradients(self.scores[column].sum(), retain_graph=not last)
         for name in self.activations:
             if name not in found:
@@ -117,14 +119,9 @@ class ForwardPass:
         kept = self.logits if self.logits is not None and self.logits.ndim < 3 else None
         if kept is not None and kept.ndim == 1:
             kept = kept[:, None]
-        tensors = {
-            "values": wide(rows(values)),
-            "score": wide(rows(self.scores)),
-            "logits": None if kept is None else wide(rows([kept] * len(self.columns))),
-            "probability": self.probabilities,
-        }
-        if not self.request.create_graph:
-            tensors = {n: None if t is None else t.detach() for n, t in tensors.items()}
+        logits = None if kept is None else wide(rows([kept] * len(self.columns)))
+        probability = self.probabilities
+        keep = self.request.create_graph
         return RawMaps(
             method=entry.name,
             layer=layer,
@@ -132,13 +129,20 @@ class ForwardPass:
             labels=_by_image(column.labels for column in self.columns),
             units=entry.meta.get("units", ""),
             meta=dict(meta or {}),
-            **tensors,
+            values=_kept(wide(rows(values)), keep),
+            score=_kept(wide(rows(self.scores)), keep),
+            logits=None if logits is None else _kept(logits, keep),
+            probability=None if probability is None else _kept(probability, keep),
         )
 
 
 def rows(columns: Sequence[Tensor]) -> Tensor:
     """Put K columns of B rows together, the rows of one image side by side: (B * K, ...)."""
     return torch.stack(list(columns), 1).flatten(0, 1)
+
+
+def _kept(tensor: Tensor, graph: bool) -> Tensor:
+    return tensor if graph else tensor.detach()
 
 
 def _by_image(columns: Any) -> tuple[Any, ...]:

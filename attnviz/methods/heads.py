@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -42,12 +42,12 @@ class HeadProbe:
 
     def __init__(self, model: nn.Module) -> None:
         self._modules = [m for m in named_parts(model) if _is_linear(m)]
-        self._last: tuple[nn.Module, Tensor, Tensor] | None = None
+        self._last: tuple[nn.Linear | nn.Conv2d, Tensor, Tensor] | None = None
         self._handles: list[Any] = []
 
     def __enter__(self) -> HeadProbe:
         @own_thread
-        def remember(module: nn.Module, inputs: Any, output: Any) -> None:
+        def remember(module: nn.Linear | nn.Conv2d, inputs: Any, output: Any) -> None:
             if inputs and isinstance(inputs[0], Tensor):
                 self._last = (module, _row(module, inputs[0]), _row(module, output))
 
@@ -81,7 +81,7 @@ class HeadProbe:
         return LinearHead(module.weight.flatten(1), module.bias)
 
 
-def _is_linear(module: nn.Module) -> bool:
+def _is_linear(module: nn.Module) -> TypeGuard[nn.Linear | nn.Conv2d]:
     if isinstance(module, nn.Conv2d):
         return module.kernel_size == (1, 1) and module.groups == 1
     return isinstance(module, nn.Linear)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import MetricError
+from ..geometry import size_of
 
 
 def as_images(x: Any) -> Tensor:
@@ -136,7 +137,7 @@ def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
     Interpolation comes before a ranking, so a monotone transform of a coarse map may change
     which of two pixels between its cells ranks higher; at the input's size it never does.
     """
-    if tuple(maps.shape[-2:]) == tuple(size):
+    if size_of(maps) == tuple(size):
         return maps
     shrinks = size[0] < maps.shape[-2] or size[1] < maps.shape[-1]
     return F.interpolate(

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..geometry import size_of
 from ._inputs import as_maps, as_masks, finite_reasons, is_flat, resize_maps, with_reason
 
 
@@ -30,7 +31,7 @@ def against_masks(
         reasons = with_reason(reasons, covered.all(1), "full mask")
     if flat:
         reasons = with_reason(reasons, is_flat(values), "flat map")
-    return resize_maps(values, tuple(inside.shape[-2:])), inside, reasons
+    return resize_maps(values, size_of(inside)), inside, reasons
 
 
 def skip(values: Tensor, reasons: list[str | None]) -> Tensor:

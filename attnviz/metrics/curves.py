@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MetricError, did_you_mean
+from ..geometry import size_of
 from ._inputs import as_images, as_maps, finite_reasons, kept, resize_maps
 from ._register import register_metric
 from .baselines import Baseline
@@ -71,7 +72,7 @@ def faithfulness_curves(
     index = kept(reasons, x.device)
     replacement = make_baseline(baseline, x, seed=seed)
     rank, n = pixel_ranks(
-        resize_maps(maps[index], tuple(x.shape[-2:])),
+        resize_maps(maps[index], size_of(x)),
         x[index],
         substrate=substrate,
         patch=patch,
@@ -89,7 +90,7 @@ def faithfulness_curves(
             points, at = points.flip(1), 1 - fraction.flip(0)
         full = scattered(points, index, len(x))
         short, better = CURVES[name]
-        unit = unit_name(tuple(x.shape[-2:]), substrate, patch)
+        unit = unit_name(size_of(x), substrate, patch)
         protocol = Protocol.of(
             name,
             SCORE_NAMES[score],

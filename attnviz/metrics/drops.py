@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MetricError
+from ..geometry import size_of
 from ._inputs import (
     as_images,
     as_maps,
@@ -78,7 +79,7 @@ def masked_images(x: Tensor, maps: Tensor, behind: Tensor) -> Tensor:
         maps: resized to them.
         behind: (B, C, H, W) what shows where the map is 0.
     """
-    soft = as_opacity(resize_maps(maps, tuple(x.shape[-2:]))).to(x.dtype)[:, None]
+    soft = as_opacity(resize_maps(maps, size_of(x))).to(x.dtype)[:, None]
     return behind + (x - behind) * soft
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MetricError
+from ..geometry import size_of
 from ._inputs import as_images, as_maps, finite_reasons, kept, resize_maps
 from ._random import generator, image_keys
 from ._register import register_metric
@@ -81,7 +82,7 @@ def f_fidelity(
             f"beta={beta} above 0 and at most 1, samples={samples} at least 1"
         )
     x = as_images(x)
-    size = tuple(x.shape[-2:])
+    size = size_of(x)
     maps = as_maps(maps, len(x), x.device)
     reasons = finite_reasons(maps)
     index = kept(reasons, x.device)

@@ -49,15 +49,13 @@ class Scorer:
         exact = x.dtype == torch.float64 and x.device.type == "cpu"
         self.rows = 1 if exact else batch_size or chosen_batch(x)
         self._function = target if _is_function(target) else None
-        self._column: Column | None = None
         self.index: Tensor | None = None
         outputs = [self._run(part) for part in x.split(self.rows)]
         if self._function is None:
             (self._column,) = resolve(target, Logits(torch.cat(outputs)), batch=len(x))
             if all(isinstance(t, ClassTarget) for t in self._column.targets):
-                self.index = torch.tensor(
-                    [t.index for t in self._column.targets], device=outputs[0].device
-                )
+                classes = [t.index for t in self._column.targets]
+                self.index = torch.tensor(classes, device=outputs[0].device)
             elif score == "probability":
                 raise MetricError(
                     f"score='probability' needs a class per image, the target is "

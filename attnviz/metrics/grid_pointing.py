@@ -113,9 +113,9 @@ def cell_energy(maps: Any, cell: Sequence[int] | Tensor, side: int) -> tuple[Ten
     """
     maps = as_maps(maps)
     reasons = finite_reasons(maps)
-    size = tuple(-(-s // side) * side for s in maps.shape[-2:])
-    positive = resize_maps(maps, size).clamp_min(0).double()
-    blocks = positive.view(len(maps), side, size[0] // side, side, size[1] // side)
+    height, width = (-(-s // side) * side for s in maps.shape[-2:])
+    positive = resize_maps(maps, (height, width)).clamp_min(0).double()
+    blocks = positive.view(len(maps), side, height // side, side, width // side)
     mass = torch.stack([b.sum((1, 3)).flatten() for b in blocks])
     total = mass.sum(1)
     reasons = with_reason(reasons, ~(total > 0), "no positive evidence")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MetricError
+from ..geometry import size_of
 from ._inputs import _as_tensor, as_images, as_maps, finite_reasons, kept, resize_maps
 from ._random import generator, image_keys
 from ._register import register_metric
@@ -86,7 +87,7 @@ def infidelity(
     samples = samples if own is None else own.shape[1]
     if samples < 1:
         raise MetricError(f"samples={samples}, expected at least 1")
-    kind = perturbation if own is None else "own"
+    kind = perturbation if isinstance(perturbation, str) else "own"
     contributions = kind == "squares" if contributions is None else contributions
     if contributions and kind != "squares":
         raise MetricError("contributions=True is defined for perturbation='squares' only")
@@ -94,7 +95,8 @@ def infidelity(
     reasons = finite_reasons(values)
     index = kept(reasons, x.device)
     replacement = make_baseline(baseline, x, seed=seed)
-    if kind == "squares" and replacement.values is None:
+    behind = replacement.values
+    if kind == "squares" and behind is None:
         raise MetricError("infidelity has no baseline='imputed'; use zero, mean, blur or noise")
     keys = image_keys(x)
     row = torch.arange(len(index), device=x.device).repeat_interleave(samples)
@@ -108,8 +110,9 @@ def infidelity(
             draw = torch.randn(x.shape[1:], generator=generator(seed, keys[image], f"I{sample}"))
             change = noise * draw.to(x)
         else:
-            inside = _square(x.shape[-2:], generator(seed, keys[image], f"I{sample}")).to(x.device)
-            change = (x[image] - replacement.values[image]) * inside
+            inside = _square(size_of(x), generator(seed, keys[image], f"I{sample}")).to(x.device)
+            assert behind is not None  # seen to above
+            change = (x[image] - behind[image]) * inside
             if contributions:
                 return change, (values[image] * inside).sum()
         return change, (values[image] * change).sum()
@@ -157,7 +160,7 @@ def _attribution(maps: Any, x: Tensor) -> Tensor:
     tensor = _as_tensor(maps, "maps").to(x.device)
     if tensor.shape == x.shape and x.shape[1] > 1:
         return tensor if tensor.dtype == torch.float64 else tensor.float()
-    return resize_maps(as_maps(tensor, len(x)), tuple(x.shape[-2:]))[:, None]
+    return resize_maps(as_maps(tensor, len(x)), size_of(x))[:, None]
 
 
 def _square(size: tuple[int, int], draw: torch.Generator) -> Tensor:

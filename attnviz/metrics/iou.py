@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MetricError
+from ..geometry import size_of
 from ._inputs import as_boxes, as_maps, finite_reasons, is_flat, resize_maps
 from ._localise import against_masks, skip
 from ._register import register_metric
@@ -125,7 +126,7 @@ def against_boxes(
             finite_reasons(values), truth, is_flat(values).tolist(), strict=True
         )
     ]
-    return resize_maps(values, size or tuple(values.shape[-2:])), truth, reasons
+    return resize_maps(values, size or size_of(values)), truth, reasons
 
 
 def each_kept(truth: list[Tensor], reasons: list[str | None]) -> Iterator[tuple[int, Tensor]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MetricError
+from ..geometry import size_of
 from ._inputs import as_images, as_maps, finite_reasons, kept, resize_maps
 from ._register import register_metric
 from .baselines import baseline as make_baseline
@@ -61,7 +62,7 @@ def irof(
     if segments < 1:
         raise MetricError(f"segments={segments}, expected at least 1")
     x = as_images(x)
-    size = tuple(x.shape[-2:])
+    size = size_of(x)
     maps = as_maps(maps, len(x), x.device)
     reasons = finite_reasons(maps)
     index = kept(reasons, x.device)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..geometry import size_of
 from ..statistics.correlation import average_ranks
 from ._inputs import as_maps, as_masks, finite_reasons, resize_maps, stretched
 from ._localise import against_masks, skip
@@ -227,7 +228,7 @@ def pooled_pxap(maps: Any, masks: Any, *, legacy: bool = False, thresholds: int 
     raw = as_maps(maps)
     inside = as_masks(masks, len(raw), raw.device)
     reasons = finite_reasons(raw)
-    values = stretched(resize_maps(raw, tuple(inside.shape[-2:])))
+    values = stretched(resize_maps(raw, size_of(inside)))
     found = torch.full((len(raw),), float("nan"), dtype=torch.float64, device=raw.device)
     pixels = []
     for number, (row, mask) in enumerate(zip(values, inside, strict=True)):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MetricError
+from ..geometry import size_of
 from ._inputs import as_images, as_maps, finite_reasons, kept, resize_maps
 from ._random import image_keys, normal
 from ._register import register_metric
@@ -83,7 +84,7 @@ def road(
     reasons = finite_reasons(maps)
     index = kept(reasons, x.device)
     rank, n = pixel_ranks(
-        resize_maps(maps[index], tuple(x.shape[-2:])), x[index], substrate="pixel", seed=seed
+        resize_maps(maps[index], size_of(x)), x[index], substrate="pixel", seed=seed
     )
     counts = torch.tensor([round(n * p / 100) for p in percentiles], device=x.device)
     directions = _ORDERS[order]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MetricError
+from ..geometry import size_of
 from ._inputs import as_images, as_maps, finite_reasons, is_flat, kept, resize_maps, with_reason
 from ._register import register_metric
 from .baselines import baseline as make_baseline
@@ -65,7 +66,7 @@ def saco(
     maps = as_maps(maps, len(x), x.device)
     reasons = with_reason(finite_reasons(maps), is_flat(maps), "flat map")
     index = kept(reasons, x.device)
-    values = resize_maps(maps[index], tuple(x.shape[-2:]))
+    values = resize_maps(maps[index], size_of(x))
     rank, n = pixel_ranks(values, x[index], substrate="pixel", seed=seed)
     edges = torch.tensor(schedule(n, groups), device=x.device)
     count = len(edges) - 1

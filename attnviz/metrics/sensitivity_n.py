@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MetricError
+from ..geometry import size_of
 from ..statistics.correlation import pearson
 from ._inputs import as_images, as_maps, finite_reasons, is_flat, kept, resize_maps, with_reason
 from ._random import generator, image_keys
@@ -137,7 +138,7 @@ def _subset_correlation(
     if not len(fractions) or not all(0 < f < 1 for f in fractions):
         raise MetricError(f"fractions={fractions!r}, expected at least one, each between 0 and 1")
     x = as_images(x)
-    size = tuple(x.shape[-2:])
+    size = size_of(x)
     maps = as_maps(maps, len(x), x.device)
     label = cells(size, substrate, patch, x.device)
     n = int(label.max()) + 1

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import MetricError
+from ..geometry import size_of
 from ..statistics.correlation import pearson, spearman
 from ._inputs import as_maps, resize_maps, stretched
 
@@ -32,7 +33,7 @@ def similarity(a: Any, b: Any, kind: str = "spearman") -> Tensor:
     a, b = as_maps(a), as_maps(b)
     if len(a) != len(b):
         raise MetricError(f"{len(a)} maps compared with {len(b)}; expected as many")
-    size = max(tuple(a.shape[-2:]), tuple(b.shape[-2:]), key=lambda s: s[0] * s[1])
+    size = max(size_of(a), size_of(b), key=lambda s: s[0] * s[1])
     a, b = resize_maps(a, size), resize_maps(b.to(a), size)
     if kind == "ssim":
         return ssim(a, b)

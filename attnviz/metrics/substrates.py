@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MetricError
+from ..geometry import size_of
 from ._random import image_keys, permutation
 
 SUBSTRATES = ("pixel", "patch")
@@ -106,7 +107,7 @@ def pixel_ranks(
         patch: side of a patch in pixels, see `cells`.
         seed: of the order among ties.
     """
-    label = cells(tuple(maps.shape[-2:]), substrate, patch, maps.device)
+    label = cells(size_of(maps), substrate, patch, maps.device)
     rank = ranks(cell_values(maps, label), x, seed)
     return rank[:, label.flatten()].view(maps.shape), rank.shape[1]
 

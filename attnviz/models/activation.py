@@ -38,7 +38,9 @@ def inferred_activation(logits: Tensor) -> str:
     """Return how logits (B, K) become probabilities: "softmax", "sigmoid", or "as it is"."""
     step = logits.grad_fn
     for _ in range(6):  # through views only: a squeeze or a reshape changes no value
-        name = "" if step is None else step.name()
+        if step is None:
+            break
+        name = step.name()
         if name.startswith(("SigmoidBackward", "SoftmaxBackward")):
             return "as it is"
         if not name.startswith(("View", "Unsafe", "Squeeze", "Unsqueeze", "Reshape", "Clone")):

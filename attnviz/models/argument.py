@@ -38,7 +38,7 @@ def resolve_model(model: Any, device: Any = None) -> tuple[nn.Module, LoadedMode
     Raises:
         AttnvizError: it is none of these, or a module that is on another device.
     """
-    loaded = None
+    loaded, module = None, model
     if model is None or isinstance(model, str):
         loaded = load(model, device=device)
     elif isinstance(model, LoadedModel):
@@ -48,7 +48,7 @@ def resolve_model(model: Any, device: Any = None) -> tuple[nn.Module, LoadedMode
             f"model is an nn.Module, a name such as 'torchvision:resnet50', or what "
             f"attnviz.load returns; got {type(model).__name__}"
         )
-    module = unwrap(loaded.module if loaded is not None else model)
+    module = unwrap(module if loaded is None else loaded.module)
     if device is not None and loaded is None:
         there, wanted = device_of(module), torch.device(device)
         if there.type != wanted.type or wanted.index not in (None, there.index):

@@ -6,11 +6,12 @@ import re
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from ..hooks import named_parts
 
 #: by the number of axes that positions have
-_CONVOLUTIONS = {
+_CONVOLUTIONS: dict[int, tuple[type[_ConvNd], ...]] = {
     rank: tuple(getattr(nn, f"{name}{rank}d") for name in ("Conv", "ConvTranspose", "LazyConv"))
     for rank in (1, 2, 3)
 }

@@ -186,7 +186,7 @@ def _hf_detector(module: nn.Module) -> str | None:
                 return f"{name}.{len(part) - 1}"
         elif name.endswith(".layer4") and "backbone" in name:
             return name
-    path = _blocks(module) if module.config.model_type == "yolos" else None
+    path = _blocks(module) if getattr(module.config, "model_type", None) == "yolos" else None
     return path and _class_token_layer(module.get_submodule(path), path)
 
 
@@ -199,7 +199,8 @@ def _last_stage(body: Any, prefix: str) -> str | None:
 def _blocks(body: nn.Module) -> str | None:
     """Return the path of the list of transformer blocks."""
     for name, part in body.named_modules():
-        blocks = isinstance(part, nn.ModuleList) and len(part)
-        if blocks and any(hasattr(part[-1], norm) for norm in _FIRST_NORMS):
+        if not isinstance(part, nn.ModuleList) or not len(part):
+            continue
+        if any(hasattr(part[-1], norm) for norm in _FIRST_NORMS):
             return name
     return None

@@ -76,7 +76,7 @@ class Layout:
             )
         if self.kind == "channels_first":
             return tensor
-        if self.kind == "channels_last":
+        if self.grid is None:  # channels last
             return tensor.movedim(-1, 1)
         patches = math.prod(self.grid)
         count = self.prefix + patches + self.suffix
@@ -89,7 +89,7 @@ class Layout:
 
     def describe(self) -> str:
         """Return a few words for reports: `tokens: 1 prefix + 14 x 14`."""
-        if self.kind != "tokens":
+        if self.grid is None:
             return self.kind.replace("_", " ")
         tail = f" + {self.suffix} suffix" if self.suffix else ""
         return f"tokens: {self.prefix} prefix + {' x '.join(map(str, self.grid))}{tail}"
@@ -145,7 +145,8 @@ def infer_layout(
         if rank >= activation.ndim - 2:
             return _maps(module, layer_module, shape, size, what)
     elif activation.ndim == 3 and rank == 2:
-        return _tokens(module, layer_module, shape, input_size, what)
+        pixels = None if input_size is None else (input_size[0], input_size[1])
+        return _tokens(module, layer_module, shape, pixels, what)
     kind = "one vector per image" if activation.ndim == 2 else f"{activation.ndim} dimensions"
     raise LayoutError(
         f"{what} gives {shape}, {kind}: it has no (h, w) positions; choose a layer whose output "

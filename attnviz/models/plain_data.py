@@ -38,7 +38,7 @@ def _latin(text: str, *_: Any) -> bytes:
     return text.encode("latin1")
 
 
-def plain_data() -> list[tuple[Callable[..., Any], str]]:
+def plain_data() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
     """Return what `torch.serialization.safe_globals` takes: a stand-in and the name it answers."""
     posix = [f"pathlib{home}.{kind}PosixPath" for home in ("", "._local") for kind in ("", "Pure")]
     windows = [name.replace("Posix", "Windows") for name in posix]

@@ -100,12 +100,18 @@ class Preprocess:
         sides = [self.resize] if isinstance(self.resize, int) else [*(self.resize or ())]
         if isinstance(self.resize, tuple) and len(self.resize) != 2:
             raise PreprocessError(f"resize is one side or (height, width), got {self.resize!r}")
-        if self.crop is not None and len(self.crop) != 2:
+        crop = self._sides
+        if crop is not None and len(crop) != 2:
             raise PreprocessError(f"crop is (height, width), got {self.crop!r}")
-        if min([*sides, *(self.crop or ())], default=1) < 1:
+        if min([*sides, *(crop or ())], default=1) < 1:
             raise PreprocessError(
                 f"sizes must be positive, got resize={self.resize!r}, crop={self.crop!r}"
             )
+
+    @property
+    def _sides(self) -> tuple[int, int] | None:
+        """`crop` as (height, width), which an int becomes when the object is made."""
+        return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
 
     @classmethod
     def read(cls, path: str | Path) -> Preprocess:
@@ -152,7 +158,7 @@ class Preprocess:
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         """Return (height, width) of the model's input for a photo of that size."""
-        return self.crop or self.resized_size(height, width)
+        return self._sides or self.resized_size(height, width)
 
     def _corner(self, resized: tuple[int, int], crop: tuple[int, int]) -> tuple[int, int]:
         """Return (top, left) of the crop on the resized photo; negative where it is padded."""
@@ -169,7 +175,7 @@ class Preprocess:
     def geometry(self, height: int, width: int) -> Geometry:
         """Return where the input lies on a photo of (height, width) pixels."""
         resized = self.resized_size(height, width)
-        size = self.crop or resized
+        size = self._sides or resized
         top, left = self._corner(resized, size)
         x, y = width / resized[1], height / resized[0]
         return Geometry(
@@ -206,7 +212,7 @@ class Preprocess:
         """Return the resized and cropped photo, in bytes as the network's transform makes it."""
         width, height = photo.size
         resized = self.resized_size(height, width)
-        size = self.crop or resized
+        size = self._sides or resized
         top, left = self._corner(resized, size)
         inside = (
             max(left, 0),
@@ -252,8 +258,8 @@ class Preprocess:
             steps.append(f"resize ({self.fit}) to {self.resize[0]} x {self.resize[1]}")
         if self.resize is not None:
             steps[-1] += f" ({self.interpolation})"
-        if self.crop is not None:
-            steps.append(f"centre crop {self.crop[0]} x {self.crop[1]}")
+        if self._sides is not None:
+            steps.append("centre crop {} x {}".format(*self._sides))
         mean = ", ".join(f"{v:.4g}" for v in self.mean)
         std = ", ".join(f"{v:.4g}" for v in self.std)
         if self.grey:

@@ -259,9 +259,9 @@ def _probe(module: nn.Module, image: Inputs) -> list[Seen]:
                 f"{', '.join(sorted({str(aim.dtype) for aim in aims}))}, made by a step without "
                 "one (argmax, a threshold, detach, numpy). Explain the scores before that step"
             )
-        score = sum(
+        score = torch.stack([
             (aim * torch.randn(aim.shape[1:], generator=generator).to(aim)).sum() for aim in aims
-        )
+        ]).sum()  # fmt: skip
         traced = [name for name, tensor in outputs.items() if tensor.requires_grad]
         if not traced:
             raise CaptureError(

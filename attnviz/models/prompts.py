@@ -97,7 +97,7 @@ def zero_shot(model: Any, prompts: Sequence[str], *, tokenizer: Any = None) -> L
         >>> maps = attnviz.explain(model, photo, target="a boat")  # doctest: +SKIP
     """
     loaded = model if isinstance(model, LoadedModel) else None
-    module = unwrap(loaded.module if loaded is not None else model)
+    module = unwrap(model.module if isinstance(model, LoadedModel) else model)
     name = loaded.name if loaded is not None else type(module).__name__
     if not is_image_text(module):
         raise ModelError(

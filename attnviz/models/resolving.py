@@ -27,7 +27,9 @@ NAMED = {
         interpolation="bicubic",
         name="clip",
     ),
-    "unit": Preprocess(resize=None, crop=None, mean=(0.0,) * 3, std=(1.0,) * 3, name="unit"),
+    "unit": Preprocess(
+        resize=None, crop=None, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), name="unit",
+    ),
 }  # fmt: skip
 
 _HELP = (
@@ -76,8 +78,9 @@ def resolve_preprocess(
     elif module is not None:
         found = own_preprocess(module)
     if found is not None:
-        grey = isinstance(found, Preprocess) and module is not None and channels_of(module) == 1
-        return found.in_grey() if grey else found
+        if isinstance(found, Preprocess) and module is not None and channels_of(module) == 1:
+            return found.in_grey()
+        return found
     name = loaded.name if loaded is not None else type(module).__name__
     what = f"how a photo becomes the input of {name} is not known"
     raise PreprocessError(f"{what}; {_HELP}", command=f"{what}; {_OPTIONS}")
@@ -155,7 +158,8 @@ def from_timm(cfg: Mapping[str, Any], name: str = "timm config") -> Preprocess:
     resize: int | tuple[int, int] = scaled
     fit, pad = "squash", (0, 0, 0)
     if mode == "border":
-        fit, pad = "inside", tuple(round(255 * v) for v in (mean * 3)[:3])
+        red, green, blue = (round(255 * v) for v in (mean * 3)[:3])
+        fit, pad = "inside", (red, green, blue)
     elif mode == "center":
         fit = "cover"
         if scaled[0] == scaled[1]:

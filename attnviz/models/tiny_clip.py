@@ -27,7 +27,9 @@ WORDS = (
     "trawler", "ferry", "canoe", "car", "truck", "house", "tree", "cow", "bird", "plane", "tent",
 )  # fmt: skip
 LONGEST = 8
-PREPROCESS = Preprocess(resize=SIZE, crop=(SIZE, SIZE), mean=(0.5,) * 3, std=(0.25,) * 3, name=NAME)
+PREPROCESS = Preprocess(
+    resize=SIZE, crop=(SIZE, SIZE), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), name=NAME
+)
 
 _HERE = Path(__file__).resolve().parent
 _FILE = "tiny_clip.safetensors"

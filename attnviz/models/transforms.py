@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import AttnvizWarning, PreprocessError
-from ..geometry import Geometry
+from ..geometry import Geometry, size_of
 from .preprocess import Preprocess, check_image
 
 
@@ -65,7 +65,7 @@ class ImageTransform:
                     AttnvizWarning,
                     stacklevel=3,
                 )
-            if own:
+            if own and found is not None:
                 return tensor, found
         return tensor, self._geometry(height, width, (tensor.shape[1], tensor.shape[2]))
 
@@ -248,7 +248,7 @@ def measure_on_photo(
             return None
         sides.append((float(start), float(start + slope * tensor.shape[2 - axis])))
     (left, right), (top, bottom) = sides
-    return Geometry((height, width), tuple(tensor.shape[1:]), (left, top, right, bottom))
+    return Geometry((height, width), size_of(tensor), (left, top, right, bottom))
 
 
 def _shows(tensor: Tensor, image: np.ndarray, place: Geometry) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import DataError
-from ..geometry import Geometry
+from ..geometry import Geometry, size_of
 from .colour import DEFAULT, DEFAULT_SIGNED, table
 from .place import Placement, device_weights
 
@@ -162,7 +162,7 @@ def blend_on_device(
     import torch
 
     device = photos.device
-    at = Placement.of(tuple(values.shape[-2:]), geometry, smooth=True)
+    at = Placement.of(size_of(values), geometry, smooth=True)
     index = values.to(device, torch.float32).nan_to_num(nan=0.5 if signed else 0.0)
     index = index.clamp(0.0, 1.0) * STEPS
     placed = device_weights(at.rows, index) @ index @ device_weights(at.columns, index).T

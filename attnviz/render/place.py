@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..geometry import Geometry
+from ..geometry import Geometry, size_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -142,7 +142,7 @@ def place_tensor(values: Tensor, geometry: Geometry) -> Tensor:
 
     NaN where the model saw nothing.
     """
-    at = Placement.of(tuple(values.shape[-2:]), geometry)
+    at = Placement.of(size_of(values), geometry)
     rows, columns = at.rows, at.columns
     out = values.new_full((*values.shape[:-2], *geometry.image_size), float("nan"))
     covered = device_weights(rows, values) @ values @ device_weights(columns, values).T

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TargetError
+from ..geometry import size_of
 from ..hooks import eager, preserved, unwrap
 from ..hooks.outputs import pick, put
 from ..methods import Request, forward_pass
@@ -120,7 +121,7 @@ def read(model: nn.Module, x: Tensor, layer: str) -> Reading:
     Raises:
         TargetError: the model is no classifier with logits (B, classes).
     """
-    request = Request(model, x, len(x), layers=[layer], input_size=tuple(x.shape[-2:]))
+    request = Request(model, x, len(x), layers=[layer], input_size=size_of(x))
     with eager(model), preserved(model), _Order(model, layer) as order:
         done = forward_pass(request, layers=[layer], heads=True)
         gradient = done.gradients(read_off=False)[layer]

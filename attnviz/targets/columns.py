@@ -97,11 +97,12 @@ class Column:
         together = self._together()
         if together is not None:
             return together.weight_rows(self.targets, like)
-        if any(t.linear is None for t in self.targets):
-            return None
+        linear = [t.linear for t in self.targets]
         weights = like.new_zeros(len(self.targets), classes)
-        for row, target in enumerate(self.targets):
-            for index, value in target.linear.items():
+        for row, coefficients in enumerate(linear):
+            if coefficients is None:
+                return None
+            for index, value in coefficients.items():
                 if is_binary(like):  # class 1 is the one logit, class 0 is minus it
                     weights[row, 0] += value if index == 1 else -value
                 else:

@@ -13,7 +13,7 @@ from ..errors import TargetError
 from ..geometry import Geometry
 from ..models.classes import class_index
 from ..models.detections import Detections, detections, overlaps
-from .kinds import Target, class_name
+from .kinds import Target, bound, class_name
 from .placed import Setting
 
 
@@ -62,12 +62,14 @@ class BoxTarget(Target):
     needs_logits = False
 
     def __post_init__(self) -> None:
-        number = isinstance(self.box, int) and not isinstance(self.box, bool)
-        if number and self.box >= 0 and self.cls is None:
-            return
-        four = not isinstance(self.box, int | str) and len(self.box) == 4
-        if four and self.box[0] < self.box[2] and self.box[1] < self.box[3] and self.overlap > 0:
-            return
+        box = self.box
+        if isinstance(box, int):
+            if not isinstance(box, bool) and box >= 0 and self.cls is None:
+                return
+        elif not isinstance(box, str) and len(box) == 4 and self.overlap > 0:
+            x0, y0, x1, y1 = box
+            if x0 < x1 and y0 < y1:
+                return
         raise TargetError(
             f"a box is the number of a detection (0, 1, ..., which has a class of its own), or "
             f"x0, y0, x1, y1 with x0 < x1 and y0 < y1, got {self.box!r} and class {self.cls!r}"
@@ -89,7 +91,8 @@ class BoxTarget(Target):
         return tuple(self._matched(i, one, labels) for i, one in enumerate(seen))
 
     def _matched(self, image: int, seen: Detections, labels: Sequence[str] | None) -> BoxTarget:
-        number = self.box if isinstance(self.box, int) else self._nearest(image, seen, labels)
+        box = self.box
+        number = box if isinstance(box, int) else self._nearest(image, box, seen, labels)
         if number >= len(seen.boxes):
             raise TargetError(
                 f"box {number}: the model found {len(seen.boxes)} boxes in image {image}, counted "
@@ -108,9 +111,15 @@ class BoxTarget(Target):
             label=f"{class_name(index, labels)} at {where}",
         )  # fmt: skip
 
-    def _nearest(self, image: int, seen: Detections, labels: Sequence[str] | None) -> int:
+    def _nearest(
+        self,
+        image: int,
+        box: tuple[float, float, float, float],
+        seen: Detections,
+        labels: Sequence[str] | None,
+    ) -> int:
         place = self.places[image]
-        x0, y0, x1, y1 = self.box
+        x0, y0, x1, y1 = box
         wanted = seen.boxes.new_tensor([*place.to_input(x0, y0), *place.to_input(x1, y1)])
         usable = seen.classes >= 0
         if self.cls is not None:
@@ -133,7 +142,7 @@ class BoxTarget(Target):
         )
         raise TargetError(
             f"no detection of {len(seen.boxes)} in image {image} overlaps box "
-            f"{tuple(self.box)}{f' of class {self.cls!r}' if self.cls is not None else ''} by "
+            f"{tuple(box)}{f' of class {self.cls!r}' if self.cls is not None else ''} by "
             f"{self.overlap:g} or more; nearest: {listed or 'none'}"
         )
 
@@ -152,19 +161,19 @@ class BoxTarget(Target):
         seen = detections(output, self.places[0].input_size, self.labels)
         if self.number is None:
             return torch.stack([self._again(one) for one in seen])
-        own = seen[self.image].scores[self.number]
+        own = seen[bound(self.image)].scores[self.number]
         return torch.stack([own if i == self.image else own * 0 for i in range(len(seen))])
 
     def _again(self, seen: Detections) -> Tensor:
         if not len(seen.boxes):
             return seen.scores.sum()
         common = overlaps(seen.boxes.new_tensor(self.found), seen.boxes)
-        return (common * seen.of(self.index)).max()
+        return (common * seen.of(bound(self.index))).max()
 
     def describe(self) -> Any:
         """Return number, class and box in pixels of the photo."""
         return {
-            "box": [round(value, 3) for value in self._on_photo(self.image, self.found)],
+            "box": [round(value, 3) for value in self._on_photo(bound(self.image), self.found)],
             "class": self.index,
             "number": self.number,
         }

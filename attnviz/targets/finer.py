@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import TargetError
 from ..models.classes import class_index
 from ..models.outputs import class_logits
-from .kinds import Target, class_name, flat_logits
+from .kinds import Target, bound, class_name, flat_logits
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,11 @@ class FinerTarget(Target):
     def score(self, output: Any) -> Tensor:
         """Return the differences, (B,)."""
         logits = class_logits(flat_logits(output))
-        own = logits[:, self.index]
+        index = bound(self.index)
+        own = logits[:, index]
         with torch.no_grad():
             far = (logits - own[:, None]).abs()
-            far[:, self.index] = torch.inf
+            far[:, index] = torch.inf
             nearest = far.topk(min(self.similar, logits.shape[1] - 1), 1, largest=False).indices
         return own - self.gamma * logits.gather(1, nearest).mean(1)
 

@@ -61,7 +61,7 @@ def _contrast(text: str) -> Target:
     names = [name.strip() for name in text.split(",")]
     if len(names) != 2 or not all(names):
         raise TargetError(f"contrast:{text} needs two classes: {FORMS['contrast']}")
-    return Contrast(*names)
+    return Contrast(names[0], names[1])
 
 
 def _region(text: str) -> Target:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,17 @@ from ..models.outputs import (
     logits_of,
     probabilities,
 )
+
+T = TypeVar("T")
+
+
+def bound(value: T | None) -> T:
+    """Return what a target knows of a model once it is bound to it; `TargetError` before."""
+    if value is None:
+        raise TargetError(
+            "the target is not bound to a model's classes: target.bind(count, labels)"
+        )
+    return value
 
 
 def flat_logits(output: Any) -> Tensor:
@@ -94,11 +105,11 @@ class ClassTarget(Target):
     @property
     def linear(self) -> Mapping[int, float]:
         """The logit itself."""
-        return {self.index: 1.0}
+        return {bound(self.index): 1.0}
 
     def score(self, output: Any) -> Tensor:
         """Return the class's logits, (B,)."""
-        return class_column(flat_logits(output), self.index)
+        return class_column(flat_logits(output), bound(self.index))
 
 
 @dataclass(frozen=True)
@@ -124,7 +135,7 @@ class Probability(Target):
             raise TargetError(
                 "the model has no probabilities (activation='none'); explain the class itself"
             )
-        return found[:, self.index]
+        return found[:, bound(self.index)]
 
     def describe(self) -> Any:
         """Return the probability's name."""
@@ -153,16 +164,17 @@ class Contrast(Target):
     @property
     def linear(self) -> Mapping[int, float]:
         """One logit minus the other."""
-        return {self.pair[0]: 1.0, self.pair[1]: -1.0}
+        a, b = bound(self.pair)
+        return {a: 1.0, b: -1.0}
 
     def score(self, output: Any) -> Tensor:
         """Return the differences of the two logits, (B,)."""
-        logits = flat_logits(output)
-        return class_column(logits, self.pair[0]) - class_column(logits, self.pair[1])
+        logits, (a, b) = flat_logits(output), bound(self.pair)
+        return class_column(logits, a) - class_column(logits, b)
 
     def describe(self) -> Any:
         """Return the two indices as text."""
-        return f"{self.pair[0]} - {self.pair[1]}"
+        return "{} - {}".format(*bound(self.pair))
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +212,7 @@ class RegionTarget(Target):
                 f"a region target needs an output of shape (B, classes, H, W), got "
                 f"{tuple(logits.shape)}; for a classifier use ClassTarget"
             )
-        dense = class_column(logits, self.index)
+        dense = class_column(logits, bound(self.index))
         if self.mask is None:
             return dense.mean((1, 2))
         mask = torch.as_tensor(self.mask, device=dense.device)
@@ -219,7 +231,7 @@ class RegionTarget(Target):
 class FunctionTarget(Target):
     """A user's function of the model's output for a batch, which returns (B,) scores."""
 
-    def __init__(self, fn: Callable[[Any], Tensor], batch: int) -> None:
+    def __init__(self, fn: Callable[[Any], object], batch: int) -> None:
         self.fn = fn
         self.batch = batch
         name = getattr(fn, "__name__", type(fn).__name__)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import TargetError
-from ..geometry import Geometry
+from ..geometry import Geometry, size_of
 from ..models.classes import class_index
 from ..models.outputs import class_column, class_count, logits_of
 from .kinds import Target, class_name
@@ -120,7 +120,7 @@ class PhotoRegion(Target):
         if self.inside is None:
             raise TargetError("a region of the photo is made ready by `explain` only")
         share = self.inside.to(logits.device, logits.dtype)[:, None]
-        share = F.adaptive_avg_pool2d(share, logits.shape[-2:])
+        share = F.adaptive_avg_pool2d(share, size_of(logits))
         share = share / share.sum((2, 3), keepdim=True)
         if self.index is not None:
             return (class_column(logits, self.index) * share[:, 0]).sum((1, 2))

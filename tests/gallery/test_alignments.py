@@ -53,11 +53,11 @@ def weigh(name, attend, s, h, step):
         centre = len(h) / (1 + torch.exp(-(v @ torch.tanh(w @ s))))
     else:
         return (e - e.max()).exp() / (e - e.max()).exp().sum()
-    inside = (places - centre).abs() <= attend.half
+    inside = (places - centre).abs() <= attend.reach
     raised = (e - e.max()).exp() * inside
     alpha = raised / raised.sum()
     if name == "local_p":
-        alpha = alpha * torch.exp(-((places - centre) ** 2) / (2 * (attend.half / 2) ** 2))
+        alpha = alpha * torch.exp(-((places - centre) ** 2) / (2 * (attend.reach / 2) ** 2))
     return alpha
 
 
@@ -159,7 +159,7 @@ def test_card(name):
     if name.startswith("local"):
         assert card.numbers["outside_window"] == 0
         assert "global attention" in card.caption
-        centres = _alignments.centres(model, batch)
+        centres = _alignments.centres(model, model.attend, batch)
         assert np.allclose(figure.lines[0].get_xdata(), centres)
         if name == "local_m":
             length = example[0].shape[1]

@@ -60,7 +60,7 @@ def head_importance(
     )
     found = {}
     for site, gradient in zip(sites, gradients, strict=True):
-        if gradient is None:
+        if gradient is None or site.output is None:
             continue
         gradient = site.fold_output(gradient)
         change = (gradient.double() * site.output.detach().double()).sum((-2, -1))  # (B W, H)

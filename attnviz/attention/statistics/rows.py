@@ -122,7 +122,7 @@ class _Sums:
         self.points, self.patch = _points(site, same)
         self.heads = site.heads
         self.values: dict[str, Tensor] = {}
-        self.counts: dict[str, float] = {}
+        self.counts: dict[str, Tensor] = {}
         self.received = torch.zeros(site.batch, site.heads, site.keys, dtype=torch.float64)
         self.similarity = torch.zeros(site.heads, site.heads, dtype=torch.float64)
         self.prefix = _prefix(site)
@@ -152,7 +152,7 @@ class _Sums:
             self._tokens(rows, a, live)
 
     def _places(self, rows: slice, a: Tensor, live: Tensor) -> None:
-        if self.points is not None:
+        if self.points is not None and self.patch is not None:
             points = self.points.to(a)
             patch = self.patch.to(a.device)
             distance = torch.cdist(points[:, rows], points)  # (B, R, K)

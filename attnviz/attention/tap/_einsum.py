@@ -8,10 +8,12 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+Arrange = Callable[[Tensor], Tensor]
+
 
 def einsum_parts(
     equation: str, which: int, weights: Tensor, values: Tensor, output: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Callable[[Tensor], Tensor]] | None:
+) -> tuple[Tensor, Tensor, Arrange, Arrange, tuple[int, ...]] | None:
     """Return A (..., Q, K), V (..., K, E) and the functions that arrange A and O (..., Q, E).
 
     Last come the sizes of the dimensions that together are the queries.

@@ -75,7 +75,9 @@ class Following:
         source = args[0] if args else kwargs.get("input")
         note = self.moved.get(source)
         dim = args[1] if len(args) > 1 else kwargs.get("dim")
-        if note is not None and isinstance(output, Tensor) and isinstance(dim, (int, tuple, list)):
+        if note is None or not isinstance(source, Tensor):
+            return output
+        if isinstance(output, Tensor) and isinstance(dim, (int, tuple, list)):
             dims = (dim,) if isinstance(dim, int) else tuple(dim)
             where = (tuple(d % source.ndim for d in dims), output.ndim == source.ndim)
             self._note(output, Moved(note, op="reduce", args=where))
@@ -234,9 +236,9 @@ class Following:
             if first.shape == second.shape and notes[1].function == "softmax":
                 self.straight.put(output, notes[1])
         elif func in ADD and notes.count(None) == 1:
-            note = notes[0] or notes[1]
+            note = notes[0] if notes[1] is None else notes[1]
             hard = self.straight.get(second if notes[0] is not None else first)
-            if hard is not None and hard.given is note.given:
+            if hard is not None and note is not None and hard.given is note.given:
                 self.weighed.put(output, with_(note, mixed=True))
 
     def _redo(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
@@ -255,7 +257,9 @@ class Following:
         output = func(*args, **kwargs)
         source = args[0] if args else kwargs.get("input")
         weight = args[1] if len(args) > 1 else kwargs.get("weight")
-        if not all(isinstance(t, Tensor) for t in (output, source, weight)):
+        if not (isinstance(source, Tensor) and isinstance(weight, Tensor)):
+            return output
+        if not isinstance(output, Tensor):
             return output
         self.recorder.used.add(id(weight))
         last = func is F.linear

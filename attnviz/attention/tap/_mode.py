@@ -78,8 +78,8 @@ class TapMode(Following, TorchFunctionMode):
         if self.recorder.twice:
             func = twice_differentiable
         output = self._begin(func(*args, **kwargs))
-        given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args,
-                         strict=False))  # fmt: skip
+        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+        given: dict[str, Any] = dict(zip(names, args, strict=False))
         given.update(kwargs)
         q, v = given["query"], given["value"]
         asks = self.moved.get(q)
@@ -165,7 +165,8 @@ class TapMode(Following, TorchFunctionMode):
         source = args[0] if args else None
         note = self.weighed.get(source)
         keeps = source
-        if note is not None and note.clean is None and is_in_place(args, kwargs):
+        fresh = note is not None and note.clean is None
+        if fresh and isinstance(source, Tensor) and is_in_place(args, kwargs):
             keeps = source.clone()
         output = func(*args, **kwargs)
         if isinstance(source, Tensor) and isinstance(output, Tensor):
@@ -343,11 +344,12 @@ class TapMode(Following, TorchFunctionMode):
     def sum(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The sum of a gated tensor: the gate pools."""
         output = self.reduce(func, args, kwargs)
-        note = self.gated.get(args[0]) if args else None
-        if note is not None:
+        source = args[0] if args else None
+        note = self.gated.get(source)
+        if note is not None and isinstance(source, Tensor):
             dim = args[1] if len(args) > 1 else kwargs.get("dim")
-            dims = (dim,) if isinstance(dim, int) else tuple(dim or range(args[0].ndim))
-            note["summed"] = tuple(d % args[0].ndim for d in dims)
+            dims = (dim,) if isinstance(dim, int) else tuple(dim or range(source.ndim))
+            note["summed"] = tuple(d % source.ndim for d in dims)
         return output
 
     def operator(self, func: Any) -> None:

@@ -259,7 +259,7 @@ def replay(step: Moved, index: Tensor) -> Tensor:
     if step.fn is F.unfold:
         return F.unfold(index.double() + 1, *step.args, **kwargs).round().to(index.dtype) - 1
     if getattr(step.fn, "__name__", "") == "view":  # the indices may lie otherwise in memory
-        sizes = args[0] if args and isinstance(args[0], (tuple, list)) else args
+        sizes: Any = args[0] if args and isinstance(args[0], (tuple, list)) else args
         return index.reshape(sizes or kwargs["size"])
     found = step.fn(index, *args, **kwargs)
     return found if step.pick is None else found[step.pick]

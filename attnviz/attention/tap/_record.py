@@ -196,8 +196,8 @@ class Recorder:
         folded = {n: fold.apply(self.hold(t)) for n, t in parts.items() if n in self.keep}
         folded |= {n: fold.unpack(folded[n]) for n in ("q", "output") if n in folded}
         if mask is not None:
-            mask = mask._materialize() if hasattr(mask, "_materialize") else mask
-            mask = fold.apply_mask(mask if self.graph else mask.detach())
+            whole: Any = getattr(mask, "_materialize", lambda: mask)()  # of torch's causal masks
+            mask = fold.apply_mask(whole if self.graph else whole.detach())
         self._site(
             modules, images, fold, "sdpa", q.shape[-2] // groups, k.shape[-2], v.shape[-1], folded,
             moved, same, raw=output, mask=mask, causal=bool(causal), dropped=dropout > 0,
@@ -226,7 +226,7 @@ class Recorder:
         made: Any = None,
     ) -> None:
         """Record a written-out attention, A V = O, where A came from a softmax or sigmoid."""
-        images = images_of(modules, *weights.shape[-2:], weights.shape[:-2])
+        images = images_of(modules, weights.shape[-2], weights.shape[-1], weights.shape[:-2])
         if self.mha is not None and weights.ndim == 3 and weights.shape[0] == math.prod(self.mha):
             fold = Fold((weights.shape[0],), None, self.mha[1])
         else:

@@ -181,7 +181,7 @@ def token_graph(
     left, right = rows(len(queries)), rows(len(keys))
     shown = np.argwhere(matrix >= least)
     values = matrix[tuple(shown.T)]
-    lines = [((0.0, left[i]), (1.0, right[j])) for i, j in shown]
+    lines = [np.array([(0.0, left[i]), (1.0, right[j])]) for i, j in shown]
     # the width is the weight: it is not stretched to the largest
     ax.add_collection(
         LineCollection(lines, linewidths=6 * values, alpha=0.65, color="#7a1f6b", zorder=1)

@@ -102,7 +102,8 @@ class Pen:
 
 def mix(a: Colour, b: Colour, share: float) -> Colour:
     """Return the colour between `a` (share 0) and `b` (share 1)."""
-    return tuple(round(p + (q - p) * share) for p, q in zip(a, b, strict=True))
+    red, green, blue = (round(p + (q - p) * share) for p, q in zip(a, b, strict=True))
+    return red, green, blue
 
 
 def darker(colour: Colour, share: float = 0.3) -> Colour:

@@ -196,7 +196,9 @@ def _mask(code: Any, size: tuple[int, int] | None, where: str) -> MaskSource | N
         stated, counts = code.get("size"), code.get("counts")
         if not isinstance(stated, list) or len(stated) != 2 or not isinstance(counts, (list, str)):
             raise DataError(f"{where}: run-length mask needs 'size' [h, w] and 'counts'")
-        own = whole_size(*stated, where)
+        own = whole_size(stated[0], stated[1], where)
+        if own is None:
+            raise DataError(f"{where}: run-length mask needs 'size' [h, w], got {stated}")
         if size is not None and own != size:
             raise DataError(f"{where}: run-length mask of size {stated}, the image has {size}")
         return RunLengthMask(counts if isinstance(counts, str) else tuple(counts), own)

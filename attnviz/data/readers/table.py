@@ -107,7 +107,7 @@ def _sample(
         texts = [row[c].strip() for c in corners] if corners else []
         if any(texts):
             box_label = row.get("box_label", "").strip() or label or ""
-            numbers = [number(t, f"{at}, {c}") for t, c in zip(texts, corners, strict=True)]
+            numbers = [number(t, f"{at}, {c}") for t, c in zip(texts, corners or (), strict=True)]
             boxes.append(Box(*numbers, label=box_label).checked(None, at))
     for column in header:
         if column == "mask" or column.startswith("mask:"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -60,13 +62,12 @@ def show(name: str, what: str) -> Shown:
         "aligned_crossing": float(right[crossing].double().mean()),
         "mass_on_source": on_source(weights, origin),
     }
-    local = getattr(model, "attend", None)
-    windows: dict = {}
+    local, middle, reach = getattr(model, "attend", None), None, None
     if isinstance(local, LocalAttention):
-        windows = {"centres": centres(model, batch), "half": local.half}
+        middle, reach = centres(model, local, batch), local.reach
     figure = aligned(
         weights[0], source, target, origin=[[o] if o >= 0 else [] for o in origin.tolist()],
-        title=f"{what}: toy English to toy French", **windows,
+        title=f"{what}: toy English to toy French", centres=middle, half=reach,
     )  # fmt: skip
     hits, count = int(right[word].sum()), int(word.sum())
     caption = (
@@ -80,15 +81,15 @@ def show(name: str, what: str) -> Shown:
             " A place chosen from the state alone cannot depend on what stands there, so the "
             "weights walk along the diagonal and spread where words swap."
         )
-    if windows:
-        outside = (torch.arange(len(source)) - windows["centres"][:, None]).abs() > local.half
+    if middle is not None and reach is not None:
+        outside = (torch.arange(len(source)) - middle[:, None]).abs() > reach
         numbers["outside_window"] = float(weights[0][outside].sum())
         everywhere = on_source(
             read(reference.load("luong_general"), batch.inputs[0], batch.truth["target"]), origin
         )
         numbers["mass_on_source_global"] = everywhere
         caption += (
-            f" Outside the window of {2 * local.half + 1} the weight is exactly 0. On their source "
+            f" Outside the window of {2 * reach + 1} the weight is exactly 0. On their source "
             f"words lie {numbers['mass_on_source']:.0%} of the weight; global attention with the "
             f"same score weighs all {len(source)} words and puts {everywhere:.0%} there."
         )
@@ -109,13 +110,14 @@ def on_source(weights: Tensor, origin: Tensor) -> float:
 
 
 @torch.no_grad()
-def centres(model: nn.Module, batch: Batch) -> Tensor:
+def centres(model: nn.Module, local: LocalAttention, batch: Batch) -> Tensor:
     """Return p_t (T,) of local attention, as the module computes it at each step."""
     found: list[Tensor] = []
-    attend = model.attend
-    handle = attend.register_forward_pre_hook(
-        lambda module, inputs: found.append(module.centre(inputs[0], inputs[2], inputs[3]))
-    )
+
+    def note(_module: nn.Module, inputs: Any) -> None:
+        found.append(local.centre(inputs[0], inputs[2], inputs[3]))
+
+    handle = local.register_forward_pre_hook(note)
     try:
         model(batch.inputs[0], batch.truth["target"])
     finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -107,7 +108,11 @@ def judge(
     batch = drawn(64, 7, training=False, negatives=negatives)
     handle = None
     if gate is not None and change is not None:
-        handle = gate.register_forward_hook(lambda m, i, output: change(output))
+
+        def changed(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+            return change(output)
+
+        handle = gate.register_forward_hook(changed)
     try:
         found = model(batch.inputs[0]).argmax(1)
     finally:

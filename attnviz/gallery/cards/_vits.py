@@ -11,6 +11,7 @@ from collections.abc import Callable
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from ...geometry import size_of
 from ..modules.files import restored
 from ..tasks import scenes
 
@@ -56,6 +57,6 @@ def on_objects(maps: Tensor, masks: Tensor) -> tuple[Tensor, float]:
     Returns:
         (heads,) mean over the batch, and the covered share.
     """
-    cover = F.adaptive_avg_pool2d(masks.amax(1, keepdim=True), maps.shape[-2:])
+    cover = F.adaptive_avg_pool2d(masks.amax(1, keepdim=True), size_of(maps))
     share = (maps * cover).sum((2, 3)) / maps.sum((2, 3))
     return share.mean(0), float(cover.mean())

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import inspection
+from ...geometry import size_of
 from .. import modules as reference
 from ..card import Shown, register_card
 from ..drawings.captions import word_maps
@@ -29,7 +30,7 @@ def subject(name: str) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
 
 def on_object(maps: torch.Tensor, batch: Batch) -> float:
     """Share of the colour and shape words' weight that is on the object they name."""
-    touched = scenes.cells(batch.truth["masks"], tuple(maps.shape[-2:]))[0]
+    touched = scenes.cells(batch.truth["masks"], size_of(maps))[0]
     named = {1: 0, 2: 0, 5: 1, 6: 1}
     return float(torch.stack([(maps[t] * touched[o]).sum() for t, o in named.items()]).mean())
 

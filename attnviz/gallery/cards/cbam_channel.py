@@ -40,6 +40,6 @@ def card() -> Shown:
     """CBAM's channel gates of a scene and of its negative."""
     model, _ = subject()
     return show(
-        model, first(model, "channel"), model.mechanism.channel.gate, before="stem",
-        title="CBAM, channel half",
+        model, first(model, "channel"), model.get_submodule("mechanism.channel.gate"),
+        before="stem", title="CBAM, channel half",
     )  # fmt: skip

@@ -57,7 +57,7 @@ def card() -> Shown:
         "gate_elsewhere": float(map_[~cells].mean()),
         "mean_iou": judge(model, negatives=True),
         "mean_iou_with_gates_held": judge(
-            model, negatives=True, gate=model.mechanism.spatial.gate, change=held
+            model, negatives=True, gate=model.get_submodule("mechanism.spatial.gate"), change=held
         ),
     }
     caption = (

@@ -53,7 +53,9 @@ def card() -> Shown:
     inside, outside = product[:, cells].mean(1), product[:, ~cells].mean(1)
     numbers = {
         "mean_iou": judge(model),
-        "mean_iou_with_gates_held": judge(model, gate=model.mechanism.gate, change=held),
+        "mean_iou_with_gates_held": judge(
+            model, gate=model.get_submodule("mechanism.gate"), change=held
+        ),
         "most_open_on_objects": float((inside / outside).max()),
     }
     caption = (

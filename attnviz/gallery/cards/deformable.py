@@ -33,6 +33,7 @@ class Deformable(nn.Module):
         self.modulation = nn.Conv2d(channels, 9, 3, padding=1)
         for head in (self.offset, self.modulation):  # at first a plain convolution, halved
             nn.init.zeros_(head.weight)
+            assert head.bias is not None
             nn.init.zeros_(head.bias)
         # few channels go through it: its backward pass is slow on a CPU
         self.reduce = nn.Conv2d(channels, few, 1)

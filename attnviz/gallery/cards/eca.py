@@ -14,7 +14,7 @@ from ._trained import scene_network
 @cache
 def subject() -> tuple[nn.Module, Tensor]:
     """The network and the example that the card shows."""
-    from timm.layers import EcaModule
+    from timm.layers.eca import EcaModule
 
     return scene_network("eca", lambda: EcaModule(32, kernel_size=5)), example()
 
@@ -40,6 +40,6 @@ def card() -> Shown:
     """ECA gates of a scene and of its negative."""
     model, _ = subject()
     return show(
-        model, first(model, "channel"), model.mechanism.gate, before="stem",
+        model, first(model, "channel"), model.get_submodule("mechanism.gate"), before="stem",
         title="Efficient channel attention",
     )  # fmt: skip

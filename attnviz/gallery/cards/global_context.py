@@ -14,7 +14,7 @@ from ._trained import scene_network
 @cache
 def subject() -> tuple[nn.Module, Tensor]:
     """The network and the example that the card shows."""
-    from timm.layers import GlobalContext
+    from timm.layers.global_context import GlobalContext
 
     return scene_network("global_context", lambda: GlobalContext(32, rd_channels=8)), example()
 
@@ -41,7 +41,7 @@ def card() -> Shown:
     """Gates of a global context block, for a scene and for its negative."""
     model, _ = subject()
     shown = show(
-        model, first(model, "channel"), model.mechanism.gate, before="stem",
+        model, first(model, "channel"), model.get_submodule("mechanism.gate"), before="stem",
         title="Global context",
     )  # fmt: skip
     pooling = first(model, "spatial").read()

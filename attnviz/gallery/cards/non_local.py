@@ -16,7 +16,7 @@ from ._trained import judge, scene_network
 @cache
 def subject() -> tuple[nn.Module, Tensor]:
     """The network and the example that the card shows."""
-    from timm.layers import NonLocalAttn
+    from timm.layers.non_local_attn import NonLocalAttn
 
     # timm's own starts with its output multiplied by 0 and its logits by 1 / sqrt(channels)
     model = scene_network("non_local", lambda: NonLocalAttn(32, rd_channels=16, use_scale=False))

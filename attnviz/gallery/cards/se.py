@@ -14,7 +14,7 @@ from ._trained import scene_network
 @cache
 def subject() -> tuple[nn.Module, Tensor]:
     """The network and the example that the card shows."""
-    from timm.layers import SEModule
+    from timm.layers.squeeze_excite import SEModule
 
     return scene_network("se", lambda: SEModule(32, rd_channels=16)), example()
 
@@ -41,6 +41,6 @@ def card() -> Shown:
     """Squeeze-and-excitation gates of a scene and of its negative."""
     model, _ = subject()
     return show(
-        model, first(model, "channel"), model.mechanism.gate, before="stem",
+        model, first(model, "channel"), model.get_submodule("mechanism.gate"), before="stem",
         title="Squeeze and excitation",
     )  # fmt: skip

@@ -15,7 +15,7 @@ from ._trained import scene_network
 @cache
 def subject() -> tuple[nn.Module, Tensor]:
     """The network and the example that the card shows."""
-    from timm.layers import SelectiveKernel
+    from timm.layers.selective_kernel import SelectiveKernel
 
     return scene_network("selective_kernel", lambda: SelectiveKernel(32, 32)), example()
 
@@ -41,6 +41,6 @@ def card() -> Shown:
     """Shares of the two kernels in a small trained network."""
     model, images = subject()
     return show(
-        model, images, model.mechanism.attn, names=["3 x 3 kernel", "5 x 5 kernel (dilated 3 x 3)"],
-        title="Selective kernels",
+        model, images, model.get_submodule("mechanism.attn"), title="Selective kernels",
+        names=["3 x 3 kernel", "5 x 5 kernel (dilated 3 x 3)"],
     )  # fmt: skip

@@ -15,7 +15,7 @@ from ._trained import scene_network
 @cache
 def subject() -> tuple[nn.Module, Tensor]:
     """The network and the example that the card shows."""
-    from timm.layers import SplitAttn
+    from timm.layers.split_attn import SplitAttn
 
     model = scene_network("split_attention", lambda: SplitAttn(32, 32, norm_layer=nn.BatchNorm2d))
     return model, example()
@@ -42,6 +42,6 @@ def card() -> Shown:
     """Shares of the two splits in a small trained network."""
     model, images = subject()
     return show(
-        model, images, model.mechanism.rsoftmax, names=["split 1", "split 2"],
+        model, images, model.get_submodule("mechanism.rsoftmax"), names=["split 1", "split 2"],
         title="Split attention",
     )  # fmt: skip

@@ -59,7 +59,7 @@ def word_maps(
     for ax in axes[len(words) + 1 :]:
         ax.set_visible(False)
     scale_bar(figure, list(axes), top, "attention weight of a cell")
-    figure.suptitle(title or None, fontsize=10)
+    figure.suptitle(title, fontsize=10)
     if cells is not None:
         figure.supxlabel("framed: the one cell that the word was read from", fontsize=8)
     return figure

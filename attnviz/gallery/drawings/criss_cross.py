@@ -36,7 +36,8 @@ def criss_cross(weights: Any, photo: Any, places: Sequence[Place], *, title: str
     if along != height + width:
         raise DataError(f"weights of shape {values.shape}; expected (R, H, W, H + W)")
     rows = []
-    for place in map(tuple, places):
+    for i, j in places:
+        place = (i, j)
         maps = [cross(one[place], place, (height, width)) for one in values]
         if passes > 1:
             maps.append(reach(values, place))
@@ -59,12 +60,12 @@ def cross(weights: np.ndarray, place: Place, grid: Place) -> np.ndarray:
 
 def reach(weights: np.ndarray, place: Place) -> np.ndarray:
     """Where one pixel looks through all passes (R, H, W, H + W): a map (H, W) summing to 1."""
-    grid = weights.shape[1:3]
+    grid = (weights.shape[1], weights.shape[2])
     share = np.zeros(grid)
     share[place] = 1.0
     for one in weights[::-1]:  # the last pass looks at what the pass before gathered
-        share = sum(
-            share[i, j] * np.nan_to_num(cross(one[i, j], (i, j), grid))
-            for i, j in np.argwhere(share)
-        )
+        gathered = np.zeros(grid)
+        for i, j in np.argwhere(share):
+            gathered += share[i, j] * np.nan_to_num(cross(one[i, j], (i, j), grid))
+        share = gathered
     return share

@@ -122,7 +122,7 @@ def offset_arrows(
         ends = np.concatenate((start, stop, [[0, 0], shown.shape[1::-1]]))
         ax.set_xlim(ends[:, 0].min() - 1, ends[:, 0].max() + 1)
         ax.set_ylim(ends[:, 1].max() + 1, ends[:, 1].min() - 1)
-    figure.suptitle(title or None, fontsize=10)
+    figure.suptitle(title, fontsize=10)
     figure.supxlabel(
         "squares: where a plain convolution reads; dots: where this one does"
         + ("" if weights is None else "; a dot's area: its modulation, 0 to 1"),

@@ -47,5 +47,5 @@ def frame_weights(
                     fontsize=8)  # fmt: skip
     bars.set_ylabel("attention weight", fontsize=8)
     bars.tick_params(labelsize=7)
-    figure.suptitle(title or None, fontsize=10)
+    figure.suptitle(title, fontsize=10)
     return figure

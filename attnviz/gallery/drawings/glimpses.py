@@ -57,11 +57,10 @@ def glimpse_path(
             f"patches of shape {seen.shape} for {len(points)} glimpses of {scales} scales"
         )
     figure = new_figure(4.6 + (0.0 if seen is None else 0.95 * len(points)), 4.4)
-    left, right = (
-        (figure, None)
-        if seen is None
-        else figure.subfigures(1, 2, width_ratios=[4.6, 0.95 * len(points)])
-    )
+    left, right = figure, None
+    if seen is not None:
+        ratios = [4.6, 0.95 * len(points)]
+        left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=ratios)[0]
     ax = left.subplots()
     show_photo(ax, shown)
     if box is not None:
@@ -86,7 +85,7 @@ def glimpse_path(
     ax.set_ylim(max(high, (points[:, 1] + size / 2).max()), min(0, (points[:, 1] - size / 2).min()))
     if seen is not None and right is not None:
         _strips(right, seen, size, notes)
-    figure.suptitle(title or None, fontsize=10)
+    figure.suptitle(title, fontsize=10)
     widths = ", ".join(str(size * 2**scale) for scale in range(scales))
     figure.supxlabel(
         f"numbers: glimpses in order; squares: {widths} pixels wide, each seen as {size} x {size}"
@@ -98,7 +97,7 @@ def glimpse_path(
 
 def _number(ax: Axes, spot: Any, number: int) -> None:
     ax.text(
-        *spot, str(number), ha="center", va="center", fontsize=8, color="white",
+        spot[0], spot[1], str(number), ha="center", va="center", fontsize=8, color="white",
         bbox={"boxstyle": "circle,pad=0.22", "facecolor": SECOND, "edgecolor": "white"},
     )  # fmt: skip
 
@@ -185,5 +184,5 @@ def chosen_cells(
     for ax in axes:
         ax.set_xlim(-context, shown.shape[1] + context)
         ax.set_ylim(shown.shape[0] + context, -context)
-    figure.suptitle(title or None, fontsize=10)
+    figure.suptitle(title, fontsize=10)
     return figure

@@ -50,10 +50,7 @@ def place_maps(
             f"weights of {queries} queries and {keys} keys for a grid of {grid}; expected one "
             "query and one key for each place"
         )
-    rows = [
-        (place, values[:, _number(place, grid)].reshape(heads, *grid))
-        for place in map(tuple, places)
-    ]
+    rows = [((i, j), values[:, _number((i, j), grid)].reshape(heads, *grid)) for i, j in places]
     names = names or [f"head {h}" for h in range(heads)] if heads > 1 else names or [""]
     return place_grid(rows, photo, grid, names=names, title=title)
 

@@ -78,5 +78,5 @@ def layer(
     axes[2].legend(fontsize=7)
     for ax in axes[1:]:
         ax.tick_params(labelsize=7)
-    figure.suptitle(title or None, fontsize=10)
+    figure.suptitle(title, fontsize=10)
     return figure

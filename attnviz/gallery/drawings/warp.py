@@ -67,7 +67,7 @@ def window(
         low, top = corners.min(0).clip(max=0), corners.max(0).clip(min=[wide, high])
         ax.set_xlim(low[0] - 1, top[0] + 1)
         ax.set_ylim(top[1] + 1, low[1] - 1)
-    figure.suptitle(title or None, fontsize=10)
+    figure.suptitle(title, fontsize=10)
     figure.supxlabel(describe(matrix, (high, wide)), fontsize=8)
     return figure
 
@@ -109,7 +109,7 @@ def windows(thetas: Any, photos: Any, warped: Any, *, title: str = "") -> Figure
         show_photo(axes[0, column], shown, f"{turned:+.0f}°")
         _outline(axes[0, column], theta, *shown.shape[:2])
         show_photo(axes[1, column], seen)
-    figure.suptitle(title or None, fontsize=10)
+    figure.suptitle(title, fontsize=10)
     figure.supxlabel(
         "above: the picture with the window theta (dot: its top left) and its turn; "
         "below: what is seen",
@@ -144,7 +144,7 @@ def shift_curves(
     for ax in axes:
         ax.grid(alpha=0.3)
         ax.tick_params(labelsize=7)
-    figure.suptitle(title or None, fontsize=10)
+    figure.suptitle(title, fontsize=10)
     return figure
 
 

@@ -36,15 +36,10 @@ def neighbourhoods(weights: Any, photo: Any, places: Sequence[Place], *, title: 
         raise DataError(f"weights of shape {values.shape}; expected (heads, H, W, k, k), k odd")
     rows = [
         (
-            place,
-            np.stack(
-                [
-                    on_grid(v[place], place[0] - k // 2, place[1] - k // 2, (height, width))
-                    for v in values
-                ]
-            ),
+            (i, j),
+            np.stack([on_grid(v[i, j], i - k // 2, j - k // 2, (height, width)) for v in values]),
         )
-        for place in map(tuple, places)
+        for i, j in places
     ]
     names = [f"head {h}" for h in range(heads)]
     return place_grid(rows, photo, (height, width), names=names, title=title)

@@ -34,7 +34,7 @@ class LocalAttention(nn.Module):
         super().__init__()
         if half < 1:  # below 1 the window around p_t = S would hold no token
             raise ValueError(f"half must be at least 1, got {half}")
-        self.score, self.half = score, half
+        self.score, self.reach = score, half
         self.predictor = None
         if predict is not None:
             self.predictor = nn.Sequential(
@@ -58,10 +58,10 @@ class LocalAttention(nn.Module):
         """
         centre = self.centre(query, mask, step)[:, None]
         distance = torch.arange(keys.shape[1], device=keys.device) - centre
-        inside = (distance.abs() <= self.half) & mask
+        inside = (distance.abs() <= self.reach) & mask
         score = self.score(query, keys).masked_fill(~inside, -torch.inf)
         weights = score.softmax(-1)
         if self.predictor is not None:
-            sigma = self.half / 2
+            sigma = self.reach / 2
             weights = weights * torch.exp(-distance.square() / (2 * sigma**2))
         return (weights[:, None] @ keys).squeeze(1), weights

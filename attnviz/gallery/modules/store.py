@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -48,7 +49,7 @@ def task(name: str) -> Task:
     return known[name]
 
 
-def load(name: str) -> nn.Module:
+def load(name: str) -> Any:
     """Return a trained reference module, in eval mode, float32, on the CPU.
 
     Args:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from torch import Generator, Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(Generic[M]):
     """What one reference module does, and how it is judged.
 
     Attributes:
@@ -47,7 +49,7 @@ class Task:
 
     name: str
     says: str
-    build: Callable[[], nn.Module]
+    build: Callable[[], M]
     sample: Callable[[int, Generator, bool], Batch]
-    measure: Callable[[nn.Module, Batch], dict[str, float]]
+    measure: Callable[[M, Batch], dict[str, float]]
     holds: Mapping[str, float]

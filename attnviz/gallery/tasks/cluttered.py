@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from ..modules.dynamic_capacity import DynamicCapacityNetwork
 from ..modules.glimpses import RecurrentAttention
@@ -31,7 +31,7 @@ def chance(boxes: Tensor) -> float:
     return float(box_mask(boxes, SIDE, SIDE).mean())
 
 
-def ram_measure(model: nn.Module, batch: Batch) -> dict[str, float]:
+def ram_measure(model: RecurrentAttention, batch: Batch) -> dict[str, float]:
     """Accuracy, and the share of glimpses (after the given first) centred on the digit."""
     path = model(*batch.inputs)
     hits = inside(path.locations, batch.truth["box"], SIDE).double()
@@ -45,7 +45,7 @@ def ram_measure(model: nn.Module, batch: Batch) -> dict[str, float]:
     }
 
 
-def dcn_measure(model: nn.Module, batch: Batch) -> dict[str, float]:
+def dcn_measure(model: DynamicCapacityNetwork, batch: Batch) -> dict[str, float]:
     """Accuracy with and without the fine model; share of chosen cells centred on the digit."""
     out = model(*batch.inputs)
     cells = SIDE // model.cell
@@ -60,7 +60,7 @@ def dcn_measure(model: nn.Module, batch: Batch) -> dict[str, float]:
     }
 
 
-def transformer_measure(model: nn.Module, batch: Batch) -> dict[str, float]:
+def transformer_measure(model: ImageTransformer, batch: Batch) -> dict[str, float]:
     """Accuracy; share of the class token's patch attention, last layer, that is on the digit."""
     out = model(*batch.inputs)
     patches = out.attention[:, -1, :, 0, 1:].mean(1)

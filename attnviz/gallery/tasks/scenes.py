@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from ...geometry import size_of
 from ..modules.captioning import END, Captioner, HardCaptioner
 from .base import Batch, Task
 
@@ -95,7 +96,7 @@ def measure(model: nn.Module, batch: Batch) -> dict[str, float]:
     free = model(*batch.inputs).tokens
     width = max(free.shape[1], caption.shape[1])
     same = F.pad(free, (0, width - free.shape[1])) == F.pad(caption, (0, width - caption.shape[1]))
-    touched = cells(batch.truth["masks"], tuple(out.attention.shape[-2:]))
+    touched = cells(batch.truth["masks"], size_of(out.attention))
     named = {1: 0, 2: 0, 5: 1, 6: 1}
     own = torch.stack([(out.attention[:, t] * touched[:, o]).sum((1, 2)) for t, o in named.items()])
     other = torch.stack(

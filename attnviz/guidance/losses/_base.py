@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...errors import GuidanceError
+from ...geometry import size_of
 from ...registry import Registry
 from ..annotation import Annotation, as_annotation
 from ..class_maps import ClassMap
@@ -111,18 +113,19 @@ def register_loss(
         @functools.wraps(fn)
         def loss(maps: Tensor | ClassMap, annotation: Any = None, /, **options: Any) -> LossParts:
             seen = maps if isinstance(maps, ClassMap) else None
-            values = seen.maps if seen is not None else maps
+            values = maps.maps if isinstance(maps, ClassMap) else maps
             _check_maps(values)
             given = as_annotation(annotation, values, None if seen is None else seen.images)
             with torch.autocast(values.device.type, enabled=False):
                 values = (
                     values if values.dtype in (torch.float32, torch.float64) else values.float()
                 )
-                grid = given.at(tuple(values.shape[-2:]), values)
+                grid = given.at(size_of(values), values)
                 scene = Scene(values, grid, given, seen)
                 parts = fn(scene, **options)
+            total = functools.reduce(operator.add, parts.values())
             count = len(values) if not annotated else int(scene.rows.sum())
-            return LossParts(sum(parts.values()), MappingProxyType(parts), count, _mass(scene))
+            return LossParts(total, MappingProxyType(parts), count, _mass(scene))
 
         return LOSSES.register(
             name, paper=paper, aliases=aliases, needs=needs, annotated=annotated, mapped=mapped,

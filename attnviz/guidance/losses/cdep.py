@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ...errors import GuidanceError
+from ...geometry import size_of
 from ...hooks import unwrap
 from ._base import Scene, mean_over, register_loss
 
@@ -33,7 +34,7 @@ def cdep(scene: Scene, *, form: str = "l1") -> dict[str, Tensor]:
     if not bool(rows.any()):
         return {"contribution": scene.maps.sum() * 0}
     images = seen.images.detach()
-    given = scene.annotation.at(tuple(images.shape[-2:]), images)
+    given = scene.annotation.at(size_of(images), images)
     outside = given.known * (1 - given.target)
     parts = decompose(unwrap(seen.model), images[rows], outside[rows])
     if form == "l1":

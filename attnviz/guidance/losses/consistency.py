@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import GuidanceError
+from ...geometry import size_of
 from ..normalising import normalised, positive_part
 from ._base import Scene, register_loss
 
@@ -31,7 +32,7 @@ def consistency(scene: Scene, *, form: str = "relu", anchor: bool = False) -> di
             f"consistency compares layers, and only {seen.layer!r} was read; pass "
             "class_map(..., layer=[deep, shallow])"
         )
-    size = min((tuple(m.shape[-2:]) for m in seen.by_layer.values()), key=lambda s: s[0] * s[1])
+    size = min((size_of(m) for m in seen.by_layer.values()), key=lambda s: s[0] * s[1])
     maps = {
         name: positive_part(normalised(F.adaptive_avg_pool2d(values, size)), form)
         for name, values in seen.by_layer.items()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ...geometry import size_of
 from ._base import Scene, register_loss
 from ._mining import erased_logits, remaining, soft_mask
 
@@ -54,7 +55,7 @@ def gain(
         rows = torch.isin(classes, torch.tensor(list(only), device=classes.device))
     if not bool(rows.any()):
         return {"mining": scene.maps.sum() * 0, "area": scene.maps.sum() * 0}
-    size = tuple(seen.images.shape[-2:])
+    size = size_of(seen.images)
     masks = soft_mask(scene.maps[rows], size, steepness=steepness, threshold=threshold)
     logits = erased_logits(seen, masks, rows, fill=fill, generator=generator)
     weights = scene.grid.weights[rows]

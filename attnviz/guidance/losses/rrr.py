@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ...errors import GuidanceError
+from ...geometry import size_of
 from ._base import Scene, mean_over, register_loss
 
 
@@ -34,7 +35,7 @@ def rrr(scene: Scene, *, explained: str = "all", reduction: str = "sum") -> dict
     log_p = logits.log_softmax(1)
     score = log_p.sum() if explained == "all" else log_p.gather(1, seen.classes[:, None]).sum()
     (gradient,) = torch.autograd.grad(score, seen.images, create_graph=True)
-    given = scene.annotation.at(tuple(seen.images.shape[-2:]), gradient)
+    given = scene.annotation.at(size_of(seen.images), gradient)
     outside = (given.known * (1 - given.target))[:, None]
     squares = (outside * gradient).square()
     per_image = squares.sum((1, 2, 3)) if reduction == "sum" else squares.mean((1, 2, 3))

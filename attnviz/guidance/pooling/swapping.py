@@ -36,9 +36,11 @@ class PooledModel(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """Return the pooled layer's activation, (B, C, h, w)."""
         found: list[Tensor] = []
-        handle = self.trunk.get_submodule(self.layer).register_forward_hook(
-            lambda _module, _inputs, output: found.append(output)
-        )
+
+        def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            found.append(output)
+
+        handle = self.trunk.get_submodule(self.layer).register_forward_hook(keep)
         try:
             self.trunk(images)
         finally:
@@ -127,7 +129,7 @@ def with_pooling(
     patches = patches.to(head.weight)
     with torch.no_grad():
         patches.weight.copy_(head.weight[:, :, None, None])
-        if head.bias is not None:
+        if patches.bias is not None and head.bias is not None:
             patches.bias.copy_(head.bias)
     try:
         if entry.fn is AttentionMIL:

@@ -101,7 +101,7 @@ def _gradient_of_pooled(reading: Reading, column: int, pooled: list[Tensor]) -> 
         stacked = torch.cat(pooled)
         stacked = stacked if reading.create_graph else stacked.detach().requires_grad_()
         outputs = _behind_last_block(reading, stacked, len(pooled))
-        score = sum(reading.columns[column].score(output).sum() for output in outputs)
+        score = torch.stack([reading.columns[column].score(o).sum() for o in outputs]).sum()
     (gradient,) = torch.autograd.grad(score, stacked, create_graph=reading.create_graph)
     return gradient
 

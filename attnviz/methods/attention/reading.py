@@ -135,7 +135,10 @@ class Reading:
     def gradient(self, site: Site, column: int) -> Tensor:
         """Return d score / d O of one site, zero where the score does not depend on it."""
         found = self.gradients(column).get(site.index)
-        return torch.zeros_like(site.output) if found is None else found
+        if found is not None:
+            return found
+        assert site.output is not None  # what its gradient was asked of
+        return torch.zeros_like(site.output)
 
     def start(self, row: Row = None, column: int = 0) -> tuple[Tensor, Tokens]:
         """Return the row vector that a map begins with, (B, T), and its tokens.
@@ -297,13 +300,14 @@ def with_grid(sites: Sequence[Site], grid: Any) -> tuple[Site, ...]:
         return tuple(sites)
     if not isinstance(grid, (tuple, list)) or len(grid) != 2:
         raise MethodError(f"grid={grid!r}: expected (rows, columns) of the patches")
-    count = int(grid[0]) * int(grid[1])
+    rows, columns = int(grid[0]), int(grid[1])
+    count = rows * columns
     fits = [s for s in sites if 0 <= s.keys - count <= MOST_PREFIX and s.windows == 1]
     if not fits:
         sizes = sorted({s.keys for s in sites})
         raise MethodError(f"grid={tuple(grid)} is {count} patches; layers have {sizes} tokens")
     chosen = {s.index for s in fits}
-    return tuple(s.with_grid(grid) if s.index in chosen else s for s in sites)
+    return tuple(s.with_grid((rows, columns)) if s.index in chosen else s for s in sites)
 
 
 @contextmanager

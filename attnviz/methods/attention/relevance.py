@@ -86,8 +86,8 @@ def relevance(
     if all(g is None for g in gradients):
         raise MethodError("the score does not depend on any attention that was read")
     folded = [
-        torch.zeros_like(s.output) if g is None else s.fold_output(g)
-        for s, g in zip(sites, gradients, strict=True)
+        s.fold_output(torch.zeros_like(raw) if g is None else g)
+        for s, raw, g in zip(sites, outputs, gradients, strict=True)
     ]
     return relevance_of(sites, folded, score.detach())
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...geometry import size_of
 from ...hooks.threads import own_thread
 from ._register import register_attribution
 from ._run import Job
@@ -17,6 +18,7 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def bias_of(module: nn.Module) -> Tensor | None:
     """Return what a module adds to a linear map of its input, per channel, or None."""
     if isinstance(module, _NORMS) and module.running_mean is not None:
+        assert module.running_var is not None  # a norm keeps both or neither
         scale = (module.running_var + module.eps).rsqrt()
         if module.weight is not None:
             scale = scale * module.weight
@@ -82,7 +84,7 @@ def fullgrad(job: Job, *, rescale: bool = True) -> Tensor:
     Returns:
         (K, g, H, W).
     """
-    size = tuple(job.inputs.shape[-2:])
+    size = size_of(job.inputs)
     maps, reached = [], []
     for k in job.classes:
         first, parts, rest = full_gradient(job, k)

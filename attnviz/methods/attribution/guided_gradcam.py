@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...geometry import size_of
 from .. import METHODS, runner
 from ._register import register_attribution
 from ._run import Job, summed
@@ -36,7 +37,7 @@ def guided_gradcam(job: Job) -> Tensor:
             target=list(column.targets[part]), signed=None,
         )  # fmt: skip
         (maps,) = runner("cam")(request, [METHODS.get("gradcam")])
-        size = tuple(gradient.shape[-2:])
+        size = size_of(gradient)
         cam = F.interpolate(maps.values[:, None], size, mode="bilinear", align_corners=False)
         found.append(gradient * cam.to(gradient))
     return summed(found)

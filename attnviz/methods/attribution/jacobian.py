@@ -38,9 +38,10 @@ def jacobian(job: Job, *, samples: int | None = 32, seed: int = 0) -> Tensor:
             raise MethodError(f"the Jacobian of logits (B, K) is shown, got {tuple(logits.shape)}")
         count = logits.shape[1]
         exact = samples is None or samples >= count
-        rows = torch.eye(count) if exact else torch.randn(
-            samples, count, generator=job.group.generator(seed)
-        )  # fmt: skip
+        if samples is None or exact:
+            rows = torch.eye(count)
+        else:
+            rows = torch.randn(samples, count, generator=job.group.generator(seed))
         rows = rows.to(logits)
         total = torch.zeros_like(inputs[:, 0])
         for number, row in enumerate(rows):

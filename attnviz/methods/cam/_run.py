@@ -117,8 +117,8 @@ def apply_cam(
 def _smoothed(
     make: Callable[[Tensor, Tensor | None], Tensor], activation: Tensor, gradient: Tensor | None
 ) -> Tensor:
-    alone = [None if t is None else t.flatten(0, 1)[:, None] for t in (activation, gradient)]
-    return eigen_smoothed(make(*alone).view(activation.shape))
+    slope = None if gradient is None else gradient.flatten(0, 1)[:, None]
+    return eigen_smoothed(make(activation.flatten(0, 1)[:, None], slope).view(activation.shape))
 
 
 def signed_maps(done: ForwardPass, entry: Entry) -> dict[str, list[Tensor]]:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...geometry import size_of
 from ...hooks.threads import own_thread
 from ...models import default_layer
 from .. import Request
@@ -28,7 +29,7 @@ def stages(request: Request) -> list[str]:
         @own_thread
         def hook(module, inputs, output) -> None:
             if isinstance(output, Tensor) and output.ndim == 4 and last not in sizes:
-                sizes[child] = tuple(output.shape[-2:])
+                sizes[child] = size_of(output)
 
         return hook
 
@@ -50,7 +51,7 @@ def stages(request: Request) -> list[str]:
 
 def at_finest(maps: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return maps (B, h, w) of several layers at the size of the finest, bilinearly."""
-    size = max((tuple(m.shape[-2:]) for m in maps.values()), key=lambda s: s[0] * s[1])
+    size = max((size_of(m) for m in maps.values()), key=lambda s: s[0] * s[1])
     return {
         name: F.interpolate(m[:, None], size, mode="bilinear", align_corners=False)[:, 0]
         for name, m in maps.items()

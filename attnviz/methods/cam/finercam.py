@@ -34,12 +34,13 @@ def finercam(
     if entry.family != "cam" or entry.meta["own_pass"] or not entry.meta["needs_gradient"]:
         raise MethodError(f"base={base!r} is a CAM by gradients, such as gradcam or layercam")
     done = read_own(request, any_rank=True)
-    if done.logits is None or any(t.index is None for c in done.columns for t in c.targets):
+    indices = [[t.index for t in column.targets if t.index is not None] for column in done.columns]
+    if done.logits is None or any(len(i) < len(done.columns[0].targets) for i in indices):
         raise MethodError("finercam compares classes: logits (B, K) and targets that are classes")
     classes = class_count(done.logits)
     scores = []
-    for column in done.columns:
-        finer = [FinerTarget(t.index, similar, gamma).bind(classes, None) for t in column.targets]
+    for classed in indices:
+        finer = [FinerTarget(i, similar, gamma).bind(classes, None) for i in classed]
         scores.append(Column(tuple(finer)).score(done.output))
     done = replace(done, scores=tuple(scores))
     facts = {"compared_with": min(similar, classes - 1), "gamma": gamma, "base": base}

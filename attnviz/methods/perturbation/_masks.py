@@ -22,7 +22,7 @@ def stretched(maps: Tensor) -> Tensor:
     return torch.where(span > 0, (maps - low) / torch.where(span > 0, span, 1.0), 0.0)
 
 
-def channel_masks(layer: Layer, size: torch.Size, start: int, stop: int) -> Tensor:
+def channel_masks(layer: Layer, size: tuple[int, int], start: int, stop: int) -> Tensor:
     """Return the masks of channels start to stop, (stop - start, g, H, W) in [0, 1]."""
     return stretched(upsampled(layer.activation[:, start:stop].transpose(0, 1), size))
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ...errors import MethodError
+from ...geometry import size_of
 from ..altered import Group
 from ._masks import channel_masks, masked, weighted
 from ._register import register_perturbation
@@ -31,7 +32,7 @@ def iscam(group: Group, layer: Layer, *, samples: int = 10) -> Tensor:
     """
     if samples < 1:
         raise MethodError(f"samples={samples} is at least 1")
-    size = group.inputs.shape[-2:]
+    size = size_of(group.inputs)
     channels = layer.activation.shape[1]
 
     def build(start: int, stop: int) -> Tensor:

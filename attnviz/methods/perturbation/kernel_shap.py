@@ -7,6 +7,7 @@ import itertools
 import torch
 from torch import Tensor
 
+from ...geometry import size_of
 from ..altered import Group
 from ._cells import painted, scores_of, squares
 from ._register import register_perturbation
@@ -39,7 +40,7 @@ def kernel_shap(
     Returns:
         (K, g, H, W), signed; a cell's pixels sum to its value.
     """
-    label = squares(tuple(group.inputs.shape[-2:]), cell, samples, group.inputs.device)
+    label = squares(size_of(group.inputs), cell, samples, group.inputs.device)
     count = int(label.max()) + 1
     shown, weight = coalitions(count, samples, group.generator(seed))
     ends = torch.tensor([[False] * count, [True] * count])

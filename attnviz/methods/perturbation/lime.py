@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ...errors import MethodError
+from ...geometry import size_of
 from ..altered import Group
 from ._cells import painted, scores_of, squares
 from ._register import register_perturbation
@@ -44,7 +45,7 @@ def lime(
     """
     if width <= 0 or ridge < 0:
         raise MethodError(f"width={width} is positive, ridge={ridge} not negative")
-    label = squares(tuple(group.inputs.shape[-2:]), cell, samples, group.inputs.device)
+    label = squares(size_of(group.inputs), cell, samples, group.inputs.device)
     count = int(label.max()) + 1
     shown = torch.rand(samples, count, generator=group.generator(seed)) < 0.5
     shown[0] = True

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ...errors import MethodError
+from ...geometry import size_of
 from ..altered import Group, replacement
 from ._masks import upsampled
 from ._register import register_perturbation
@@ -46,7 +47,7 @@ def rise(
     """
     if masks < 1 or cells < 1 or not 0 < keep < 1:
         raise MethodError(f"masks={masks} and cells={cells} are at least 1, keep={keep} in (0, 1)")
-    size = group.inputs.shape[-2:]
+    size = size_of(group.inputs)
     behind = group.of(replacement(baseline, group.passes.inputs))
     generator = group.generator(seed)
     # all numbers at once, a few bytes a mask, so that the size of a pass does not matter

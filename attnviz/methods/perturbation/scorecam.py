@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...geometry import size_of
 from ..altered import Group
 from ._masks import channel_masks, masked, weighted
 from ._register import register_perturbation
@@ -30,7 +31,7 @@ def scorecam(group: Group, layer: Layer) -> Tensor:
     Returns:
         (K, g, h, w).
     """
-    size = group.inputs.shape[-2:]
+    size = size_of(group.inputs)
 
     def build(start: int, stop: int) -> Tensor:
         return masked(group, channel_masks(layer, size, start, stop))

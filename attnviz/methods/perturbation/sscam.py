@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ...errors import MethodError
+from ...geometry import size_of
 from ..altered import Group
 from ._masks import channel_masks, masked, stretched, upsampled, weighted
 from ._register import register_perturbation
@@ -48,7 +49,7 @@ def sscam(
         raise MethodError(f"where={where!r} is one of {', '.join(PLACES)}")
     if samples < 1 or noise < 0:
         raise MethodError(f"samples={samples} is at least 1, noise={noise} not negative")
-    size = group.inputs.shape[-2:]
+    size = size_of(group.inputs)
     activation = layer.activation
     channels = activation.shape[1]
 

@@ -79,7 +79,8 @@ def build_from_checkpoint(
     if num_classes is None and "classifier.weight" in stored:
         num_classes = stored["classifier.weight"].shape[0]
     loaded = build(name, pretrained=False, num_classes=num_classes)
-    kind, config = type(loaded.module), loaded.module.config
+    kind: Any = type(loaded.module)
+    config = loaded.module.config
     try:
         module, info = kind.from_pretrained(
             None, config=config, state_dict=stored, output_loading_info=True
