@@ -46,8 +46,9 @@ class MapsCallback(Callback):
         folder = Path(trainer.log_dir or trainer.default_root_dir) / "maps"
         drawn = np.asarray(self.fixed.write(model, folder, epoch).grid())
         for logger in trainer.loggers:
-            if hasattr(logger.experiment, "add_image"):
-                logger.experiment.add_image("maps", drawn, epoch, dataformats="HWC")
+            experiment: Any = getattr(logger, "experiment", None)
+            if hasattr(experiment, "add_image"):
+                experiment.add_image("maps", drawn, epoch, dataformats="HWC")
 
 
 __all__ = ["MapsCallback"]
