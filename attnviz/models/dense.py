@@ -174,8 +174,9 @@ def _attended(block: Any, tokens: Tensor, spread: float) -> Tensor:
         keys, values, out = attention.k_proj(seen), attention.v_proj(seen), attention.out_proj
     heads = int(attention.num_heads)
     keys, values = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (keys, values))
-    if hasattr(attention, "k_norm"):
-        keys = attention.k_norm(keys)
+    key_norm: Any = getattr(attention, "k_norm", None)
+    if key_norm is not None:
+        keys = key_norm(keys)
     similar = keys @ keys.transpose(-2, -1) * keys.shape[-1] ** -0.5
     side = _side(keys.shape[2])
     y, x = torch.arange(side * side).div(side, rounding_mode="floor"), torch.arange(side**2) % side

@@ -69,8 +69,8 @@ def read_hf(root: Path, *, images: Path | None = None, faults: str = "raise") ->
         table = table.cast_column(column, datasets.Image(decode=False))
         told = table[label] if label else [None] * len(table)
         for index, value in enumerate(told):
-            row = _Row(root / split, index, column, table)
-            entries.append(partial(_sample, row, split, names, value))
+            row = _Row(root / str(split), index, column, table)
+            entries.append(partial(_sample, row, str(split), names, value))
     return build(entries, classes=list(classes) or None, root=root, format="hf", faults=faults)
 
 
