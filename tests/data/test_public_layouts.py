@@ -110,6 +110,7 @@ def test_the_page_names_every_reader(repo) -> None:
         "coco": "| COCO |", "csv": "| CSV |", "imagefolder": "| class folders |",
         "images_masks": "| `images/` and `masks/` |", "label_studio": "| Label Studio |",
         "masks": "| label images |", "voc": "| Pascal VOC |", "waterbirds": "| Waterbirds |",
+        "yolo": "| YOLO |", "webdataset": "| WebDataset |", "hf": "| Hugging Face |",
     }  # fmt: skip
     assert set(known) == set(READERS.names())
     assert all(row in page for row in known.values())
