@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ import torch
 import attnviz
 from tests.integrations.support import OPTIONS, Net
 
+# under `uv run`, Ray would start its workers by another `uv run` of their own; read at its import
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 pytest.importorskip("ray", reason="the extra 'ray' brings it")
 pytest.importorskip("pyarrow", reason="Ray Data needs pyarrow")
 
