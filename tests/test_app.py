@@ -85,6 +85,10 @@ def _drop(tab, path: Path) -> None:
 def _look(tab, words: str) -> str:
     """Press the button, and wait until the facts hold some words."""
     tab.click("#look")
+    return _facts(tab, words)
+
+
+def _facts(tab, words: str) -> str:
     tab.wait_for_function(
         "(words) => document.querySelector('#facts textarea').value.includes(words)", arg=words
     )
@@ -118,9 +122,11 @@ def test_every_control_does_what_it_says(tab, tmp_path: Path) -> None:
     assert str(expected.boxes(0.5, which="all")[0].tolist()) in said
     assert f"red, score {float(expected.score[0]):.4g}" in said
     share = 100 * float(expected.probability[0])
-    assert f"{share:.0f}%" in tab.inner_text("#classes")
-    assert HOSTILE in tab.inner_text("#classes")  # as text
-    assert tab.locator("#map img").is_visible()
+    for words in (f"{share:.0f}%", HOSTILE):  # as text
+        tab.wait_for_function(
+            "(words) => document.querySelector('#classes').innerText.includes(words)", arg=words
+        )
+    tab.wait_for_selector("#map img")
     assert not tab.locator("#other img").count()
     assert not tab.locator("#attention img").count()
     assert "No attention" in said
@@ -133,7 +139,7 @@ def test_every_control_does_what_it_says(tab, tmp_path: Path) -> None:
     said = _look(tab, "layercam")
     assert "colours: hirescam at blur, blue" in said
     assert "colours: layercam at blur, blue" in said
-    assert tab.locator("#other img").is_visible()
+    tab.wait_for_selector("#other img")
     _choose(tab, "#other-method", "(none)")
     _choose(tab, "#other-model", "vit")
     assert "vit: hirescam at blocks" in _look(tab, "vit")
@@ -142,7 +148,7 @@ def test_every_control_does_what_it_says(tab, tmp_path: Path) -> None:
     tab.wait_for_function("() => document.querySelector('#layer input').value == '(default)'")
     tab.click("#look")
     tab.wait_for_selector("#attention img")
-    said = tab.locator("#facts textarea").input_value()
+    said = _facts(tab, "vit: hirescam at blocks")
     assert said.startswith("vit: hirescam at blocks")
     assert "No attention" not in said
 
