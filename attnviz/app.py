@@ -16,7 +16,7 @@ from PIL import Image
 
 import attnviz
 from attnviz import limits
-from attnviz.errors import AttnvizError, EnvironmentFault, TargetError
+from attnviz.errors import AttnvizError, TargetError, optional
 from attnviz.models.outputs import probabilities
 
 #: of an upload: bytes, and width x height
@@ -139,13 +139,7 @@ def launch(
 
 def _gradio() -> Any:
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when it is imported
-    try:
-        import gradio
-    except ImportError as error:
-        raise EnvironmentFault(
-            "the page needs the package gradio: pip install 'attnviz[app]'"
-        ) from error
-    return gradio
+    return optional("gradio", "app")
 
 
 def _look(

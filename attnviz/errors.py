@@ -21,7 +21,9 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
+from types import ModuleType
 
 
 class AttnvizError(Exception):
@@ -204,6 +206,20 @@ class FlatMapWarning(AttnvizWarning):
         model is indifferent.
     Next: `signed=True`, an earlier layer, another target; `.github/docs/blue-map.md`.
     """
+
+
+def optional(name: str, extra: str) -> ModuleType:
+    """Import a package that an extra of attnviz brings.
+
+    Raises:
+        EnvironmentFault: it is not installed, or does not import.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise EnvironmentFault(
+            f"{name} cannot be imported ({error}); `pip install 'attnviz[{extra}]'` brings it"
+        ) from error
 
 
 def did_you_mean(name: str, known: Iterable[str], *, most: int = 3) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import DataError, EnvironmentFault, MethodError
+from .errors import DataError, MethodError, optional
 from .explaining import explain
 from .hooks import capture, preserved
 from .methods.heads import HeadProbe
@@ -230,13 +230,8 @@ def export_with_map(
         torch.export.save(program, data)
         write_file(path, data.getvalue(), force=force)
         return wrapped
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise EnvironmentFault(
-            f"{error.name} is not installed; `pip install 'attnviz[export]'` brings what ONNX needs"
-        ) from error
+    for needed in ("onnx", "onnxscript"):
+        optional(needed, "export")
     made = torch.onnx.export(
         program, input_names=["input"], output_names=["logits", "heatmap"], verbose=False
     )

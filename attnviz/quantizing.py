@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from .errors import DataError, EnvironmentFault
+from .errors import DataError, optional
 from .writing import write_file
 
 
@@ -54,12 +54,7 @@ def quantise(path: str | Path, images: Sequence[Tensor]) -> Agreement:
         DataError: fewer than 2 images.
         EnvironmentFault: onnxruntime is not installed (`pip install "attnviz[export]"`).
     """
-    try:
-        from onnxruntime import quantization
-    except ImportError as error:
-        raise EnvironmentFault(
-            "onnxruntime is not installed; `pip install 'attnviz[export]'` brings it"
-        ) from error
+    quantization = optional("onnxruntime.quantization", "export")
     rows = [image[None].float().cpu().numpy() for image in images]
     if len(rows) < 2:
         raise DataError(f"to quantise takes at least 2 photos, got {len(rows)}: give more")

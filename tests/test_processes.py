@@ -11,12 +11,11 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from attnviz.data import boatwater
 from attnviz.processes import Group, current, together
+from tests.support.folders import two_classes
 
 SHARDS = (
     "import sys; from attnviz.data import open_dataset; from attnviz.processes import together;"
@@ -57,14 +56,7 @@ def run(arguments: list[str], count: int = 2) -> list[tuple[int, str, str]]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two classes of 6 and 5 noisy photos, and a file that is none."""
-    random = np.random.default_rng(0)
-    for i in range(11):
-        goal = tmp_path / "data" / ("red" if i < 6 else "green") / f"{i:02d}.png"
-        goal.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8)).save(goal)
-    (tmp_path / "data" / "red" / "broken.png").write_bytes(b"not a picture")
-    return tmp_path / "data"
+    return two_classes(tmp_path / "data")
 
 
 @pytest.fixture(scope="module")

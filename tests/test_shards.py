@@ -22,20 +22,14 @@ from attnviz.errors import DataError
 from attnviz.heatmaps import Heatmaps
 from attnviz.shards import explain_dataset, verify
 from tests.cli.tiny import Colours
+from tests.support.folders import two_classes
 
 OPTIONS = {"preprocess": "imagenet", "target": 1}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two classes of 6 and 5 noisy photos, and a file that is none."""
-    random = np.random.default_rng(0)
-    for i in range(11):
-        goal = tmp_path / "data" / ("red" if i < 6 else "green") / f"{i:02d}.png"
-        goal.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8)).save(goal)
-    (tmp_path / "data" / "red" / "broken.png").write_bytes(b"not a picture")
-    return tmp_path / "data"
+    return two_classes(tmp_path / "data")
 
 
 def contents(out: Path) -> dict[str, bytes]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import EnvironmentFault, GuidanceError, did_you_mean
+from ..errors import GuidanceError, did_you_mean, optional
 from .config import GuideConfig
 
 OPTIMISERS = ("sgd", "adam", "adamw", "sam")
@@ -37,21 +37,12 @@ def make_optimiser(
     if config.optimizer == "adamw":
         return torch.optim.AdamW(parameters, **common)
     if config.optimizer == "sam":
-        return _sam()(parameters, torch.optim.AdamW, rho=config.rho, **common)
+        sam = optional("pytorch_optimizer", "sam").SAM
+        return sam(parameters, torch.optim.AdamW, rho=config.rho, **common)
     raise GuidanceError(
         f"optimizer {config.optimizer!r} is not known"
         f"{did_you_mean(config.optimizer, OPTIMISERS) or '.'} Known: {', '.join(OPTIMISERS)}"
     )
-
-
-def _sam() -> type:
-    try:
-        from pytorch_optimizer import SAM
-    except ImportError as error:
-        raise EnvironmentFault(
-            "optimizer 'sam' needs the package pytorch-optimizer: pip install 'attnviz[sam]'"
-        ) from error
-    return SAM
 
 
 def take_step(

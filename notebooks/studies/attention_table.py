@@ -15,22 +15,20 @@ Every architecture is built tiny, with random weights and no file fetched. Compa
 
 from __future__ import annotations
 
-import argparse
 import copy
 import inspect
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
+from support import make_page
 from torch import Tensor, nn
 
 from attnviz import attention
 from attnviz.attention import Site, Tap
 from attnviz.methods.attention.steps import in_places
-from attnviz.writing import write_file
 
 TRANSFORMERS = """
 aimv2 aimv2_vision_model albert altclip apertus arcee bart beit bert bert-generation big_bird
@@ -490,19 +488,6 @@ def table(found: Sequence[tuple[str, Row]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Make the page."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(".github/docs/attention.md"))
-    parser.add_argument("--only", nargs="*", default=[])
-    options = parser.parse_args()
-    found = []
-    for library, row in rows(options.only):
-        print(row.line(), flush=True)
-        found.append((library, row))
-    write_file(options.out, table(found), force=True)
-    print(f"{sum(row.right for _, row in found)} of {len(found)} right")
-
-
 if __name__ == "__main__":
-    main()
+    made = make_page("attention.md", __doc__ or "", rows, table)
+    print(f"{sum(row.right for _, row in made)} of {len(made)} right")

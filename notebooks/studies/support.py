@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ fcn_resnet50 deeplabv3_mobilenet_v3_large lraspp_mobilenet_v3_large
 """
 _NONE = "no attention"
 #: transformers that can be built with fewer blocks, for time
-_SHALLOW = ("vit_", "deit_", "eva02_", "beit_", "cait_", "convit_")
+_SHALLOW = ("vit_", "deit", "eva02_", "beit", "cait_", "convit_")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,10 @@ def _timm(name: str) -> tuple[nn.Module, Tensor]:
     import timm
 
     options = {"depth": 2} if name.startswith(_SHALLOW) else {}
-    model = timm.create_model(name, pretrained=False, num_classes=10, **options)
+    try:
+        model = timm.create_model(name, pretrained=False, num_classes=10, **options)
+    except TypeError:  # of a hybrid, whose builder states the depth itself
+        model = timm.create_model(name, pretrained=False, num_classes=10)
     return model, _picture(model, model.pretrained_cfg["input_size"][-1])
 
 
@@ -140,7 +143,7 @@ SOURCES: dict[str, tuple[Callable[[str], tuple[nn.Module, Tensor]], str]] = {
 }
 
 
-def rows(only: tuple[str, ...] = ()) -> Iterator[tuple[str, Row]]:
+def rows(only: Sequence[str] = ()) -> Iterator[tuple[str, Row]]:
     """Yield the source and the row of every architecture."""
     for source, (build, names) in SOURCES.items():
         for name in names.split():
@@ -268,18 +271,22 @@ def table(found: list[tuple[str, Row]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Make the page."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(".github/docs/support.md"))
+def make_page(
+    page: str, doc: str, rows: Callable[[Sequence[str]], Iterator[tuple[str, Any]]],
+    table: Callable[[list[tuple[str, Any]]], str],
+) -> list[tuple[str, Any]]:  # fmt: skip
+    """Write a page of the docs by what the command line says; returns its rows."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path(".github/docs") / page)
     parser.add_argument("--only", nargs="*", default=[])
     options = parser.parse_args()
     found = []
-    for source, one in rows(tuple(options.only)):
+    for source, one in rows(options.only):
         print(one.line(), flush=True)
         found.append((source, one))
     write_file(options.out, table(found), force=True)
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    make_page("support.md", __doc__ or "", rows, table)

@@ -11,20 +11,15 @@ from torch import nn
 
 import attnviz
 from attnviz.heatmaps import Heatmaps
+from tests.integrations import support
 
 pytest.importorskip("transformers", reason="the extra 'hf' brings transformers")
 pytest.importorskip("accelerate", reason="the Trainer needs accelerate")
 
 
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.body = nn.Conv2d(3, 4, 3, 2)
-        self.head = nn.Linear(4, 3)
-
+class Net(support.Net):
     def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> dict:
-        logits = self.head(self.body(pixel_values).relu().mean((2, 3)))
+        logits = super().forward(pixel_values)
         if labels is None:
             return {"logits": logits}
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...errors import DataError, EnvironmentFault
+from ...errors import DataError, optional
 from ..dataset import READERS, Dataset, build, split_name
 from ..sample import Sample
 
@@ -46,12 +46,7 @@ def read_hf(root: Path, *, images: Path | None = None, faults: str = "raise") ->
     Raises:
         EnvironmentFault: datasets is not installed (`pip install "attnviz[datasets]"`).
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise EnvironmentFault(
-            "datasets is not installed; `pip install 'attnviz[datasets]'` brings it"
-        ) from error
+    datasets = optional("datasets", "datasets")
     if images is not None:
         raise DataError("images=... is not used by a dataset of Hugging Face")
     held = datasets.load_from_disk(str(root))
