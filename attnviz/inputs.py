@@ -273,10 +273,21 @@ def _mapping(items: Sequence[Mapping[str, Any]], module: nn.Module) -> Given:
         floats = next((v for v in inputs.values() if _is_float(v)), None)
         single = floats is not None and floats.ndim <= spatial_rank(module) + 1
         join = torch.stack if single else torch.cat
-        inputs = {
-            name: join([item[name] for item in items]) if isinstance(value, Tensor) else value
-            for name, value in inputs.items()
-        }
+        try:
+            inputs = {
+                name: join([item[name] for item in items]) if isinstance(value, Tensor) else value
+                for name, value in inputs.items()
+            }
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ImageError(f"the mappings given are unlike and make no batch: {error}") from error
+        for name, value in inputs.items():
+            if isinstance(value, Tensor):
+                continue
+            if not all(np.array_equal(item.get(name), value) for item in items):
+                raise ImageError(
+                    f"{name!r} differs among the mappings given; what a sample has of its own is "
+                    "given to the model as a tensor"
+                )
     count = samples_in(inputs)
     if not count:
         raise ImageError(

@@ -177,8 +177,6 @@ class Sample:
         from ..errors import ImageError
         from ..images import open_image
 
-        if isinstance(self.image, np.ndarray):
-            return self.image.shape[:2]
         try:
             with (
                 open(self.image, "rb") if isinstance(self.image, Path)

@@ -114,7 +114,8 @@ def _part(one: Any, names: Sequence[str]) -> Any:
 
 def _inside(one: Any) -> Any:
     """Return what holds the boxes of an image: detectron2 wraps it, Ultralytics puts it inside."""
-    one = _part(one, ["instances"]) or one
+    wrapped = _part(one, ["instances"])
+    one = one if wrapped is None else wrapped  # of no instances, which is false
     boxes = _part(one, ["boxes"])
     return boxes if _part(boxes, ["xyxy"]) is not None else one
 
@@ -124,10 +125,10 @@ def _listed(one: Any) -> Detections:
     boxes, scores, classes = (_part(one, names) for names in _PARTS)
     boxes = getattr(boxes, "tensor", boxes)  # detectron2's Boxes
     if not all(isinstance(part, Tensor) for part in (boxes, scores, classes)):
-        held = sorted(one) if isinstance(one, Mapping) else sorted(vars(one))
+        held = one if isinstance(one, Mapping) else getattr(one, "__dict__", ["no attributes"])
         raise TargetError(
             f"a detection has boxes, labels and scores as tensors, got {type(one).__name__} with "
-            f"{', '.join(map(str, held))}"
+            f"{', '.join(sorted(map(str, held)))}"
         )
     return Detections(boxes.detach().float(), classes.detach().long(), scores)
 

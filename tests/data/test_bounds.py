@@ -50,6 +50,11 @@ def test_a_size_that_no_photo_has_is_refused_before_a_mask_is_made(coco, what):
         open_dataset(coco([what], height=900_000, width=90_000))
 
 
+def test_run_lengths_without_a_size_are_refused(coco):
+    with pytest.raises(DataError, match=r"needs 'size' \[h, w\], got \[None, None\]"):
+        open_dataset(coco([{"segmentation": {"size": [None, None], "counts": [3072]}}]))
+
+
 @pytest.mark.parametrize(
     "mask",
     [

@@ -405,6 +405,7 @@ def test_sample_pixels_cannot_be_changed_through_a_copy() -> None:
     sample = Sample("a", np.zeros((4, 4, 3), np.uint8))
     sample.read()[:] = 9
     assert not sample.read().any()
+    assert sample.image_size() == (4, 4)
 
 
 def test_exif_turned_photo_has_the_size_that_is_shown(tmp_path) -> None:

@@ -137,6 +137,16 @@ def test_batches_and_samples_of_mappings_are_explained_whole():
         torch.testing.assert_close(maps.values, expected)
 
 
+def test_mappings_that_make_no_batch_are_refused():
+    model, one = Two().eval(), {"image": torch.rand(3, 12, 10), "facts": torch.rand(2)}
+    numbers = [one | {"facts": 3}, one | {"facts": 4}]  # the first one's would go for both
+    with pytest.raises(ImageError, match="'facts' differs"):
+        attnviz.explain(model, numbers, layer="conv")
+    for other in ({"image": one["image"]}, one | {"image": torch.rand(3, 9, 10)}):
+        with pytest.raises(ImageError, match="unlike and make no batch"):
+            attnviz.explain(model, [one, other], layer="conv")
+
+
 def test_a_model_that_squeezes_a_batch_of_one_gives_each_image_its_own_map():
     class Squeezing(nn.Module):
         def __init__(self, classes):

@@ -11,6 +11,7 @@ from torch import nn
 import attnviz
 from attnviz.errors import MethodError, TargetError
 from attnviz.models import default_layer
+from attnviz.models.detections import detections
 from attnviz.targets import BoxTarget
 
 detection = pytest.importorskip("torchvision.models.detection")
@@ -276,6 +277,17 @@ def test_detections_of_any_form_equal_grad_cam_by_hand(form):
         for i, told in enumerate(maps.target):
             assert told["box"] == pytest.approx([26, 6, 34, 14])
             assert (told["class"], told["number"]) == (int(best.indices[i]), 27)
+
+
+def test_an_image_without_detections_in_a_list_of_instances():
+    class Instances(SimpleNamespace):  # detectron2's have a length
+        def __len__(self):
+            return len(self.scores)
+
+    one = Instances(pred_boxes=SimpleNamespace(tensor=torch.rand(0, 4)), scores=torch.rand(0),
+                    pred_classes=torch.zeros(0))  # fmt: skip
+    (seen,) = detections([{"instances": one}], (8, 8))
+    assert seen.boxes.shape == (0, 4)
 
 
 def test_boxes_that_cannot_be_read_say_why():

@@ -9,7 +9,16 @@ from torch import nn
 import attnviz
 from attnviz.errors import TargetError
 from attnviz.geometry import Geometry
-from attnviz.targets import Contrast, FinerTarget, PhotoRegion, Setting, parse
+from attnviz.targets import (
+    ClassTarget,
+    Contrast,
+    FinerTarget,
+    PhotoRegion,
+    Probability,
+    RegionTarget,
+    Setting,
+    parse,
+)
 
 LABELS = ["boat", "seashore", "car", "sea: rough", "dock"]
 
@@ -54,6 +63,18 @@ def test_texts_and_objects_explain_the_same(model):
             torch.testing.assert_close(written.score, score)
     both = explain(model, x, ["finer:car", "contrast:car,boat"])
     torch.testing.assert_close(both.score[1], logits[1, 2] - logits[1, 0])
+
+
+@pytest.mark.parametrize(
+    "target",
+    [ClassTarget("boat"), Probability("boat"), Contrast("boat", "car"), FinerTarget("boat"),
+     RegionTarget("boat")],
+    ids=lambda target: type(target).__name__,
+)  # fmt: skip
+def test_a_target_that_no_model_has_bound_says_so(target):
+    output = torch.rand(2, 5, 4, 4) if isinstance(target, RegionTarget) else torch.rand(2, 5)
+    with pytest.raises(TargetError, match="not bound to a model's classes"):
+        target.score(output)
 
 
 def test_finer_is_the_class_minus_those_nearest_to_it(model):

@@ -104,6 +104,7 @@ def test_local_predictive_weights_are_window_softmax_times_gaussian():
     assert (weights.sum(1) < 1).all()
     gradient = torch.autograd.grad(weights.square().sum(), second)[0]
     assert gradient.abs().max() > 0
+    assert module.half() is module  # its own, not the window's half width
 
 
 def test_local_monotone_window_walks_and_stops_at_the_end():
