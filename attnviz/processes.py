@@ -28,7 +28,7 @@ class Group:
     Attributes:
         rank: which one this is, from 0.
         count: how many there are.
-        channel: of torch.distributed; None in a group of one.
+        channel: a group of torch.distributed; None: that of all processes.
     """
 
     rank: int = 0
@@ -133,7 +133,9 @@ def together() -> Iterator[Group]:
     begun = dist.is_initialized()
     if not begun:
         dist.init_process_group("gloo", timeout=patience)
-    channel = dist.new_group(backend="gloo", timeout=patience) if begun else dist.group.WORLD
+    # the group of all is not kept here: a traceback would keep it too, and with it gloo's threads,
+    # which abort Python where they outlive it
+    channel = dist.new_group(backend="gloo", timeout=patience) if begun else None
     before, _current = _current, Group(dist.get_rank(), dist.get_world_size(), channel)
     try:
         yield _current
