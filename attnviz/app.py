@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import os
 from collections.abc import Mapping
+from contextvars import copy_context
 from typing import Any
 
 import numpy as np
@@ -44,15 +45,19 @@ def page(models: Mapping[str, Any], *, upload_bytes: int = UPLOAD_BYTES) -> Any:
     """
     gr = _gradio()
     methods, names = sorted(attnviz.METHODS.names()), list(models)
+    here = copy_context()  # the server's threads do not see what `reading` and the like say here
 
     def look(upload, name, method, layer, target, other_name, other_method):  # type: ignore[no-untyped-def]
         try:
-            return _look(models, upload, name, method, layer, target, other_name, other_method)
+            return here.copy().run(
+                _look, models, upload, name, method, layer, target, other_name, other_method
+            )
         except AttnvizError as error:  # its text holds what was typed: shown as text alone
             raise gr.Error(html.escape(str(error)), duration=None, print_exception=False) from error
 
     def layers(name):  # type: ignore[no-untyped-def]
-        return gr.Dropdown(choices=[_DEFAULT, *_layers(models[name])], value=_DEFAULT)
+        found = here.copy().run(_layers, models[name])
+        return gr.Dropdown(choices=[_DEFAULT, *found], value=_DEFAULT)
 
     with gr.Blocks(title="attnviz", analytics_enabled=False, delete_cache=(600, 1800)) as blocks:
         gr.Markdown("# What does the model look at?")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -169,10 +170,10 @@ def _ahead(samples: list[Sample]) -> Iterator[tuple[list[Sample], list[np.ndarra
     """Yield chunks with their pixels; the next one is decoded while the caller works."""
     chunks = [samples[i : i + _CHUNK] for i in range(0, len(samples), _CHUNK)]
     with ThreadPoolExecutor(_READERS, thread_name_prefix="read") as pool:
-        reading = [pool.submit(_read, s) for s in chunks[0]] if chunks else []
+        reading = [pool.submit(copy_context().run, _read, s) for s in chunks[0]] if chunks else []
         for chunk, after in zip(chunks, [*chunks[1:], []], strict=True):
             pixels = [job.result() for job in reading]
-            reading = [pool.submit(_read, s) for s in after]
+            reading = [pool.submit(copy_context().run, _read, s) for s in after]
             yield chunk, pixels
 
 

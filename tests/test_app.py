@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,9 @@ import attnviz
 from attnviz.app import launch, page
 from attnviz.cli import main
 from attnviz.errors import EnvironmentFault
-from attnviz.models import LoadedModel, resolve_preprocess
-from tests.cli.tiny import colours
+from attnviz.images import photo_values
+from attnviz.models import LoadedModel, reading, resolve_preprocess
+from tests.cli.tiny import colours, two_heads
 
 HOSTILE = "<img src=x onerror='window.hurt=1'>"
 
@@ -29,6 +31,23 @@ def test_without_gradio_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(EnvironmentFault, match=r"pip install 'attnviz\[app\]'"):
         page({})
+
+
+@pytest.mark.peer("gradio")
+def test_what_is_said_around_the_page_holds_in_the_servers_threads(tmp_path: Path) -> None:
+    """`serve --logits`, `--bands` and `--window` were read and had no effect."""
+    photo = tmp_path / "16bit.png"
+    Image.fromarray(np.arange(0, 64 * 64 * 16, 16, np.uint16).reshape(64, 64)).save(photo)
+    module = two_heads()
+    loaded = LoadedModel(module.eval(), "two", resolve_preprocess("unit", module, None))
+    with reading(output="heads.minus"), photo_values(window=(0, 32000)):
+        expected = attnviz.explain(loaded, str(photo))
+        (look,) = (f.fn for f in page({"two": loaded}).fns.values() if f.name == "look")
+    with ThreadPoolExecutor(1) as server:
+        said = server.submit(
+            look, str(photo), "two", "gradcam", "(default)", "", "(none)", "(none)"
+        ).result()[-1]
+    assert f"{expected.label[0]}, score {float(expected.score[0]):.4g};" in said
 
 
 def _models() -> dict[str, LoadedModel]:

@@ -8,6 +8,7 @@ import os
 import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -495,3 +496,20 @@ def test_bands_on_the_command_line(tmp_path, monkeypatch):
     mean = photo[:32, :48].mean((0, 1)) / 255  # what the model's pooling keeps
     scores = 2 * mean - mean.sum()
     assert float(maps.score[0]) == pytest.approx(float(scores.max()), abs=1e-5)
+    Path("set/a").mkdir(parents=True)
+    Path("x.tif").rename("set/a/x.tif")
+    words = ["explain", "set", *words[2:], "--shards", "--out", "shards"]
+    assert main([*words, "--bands", "4,2,1", "--window", "0,4095"]) == 0
+    (shard,) = Path("shards").glob("*.safetensors")
+    assert attnviz.Heatmaps.load(shard).score.tolist() == maps.score.tolist()
+
+
+def test_bands_and_window_are_applied_once():
+    """A photo read before it was explained went through its window twice."""
+    pixels = np.random.default_rng(0).integers(0, 4096, (6, 7, 4), dtype=np.uint16)
+    with photo_values(bands=(4, 2, 1), window=(0, 4095)):
+        once = read_image(pixels)
+        assert np.array_equal(read_image(once), once)
+    assert np.array_equal(read_image(once, bands=(3, 2, 1)), once[..., ::-1])
+    with photo_values(bands=(3, 2, 1)):  # an array of the user's own
+        assert np.array_equal(read_image(once.copy()), once[..., ::-1])

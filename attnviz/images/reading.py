@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -33,6 +34,8 @@ _ORIENTATION = 0x0112
 _EXTRA_SAMPLES = 338
 _STRIP = 1 << 18  # pixels
 _URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://")
+#: photos that were read by bands or a window: read once more, they stay as they are
+_READ: WeakValueDictionary[int, np.ndarray] = WeakValueDictionary()
 
 
 def read_image(
@@ -60,7 +63,7 @@ def read_image(
             both sides keep this many pixels. Quicker; the photo is then a smaller one.
         bands: the numbers of three bands shown as red, green and blue, or of one shown as grey,
             counted from 1, of an array or TIFF with any number of them. None takes what holds
-            inside `photo_values`.
+            inside `photo_values`; they are not applied again to an array that was read by them.
         window: (low, high): the values that become black and white, of numbers of any kind.
 
     Raises:
@@ -68,11 +71,18 @@ def read_image(
             an array whose shape, type or range is not an image's.
     """
     max_pixels = limits.current().pixels if max_pixels is None else max_pixels
-    around = asked()
+    around = PhotoValues() if _READ.get(id(source)) is source else asked()
     values = PhotoValues(
         around.bands if bands is None else tuple(bands),
         around.window if window is None else (window[0], window[-1]),
     )
+    photo = _pixels(source, max_pixels, reduce_to, values)
+    if values != PhotoValues():
+        _READ[id(photo)] = photo
+    return photo
+
+
+def _pixels(source: Any, max_pixels: int, reduce_to: int | None, values: PhotoValues) -> np.ndarray:
     if isinstance(source, np.ndarray):
         return from_array(source, values)
     if isinstance(source, (str, os.PathLike)):
