@@ -122,6 +122,20 @@ class WordMaps:
             which = found[0]
         return self.heatmaps(method)[which]
 
+    def region(self, mask: Any) -> np.ndarray:
+        """Return a mask (H, W) of the photo as bool, non-zero inside.
+
+        Raises:
+            DataError: the mask is not of the photo's size.
+        """
+        region = np.asarray(mask) != 0
+        if region.shape != self.image.shape[:2]:
+            raise DataError(
+                f"the region's mask is {region.shape} (height, width), the photo "
+                f"{self.image.shape[:2]}"
+            )
+        return region
+
     def mass(self, mask: Any) -> WordMass:
         """Return how much of each word's attention goes to a region, the rest, and the text.
 
@@ -133,12 +147,7 @@ class WordMaps:
         """
         from ..data.prepared import mask_share
 
-        region = np.asarray(mask) != 0
-        if region.shape != self.image.shape[:2]:
-            raise DataError(
-                f"the region's mask is {region.shape} (height, width), the photo "
-                f"{self.image.shape[:2]}"
-            )
+        region = self.region(mask)
         grid = size_of(self.layers)
         on_input = torch.from_numpy(mask_share(region, self.geometry))[None]
         share = F.adaptive_avg_pool2d(on_input.to(self.layers), grid)

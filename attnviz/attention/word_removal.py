@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..erasing import erase
-from ..errors import DataError, MethodError
+from ..errors import MethodError
 from ..hooks import unwrap
 from .word_maps import WordMaps
 from .word_passes import inputs_of, log_probabilities
@@ -68,12 +68,7 @@ def without_region(
     unknown = [f for f in fills if f not in REMOVALS]
     if unknown or not fills:
         raise MethodError(f"fills={list(fills)}: expected some of {', '.join(REMOVALS)}")
-    region = np.asarray(mask) != 0
-    if region.shape != found.image.shape[:2]:
-        raise DataError(
-            f"the region's mask is {region.shape} (height, width), the photo "
-            f"{found.image.shape[:2]}"
-        )
+    region = found.region(mask)
     module = unwrap(model)
 
     def read(photo: np.ndarray) -> Tensor:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from support import make_page
+from support import make_page, parts
 from torch import Tensor, nn
 
 from attnviz import attention
@@ -480,11 +480,7 @@ def table(found: Sequence[tuple[str, Row]]) -> str:
         "",
         "Made by `python notebooks/studies/attention_table.py`.",
     ]
-    for library in SOURCES:
-        some = [row.line() for which, row in found if which == library]
-        if some:
-            head = "| architecture | weights | sites | grid | names | rollout | |"
-            lines += ["", f"## {library}", "", head, "|" + " --- |" * 7, *some]
+    lines += parts(found, "weights", "sites", "grid", "names", "rollout", "")
     return "\n".join(lines) + "\n"
 
 

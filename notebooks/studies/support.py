@@ -263,12 +263,17 @@ def table(found: list[tuple[str, Row]]) -> str:
         "",
         "Made by `python notebooks/studies/support.py`.",
     ]
-    for source in SOURCES:
-        some = [r.line() for s, r in found if s == source]
-        if some:
-            head = ["| architecture | default layer | Grad-CAM | rollout | LeGrad |"]
-            lines += ["", f"## {source}", "", *head, "|" + " --- |" * 5, *some]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines + parts(found, "default layer", "Grad-CAM", "rollout", "LeGrad")) + "\n"
+
+
+def parts(found: Sequence[tuple[str, Any]], *columns: str) -> list[str]:
+    """Return a heading and a table for each source of the rows."""
+    lines: list[str] = []
+    for source in dict.fromkeys(source for source, _ in found):
+        some = [row.line() for which, row in found if which == source]
+        head = "| " + " | ".join(("architecture", *columns)) + " |"
+        lines += ["", f"## {source}", "", head, "|" + " --- |" * (len(columns) + 1), *some]
+    return lines
 
 
 def make_page(

@@ -11,7 +11,6 @@ import pytest
 
 from .bombs import bombs
 from .commands import check_whole, commands, contents
-from .forking import Forks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 NAMES = (
@@ -23,13 +22,6 @@ NAMES = (
 @pytest.fixture(scope="module")
 def top(tmp_path_factory):
     return tmp_path_factory.mktemp("campaign")
-
-
-@pytest.fixture(scope="module")
-def forks(top):
-    server = Forks(top / "log")
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="module")

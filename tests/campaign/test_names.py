@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from .forking import Forks
-
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 #: each would run or break something where it is not escaped
@@ -70,13 +68,6 @@ def top(tmp_path_factory):
             Image.fromarray(array).save(top / "data" / kind / label / f"{file_name(name)}.png")
     (top / "labels.json").write_text(json.dumps(list(NAMES[:3])))
     return top
-
-
-@pytest.fixture(scope="module")
-def forks(top):
-    server = Forks(top / "log")
-    yield server
-    server.close()
 
 
 def command(kind: str, top, out) -> list[str]:
