@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .errors import AttnvizError, ImageError
+from .errors import AttnvizError, CaptureError, ImageError
+from .hooks.capture import CHECKPOINTED
 from .images import find_images
 
 #: a batch for the model: one tensor, several as positional arguments, or keyword arguments
@@ -102,8 +103,8 @@ def size_of(inputs: Inputs, module: nn.Module) -> tuple[int, ...] | None:
     return None
 
 
-def mismatch(error: Exception, inputs: Any, module: nn.Module) -> ImageError | None:
-    """Return what is wrong with an input whose type or channels are not the model's, or None.
+def mismatch(error: Exception, inputs: Any, module: nn.Module) -> AttnvizError | None:
+    """Return what of an input, or of how the model runs, does not fit, or None.
 
     Args:
         error: what the model raised.
@@ -111,7 +112,11 @@ def mismatch(error: Exception, inputs: Any, module: nn.Module) -> ImageError | N
         module: the model.
     """
     weight = next((p for p in module.parameters() if p.is_floating_point()), None)
-    if isinstance(error, AttnvizError) or not isinstance(inputs, Tensor) or weight is None:
+    if isinstance(error, AttnvizError):
+        return None
+    if "use_reentrant=True" in str(error):
+        return CaptureError(CHECKPOINTED)
+    if not isinstance(inputs, Tensor) or weight is None:
         return None
     shape = tuple(inputs.shape)
     if inputs.is_floating_point() and inputs.dtype != weight.dtype and "type" in str(error):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import AttentionUnavailable, MethodError
@@ -79,15 +80,10 @@ def rolled(
     tap = Tap(module, keep="qk", graph=False, copy=False, required=True)
     with torch.no_grad(), preserved(module, eval_mode=True), tap:
         module(**with_answer(module, inputs, written))
-    prompt = inputs["input_ids"]
-    count = prompt.shape[1] + len(written) - 1
-    sites = _all_tokens(tap, place, names, count, "rollout")
-    made = []
-    for number in range(len(written)):
-        start = torch.zeros(1, count, dtype=torch.float32, device=prompt.device)
-        start[0, prompt.shape[1] - 1 + number] = 1
-        made.append(rollout(sites, start)[0][place.positions.to(prompt.device)])
-    return torch.stack(made).cpu()
+    starts = _starts(inputs, written)
+    sites = _all_tokens(tap, place, names, starts.shape[-1], "rollout")
+    made = torch.cat([rollout(sites, start) for start in starts])
+    return made.cpu()[:, place.positions.cpu()]
 
 
 def weighted(
@@ -99,35 +95,34 @@ def weighted(
     Mean over heads and layers (Chefer et al. 2021, arXiv:2103.15679, equation 5, of the row that
     writes). dA = dO Vᵀ, so no matrix of tokens by tokens is made.
     """
+    from ..methods.attention.steps import attend, gradient_rows
+
     tap = Tap(module, keep="all", graph=True, copy=False, required=True, restart=True)
     with torch.inference_mode(False), eager(module), preserved(module, eval_mode=True):
         with torch.no_grad(), tap:
             logits = module(**with_answer(module, inputs, written)).logits
-        count = inputs["input_ids"].shape[1] + len(written) - 1
-        sites = _all_tokens(tap, place, names, count, "gradient")
+        starts = _starts(inputs, written)
+        sites = _all_tokens(tap, place, names, starts.shape[-1], "gradient")
         made = []
-        for number, token in enumerate(written.tolist()):
-            row = inputs["input_ids"].shape[1] - 1 + number
-            score = logits[0, number - len(written), token]
+        for start, row, token in zip(starts, logits[0, -len(starts) :], written, strict=True):
             gradients = torch.autograd.grad(
-                score, [s.raw_output for s in sites], retain_graph=True, allow_unused=True
+                row[token], [s.raw_output for s in sites], retain_graph=True, allow_unused=True
             )
             parts = [
-                _row_of(site, row, gradient, place)
+                attend(site, start, None, weights=gradient_rows(site, site.fold_output(gradient)))
                 for site, gradient in zip(sites, gradients, strict=True)
                 if gradient is not None
             ]
-            made.append(torch.stack(parts).sum(0) / len(sites))
-    return torch.stack(made).detach().cpu()
+            made.append(torch.cat(parts).detach().sum(0) / len(sites))
+    return torch.stack(made).cpu()[:, place.positions.cpu()]
 
 
-def _row_of(site: Site, row: int, gradient: Tensor, place: ImageTokens) -> Tensor:
-    with torch.no_grad():
-        weights = site.weights(rows=row)  # (1, H, 1, K)
-        part = site.fold_output(gradient)[:, :, row : row + 1].to(weights.dtype)
-        change = part @ site.values().to(weights.dtype).mT
-        both = (weights * change).clamp(min=0).mean(1)[0, 0]
-    return both[place.positions.to(both.device)]
+def _starts(inputs: Mapping[str, Any], written: Tensor) -> Tensor:
+    """Return (T, 1, N): for each token written, 1 at the token of all N that it is read from."""
+    prompt = inputs["input_ids"]
+    count = prompt.shape[1] + len(written) - 1
+    rows = torch.arange(count - len(written), count, device=prompt.device)
+    return F.one_hot(rows, count)[:, None].float()
 
 
 def _all_tokens(

@@ -22,8 +22,9 @@ from .token_activation import activation_map, rank_gaussian
 from .word_maps import WORD_METHODS, WordMaps
 from .word_passes import inputs_of, rolled, weighted
 
-#: words, single signs of scripts that write no spaces, and punctuation
+#: maps that take another pass over the prompt and the answer
 _PASSES = {"rollout": rolled, "gradient": weighted}
+#: words, single signs of scripts that write no spaces, and punctuation
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_]+(?:['’.,-][^\W_]+)*|[^\w\s]|_+")
 
 

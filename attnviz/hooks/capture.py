@@ -202,10 +202,10 @@ class Capture:
         return MappingProxyType(dict(zip(tensors, found, strict=True)))
 
 
-#: why a layer inside re-entrant checkpointing has no gradient
+#: why what lies inside re-entrant checkpointing, or in front of it, has no gradient
 CHECKPOINTED = (
     "the model recomputes parts of itself in the backward pass (gradient checkpointing), in a form "
-    "that gives no gradient of a layer; turn it off while explaining, or use "
+    "that gives no gradient of layers or inputs; turn it off while explaining, or use "
     "checkpoint(..., use_reentrant=False)"
 )
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import AttnvizError, CaptureError, LayoutError, ModelError
-from ..hooks.capture import CHECKPOINTED, quantised_part
+from ..hooks.capture import quantised_part
 from ..hooks.checkpointing import without_checkpointing
 from ..hooks.modules import eager
 from ..hooks.outputs import pick, put
@@ -108,8 +108,6 @@ def probe(module: nn.Module, example: Inputs | None = None) -> list[Seen]:
             why = mismatch(error, image, module)
             if why is not None:
                 raise why from error
-            if "use_reentrant=True" in str(error):
-                raise CaptureError(CHECKPOINTED) from error
             first = (str(error).strip().splitlines() or [""])[0][:120]
             failures.append(f"{_shape(image)}: {type(error).__name__}: {first}")
     raise ModelError(

@@ -66,8 +66,9 @@ EXPLAINED = {
     "query",
     "minimax": "every other layer is linear attention: its matrix is a state of keys and values",
     "pixtral": "photos of any size in one sequence; where one ends stands in the mask alone",
-    "prophetnet": "hands out logits in place of weights",
-    "squeezebert": "hands out logits in place of weights",
+    "prophetnet": "of its encoder and cross-attention hands out what goes into the softmax, whose "
+    "softmax is what is read; of its decoder's self-attention the weights",
+    "squeezebert": "hands out what goes into the softmax, whose softmax is what is read",
 }
 RIGHT = 1e-5
 

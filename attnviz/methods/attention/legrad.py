@@ -10,10 +10,11 @@ from torch import Tensor
 
 from ...attention.tap import Site
 from ...attention.tap.fold import wide
+from ...batching import out_of_memory
 from ...errors import MethodError
 from ...hooks.threads import own_thread
 from ._register import register_attention
-from .reading import Reading
+from .reading import NO_GRAPH, Reading
 from .tail import skipping
 
 
@@ -71,6 +72,8 @@ def legrad(
             f"tokens of one width; here they have {', '.join(map(str, widths))} from stage to "
             "stage. Choose layers of one stage (layer=...), or use generic_relevance or gradcam"
         )
+    if not all(t.requires_grad for t in (*tokens, *(s.raw_output for s in sites))):
+        raise MethodError(NO_GRAPH)
     if projection is None:
         pairs = zip(sites, tokens, strict=True)
         with torch.enable_grad():
@@ -148,6 +151,8 @@ def _behind_last_block(reading: Reading, stacked: Tensor, count: int) -> list[An
         try:
             output = reading.forward()
         except RuntimeError as error:
+            if out_of_memory(error):
+                raise
             name = list(reading.tokens)[-1]
             raise MethodError(
                 f"legrad runs what lies behind {name!r} on one token of each layer, and that part "

@@ -24,6 +24,13 @@ from .tail import row_of_head
 #: class, distillation and register tokens that may stand before a grid that the user states
 MOST_PREFIX = 16
 
+#: why a map weighted by gradients can't be made
+NO_GRAPH = (
+    "no attention that was read has a graph, so a map weighted by gradients can't be made: it ran "
+    "under torch.no_grad or in re-entrant gradient checkpointing; switch that off, or use "
+    "torch.utils.checkpoint with use_reentrant=False"
+)
+
 Row = int | str | tuple[int, int] | Tensor | None
 
 
@@ -119,11 +126,7 @@ class Reading:
                 if g is not None
             }
             if not named and len(sites) < len(self.every):
-                raise MethodError(
-                    "no attention that was read has a graph, so a map weighted by gradients can't "
-                    "be made: it ran under torch.no_grad or in re-entrant gradient checkpointing; "
-                    "switch that off, or use torch.utils.checkpoint with use_reentrant=False"
-                )
+                raise MethodError(NO_GRAPH)
             if not named:
                 raise MethodError(
                     "the score does not depend on any attention that was read, so a map weighted "

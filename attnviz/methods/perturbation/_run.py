@@ -113,7 +113,9 @@ def _layers(request: Request, entries: Sequence[Entry], passes: Passes) -> list[
     with ExitStack() as stack:
         cap = stack.enter_context(capture(request.model, names, gradients=gradients))
         probe = stack.enter_context(HeadProbe(request.model))
-        notes = [Recording(request.model, n) for n in names if any(map(_runs_tail, entries))]
+        notes = [
+            Recording(request.model, n) for n in names if any(e.meta["runs_tail"] for e in entries)
+        ]
         for recording in notes:
             stack.enter_context(recording)
         passes.first()
@@ -144,10 +146,6 @@ def _layers(request: Request, entries: Sequence[Entry], passes: Passes) -> list[
         )
     passes.output = None  # what it holds is not needed any more
     return found
-
-
-def _runs_tail(entry: Entry) -> bool:
-    return entry.meta["runs_tail"]
 
 
 def _head(probe: HeadProbe, activation: Tensor, output: Any) -> LinearHead | None:
