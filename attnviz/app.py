@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import copy_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image
 
 import attnviz
 from attnviz import limits
-from attnviz.errors import AttnvizError, TargetError, optional
+from attnviz.errors import AttnvizError, DataError, TargetError, optional
 from attnviz.models.outputs import probabilities
 
 #: of an upload: bytes, and width x height
@@ -26,18 +27,26 @@ UPLOAD_PIXELS = 50_000_000
 
 _SAME, _DEFAULT = "(none)", "(default)"
 _FILES = ("region", "embedding")
+_AUDIT_FILES = ("audit.json", "report.html")
 _SHOWN, _BOXES = 900, 5  # pixels of the longer side of what is sent to the browser, and boxes
 
 
-def page(models: Mapping[str, Any], *, upload_bytes: int = UPLOAD_BYTES) -> Any:
+def page(
+    models: Mapping[str, Any],
+    *,
+    audits: Sequence[str | Path] = (),
+    upload_bytes: int = UPLOAD_BYTES,
+) -> Any:
     """Return the page as Gradio's blocks, ready for `launch`.
 
     Args:
         models: what `attnviz.load` returned, by the name that is chosen from. Only these can be
             chosen: a name from the browser is never loaded.
+        audits: folders of finished audits, whose reports can be opened, these alone.
         upload_bytes: the largest photo taken.
 
     Raises:
+        DataError: a folder of `audits` holds no finished audit.
         EnvironmentFault: gradio is not installed.
 
     Example:
@@ -45,6 +54,7 @@ def page(models: Mapping[str, Any], *, upload_bytes: int = UPLOAD_BYTES) -> Any:
     """
     gr = _gradio()
     methods, names = sorted(attnviz.METHODS.names()), list(models)
+    reports = dict(_audit(Path(folder)) for folder in audits)
     here = copy_context()  # the server's threads do not see what `reading` and the like say here
 
     def look(upload, name, method, layer, target, other_name, other_method):  # type: ignore[no-untyped-def]
@@ -61,6 +71,10 @@ def page(models: Mapping[str, Any], *, upload_bytes: int = UPLOAD_BYTES) -> Any:
 
     with gr.Blocks(title="attnviz", analytics_enabled=False, delete_cache=(600, 1800)) as blocks:
         gr.Markdown("# What does the model look at?")
+        audit = gr.Dropdown(
+            [_SAME, *reports], value=_SAME, label="Audit", elem_id="audit", visible=bool(reports)
+        )
+        report = gr.HTML(elem_id="report", visible=False)
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
                 upload = gr.File(
@@ -102,6 +116,10 @@ def page(models: Mapping[str, Any], *, upload_bytes: int = UPLOAD_BYTES) -> Any:
                 )  # fmt: skip
                 facts = gr.Textbox(label="What was run", elem_id="facts", lines=4)
         one_at_a_time = dict(concurrency_limit=1, concurrency_id="model", api_visibility="private")
+        audit.change(
+            lambda chosen: gr.HTML(_framed(reports.get(chosen)), visible=chosen in reports),
+            audit, report, api_visibility="private",
+        )  # fmt: skip
         name.change(layers, name, layer, **one_at_a_time)
         blocks.load(layers, name, layer, **one_at_a_time)
         button.click(
@@ -145,6 +163,34 @@ def launch(
 def _gradio() -> Any:
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when it is imported
     return optional("gradio", "app")
+
+
+def _audit(folder: Path) -> tuple[str, Path]:
+    """Return what an audit found, and its report."""
+    found, report = (folder / name for name in _AUDIT_FILES)
+    missing = [path.name for path in (found, report) if not path.is_file()]
+    if missing:
+        raise DataError(
+            f"{str(folder)!r} holds no finished audit: no {' and no '.join(missing)} in it; name "
+            "the folder that `attnviz audit --out` wrote"
+        )
+    audit = limits.read_json(found)
+    with limits.reading(found):
+        if not audit["schema"].startswith("attnviz.audit"):
+            raise DataError(f"{str(found)!r} was not written by `attnviz audit`")
+        last = audit.get("after", audit)
+        return f"{folder}: {last['model']} {last['verdict']['text']}", report
+
+
+def _framed(report: Path | None) -> str:
+    """Return a report in a frame whose scripts cannot reach the page around it."""
+    if report is None:
+        return ""
+    text = limits.read_bytes(report).decode("utf-8")
+    return (
+        f'<iframe title="report" sandbox="allow-scripts" srcdoc="{html.escape(text)}" '
+        'style="width: 100%; height: 85vh; border: 0"></iframe>'
+    )
 
 
 def _look(

@@ -18,10 +18,13 @@ from PIL import Image
 
 import attnviz
 from attnviz.app import launch, page
+from attnviz.audit import confusion
 from attnviz.cli import main
-from attnviz.errors import EnvironmentFault
+from attnviz.data import boatwater as bw
+from attnviz.errors import DataError, EnvironmentFault
 from attnviz.images import photo_values
 from attnviz.models import LoadedModel, reading, resolve_preprocess
+from tests.audit import makers
 from tests.cli.tiny import colours, two_heads
 
 HOSTILE = "<img src=x onerror='window.hurt=1'>"
@@ -50,6 +53,25 @@ def test_what_is_said_around_the_page_holds_in_the_servers_threads(tmp_path: Pat
     assert f"{expected.label[0]}, score {float(expected.score[0]):.4g};" in said
 
 
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({}, "no audit.json and no report.html"),
+        ({"audit.json": "{}"}, "no report.html in it"),
+        ({"audit.json": "[1]", "report.html": ""}, "is damaged"),
+        ({"audit.json": '{"schema": "coco"}', "report.html": ""}, "not written by `attnviz audit`"),
+    ],
+)
+@pytest.mark.peer("gradio")
+def test_a_folder_without_a_finished_audit_is_refused_at_the_start(
+    files: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=said):
+        page({}, audits=[tmp_path])
+
+
 def _models() -> dict[str, LoadedModel]:
     torch.manual_seed(0)
     vit = timm.create_model(
@@ -75,7 +97,13 @@ def tab(tmp_path: Path):
     Image.new("RGB", (9000, 6000)).save(tmp_path / "huge.png")  # few bytes, many pixels
     noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "heavy.png")
-    blocks = page(_models(), upload_bytes=300_000)
+    found = confusion(
+        makers.reads_water(), bw.generate(groups=bw.balanced(4), seed=3, marked=True),
+        object="boat", context="water", labels=("other", "boat"), methods=("gradcam",),
+        fills=("mean",), examples=1,
+    )  # fmt: skip
+    found.save(tmp_path / "audited")
+    blocks = page(_models(), audits=[tmp_path / "audited"], upload_bytes=300_000)
     address = launch(blocks, upload_bytes=300_000, wait=False)
     with playwright.sync_playwright() as p:
         running = p.chromium.launch(executable_path=browser, args=["--no-sandbox"])
@@ -124,6 +152,13 @@ def _refused(tab, words: str) -> None:
 @pytest.mark.slow
 @pytest.mark.peer("gradio", "playwright.sync_api")
 def test_every_control_does_what_it_says(tab, tmp_path: Path) -> None:
+    tab.click("#audit input")
+    tab.click(f"#audit [role=option][aria-label*='{tmp_path / 'audited'}']")
+    report = tab.frame_locator("#report iframe")
+    report.locator("text=boat, no water").first.wait_for()
+    assert tab.locator("#report iframe").get_attribute("sandbox") == "allow-scripts"
+    _choose(tab, "#audit", "(none)")
+    tab.wait_for_selector("#report iframe", state="detached")
     tab.click("#look")
     _refused(tab, "no photo yet")
     _drop(tab, tmp_path / "heavy.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,6 +20,10 @@ def serve(
         typer.Option(help="Further models, by name, to choose from and compare with."),
     ] = None,
     labels: Labels = None,
+    audit: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder that `attnviz audit` wrote, to open there; repeated for more."),
+    ] = None,
     host: Annotated[
         str, typer.Option(help="0.0.0.0 lets other machines in, without a password.")
     ] = "127.0.0.1",
@@ -55,7 +60,7 @@ def serve(
     models = {loaded.name: loaded}
     for name in listed(beside):
         models[name] = Subject(model=name, device=subject.device).load()
-    blocks = page(models, upload_bytes=upload * 1_000_000)
+    blocks = page(models, audits=audit or (), upload_bytes=upload * 1_000_000)
     address = launch(blocks, host=host, port=port, upload_bytes=upload * 1_000_000, wait=False)
     if host not in LOOPBACK:
         say(f"warning: whoever reaches {host}:{port} can use the models here; there is no password")
