@@ -227,7 +227,10 @@ class Subject:
             changes[name] = (sum(changes[name]) / len(changes[name]),)
         if "resize" in changes or "crop" in changes:
             changes = {"resize": None, "crop": None, "fit": "squash"} | changes
+        sized = {"resize", "crop"} & changes.keys() or self.preprocess is not None
         base = replace(base, **changes, name=f"{base.name}, changed")
+        if not sized and (base.resize or base.crop):
+            say(f"preprocessing: {base.describe()}; --resize and --crop say other sizes")
         return replace(loaded, preprocess=base)
 
 

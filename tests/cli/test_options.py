@@ -115,6 +115,19 @@ def test_a_checkpoint_of_torchvision_says_its_preprocessing(
     assert "resize shorter side to 256" in done.json["preprocess"]
 
 
+@pytest.mark.parametrize("command", ["explain", "erase", "attend"])
+def test_sizes_that_nobody_stated_are_said(run: Callable, photos: Path, command: str) -> None:
+    """With --mean and --std alone the model's own size was taken without a word."""
+    words = [command, photos / "red.png", "--model", "tests.cli.tiny:sized", "--mean", "0",
+             "--std", "1", "--force"]  # fmt: skip
+    done = run(*words)
+    assert done.code == 0, done.err
+    assert "centre crop 160 x 160, mean (0, 0, 0)" in done.err
+    assert "--resize and --crop say other sizes" in done.err
+    for stated in (["--resize", "160x160"], ["--crop", "160"], ["--preprocess", "imagenet"]):
+        assert "say other sizes" not in run(*words, *stated).err
+
+
 def test_help_says_that_a_factory_runs_code(run: Callable) -> None:
     for command in ("explain", "layers", "audit", "guide"):
         text = " ".join(run(command, "--help").out.replace("│", " ").split())

@@ -64,6 +64,14 @@ def two_heads() -> TwoHeads:
     return TwoHeads()
 
 
+def sized() -> nn.Module:
+    """A model whose own config states a size, 160 x 160."""
+    import timm
+
+    torch.manual_seed(0)
+    return timm.create_model("test_vit", num_classes=3)
+
+
 def broken() -> nn.Module:
     raise RuntimeError("a bug in the factory")
 
