@@ -24,7 +24,7 @@ from .models import Layout, LoadedModel, labels_of, reading, resolve_model, reso
 from .models.activation import PROBABILITIES, stated_activation
 from .models.inner import inner_geometry
 from .models.outputs import Choice
-from .preparing import Prepared, preparation, preparing
+from .preparing import PreparedBatch, preparation, preparing
 from .registry import Entry
 from .targets import Setting, parsed, prompted, ready
 
@@ -207,7 +207,7 @@ def explain(
         facts |= asked().facts()
     prepare = preparing(given, module, loaded, preprocess)
 
-    def one(part: slice) -> tuple[Prepared, list[RawMaps]]:
+    def one(part: slice) -> tuple[PreparedBatch, list[RawMaps]]:
         inputs = prepare(part)
         shape = size_of(inputs.tensor, module)
         rank = 2 if shape is None else len(shape)
@@ -297,7 +297,9 @@ def _run(request: Request, families: dict[str, list[Entry]]) -> list[RawMaps]:
         raise
 
 
-def _join(parts: list[tuple[Prepared, RawMaps]], repeat: int, facts: dict[str, Any]) -> Heatmaps:
+def _join(
+    parts: list[tuple[PreparedBatch, RawMaps]], repeat: int, facts: dict[str, Any]
+) -> Heatmaps:
     """Put the batches of one method and layer together; rows of one image stand together."""
     first = parts[0][1]
     inner = parts[0][0].inner is not None and of_layer(first)

@@ -288,7 +288,7 @@ def _mapping(items: Sequence[Mapping[str, Any]], module: nn.Module) -> Given:
         for name, value in inputs.items():
             if isinstance(value, Tensor):
                 continue
-            if not all(np.array_equal(item.get(name), value) for item in items):
+            if not all(name in item and np.array_equal(item[name], value) for item in items):
                 raise ImageError(
                     f"{name!r} differs among the mappings given; what a sample has of its own is "
                     "given to the model as a tensor"

@@ -20,7 +20,7 @@ from .models.argument import device_of, dtype_of
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedBatch:
     """One batch, ready for the model, and where it came from."""
 
     tensor: Inputs
@@ -36,22 +36,22 @@ def _source(image: Any) -> str | None:
     return getattr(image, "filename", None) or None
 
 
-def _given(inputs: Inputs, module: nn.Module) -> Prepared:
+def _given(inputs: Inputs, module: nn.Module) -> PreparedBatch:
     """Inputs as given; signals and volumes are kept to draw on, channels first."""
     size = size_of(inputs, module)
     if not isinstance(inputs, Tensor) or size is None or len(size) == 2:
-        return Prepared(inputs)
+        return PreparedBatch(inputs)
     seen = inputs.detach().transpose(1, 2) if frames_first(inputs, module) else inputs.detach()
-    return Prepared(inputs, images=tuple(seen.float().cpu().numpy()))
+    return PreparedBatch(inputs, images=tuple(seen.float().cpu().numpy()))
 
 
 def preparation(
     module: nn.Module, loaded: LoadedModel | None, preprocess: Any
-) -> Callable[[Sequence[Any]], Prepared]:
+) -> Callable[[Sequence[Any]], PreparedBatch]:
     """Return a function: photos -> one batch."""
     pipeline = resolve_preprocess(preprocess, module, loaded)
 
-    def prepare(images: Sequence[Any]) -> Prepared:
+    def prepare(images: Sequence[Any]) -> PreparedBatch:
         arrays = [read_image(image) for image in images]
         pairs = [pipeline(array) for array in arrays]
         shapes = {tuple(tensor.shape) for tensor, _ in pairs}
@@ -60,7 +60,7 @@ def preparation(
                 f"the preprocessing gives inputs of different shapes {sorted(shapes)}, which make "
                 "no batch; resize or crop to one size, or use batch_size=1"
             )
-        return Prepared(
+        return PreparedBatch(
             torch.stack([tensor for tensor, _ in pairs]).to(device_of(module), dtype_of(module)),
             tuple(geometry for _, geometry in pairs),
             tuple(arrays),
@@ -72,7 +72,7 @@ def preparation(
 
 def preparing(
     given: Given | list[Any], module: nn.Module, loaded: LoadedModel | None, preprocess: Any
-) -> Callable[[slice], Prepared]:
+) -> Callable[[slice], PreparedBatch]:
     """Return a function: a slice of what `gather` returned -> one batch.
 
     Args:

@@ -18,7 +18,7 @@ from ..errors import AttentionUnavailable
 
 
 @dataclass(frozen=True)
-class Tile:
+class TokenTile:
     """Image tokens that are a part of the photo, row by row.
 
     Attributes:
@@ -50,7 +50,7 @@ class ImageTokens:
     """
 
     positions: Tensor
-    tiles: tuple[Tile, ...]
+    tiles: tuple[TokenTile, ...]
     grid: tuple[int, int]
     crossed: bool = False
     resampled: bool = False
@@ -127,7 +127,7 @@ def image_tokens(
         )
     known = _FAMILIES.get(kind)
     if grid is not None:
-        tiles: list[Tile] = [Tile(0, (grid[0], grid[1]))]
+        tiles: list[TokenTile] = [TokenTile(0, (grid[0], grid[1]))]
     elif known is not None:
         tiles = known(_Asked(config, inputs, photo_size, tokens, count))
     else:
@@ -165,11 +165,11 @@ def _pair(size: Any) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
-def _size(tile: Tile) -> int:
+def _size(tile: TokenTile) -> int:
     return tile.grid[0] * tile.grid[1]
 
 
-def _finest(tiles: Sequence[Tile]) -> tuple[int, int]:
+def _finest(tiles: Sequence[TokenTile]) -> tuple[int, int]:
     """Return the grid of the photo with the cells of its finest tiles."""
     down = max(t.grid[0] / (t.box[2] - t.box[0]) for t in tiles)
     across = max(t.grid[1] / (t.box[3] - t.box[1]) for t in tiles)
@@ -181,25 +181,25 @@ def _unknown(count: int, kind: str) -> AttentionUnavailable:
     return AttentionUnavailable(said + "grid=(rows, columns)", command=said + "--grid ROWSxCOLUMNS")
 
 
-def _one_grid(asked: _Asked) -> list[Tile]:
+def _one_grid(asked: _Asked) -> list[TokenTile]:
     """LLaVA, PaliGemma: one token a patch, perhaps a class token before them."""
     rows, columns = asked.patches()
     spare = asked.count - rows * columns
     if spare not in (0, 1):
         raise _unknown(asked.count, asked.config.model_type)
-    return [Tile(spare, (rows, columns))]
+    return [TokenTile(spare, (rows, columns))]
 
 
-def _merged(asked: _Asked) -> list[Tile]:
+def _merged(asked: _Asked) -> list[TokenTile]:
     """Qwen: patches of any number, merged in squares."""
     times, rows, columns = (int(n) for n in asked.inputs["image_grid_thw"][0])
     merge = asked.config.vision_config.spatial_merge_size
     if times != 1:
         raise AttentionUnavailable("words over the frames of a video are not read; pass a photo")
-    return [Tile(0, (rows // merge, columns // merge))]
+    return [TokenTile(0, (rows // merge, columns // merge))]
 
 
-def _next(asked: _Asked) -> list[Tile]:
+def _next(asked: _Asked) -> list[TokenTile]:
     """LLaVA-NeXT: the photo as a whole, then its tiles as one grid, a token behind each row."""
     from transformers.models.llava_next.modeling_llava_next import (
         get_anyres_image_grid_shape,
@@ -207,7 +207,7 @@ def _next(asked: _Asked) -> list[Tile]:
     )
 
     side = asked.config.vision_config.image_size // asked.config.vision_config.patch_size
-    whole = Tile(0, (side, side))
+    whole = TokenTile(0, (side, side))
     if asked.inputs["pixel_values"].shape[1] == 1:
         return [whole]
     size = asked.inputs["image_sizes"][0]
@@ -215,12 +215,12 @@ def _next(asked: _Asked) -> list[Tile]:
         size, asked.config.image_grid_pinpoints, asked.config.vision_config.image_size
     )
     kept = unpad_image(torch.zeros(1, side * down, side * across), size).shape[1:]
-    return [whole, Tile(side * side, (int(kept[0]), int(kept[1])), step=int(kept[1]) + 1)]
+    return [whole, TokenTile(side * side, (int(kept[0]), int(kept[1])), step=int(kept[1]) + 1)]
 
 
 def _in_tiles(
     each: tuple[int, int], rows: int, columns: int, *, first: bool = False, whole: bool = True
-) -> list[Tile]:
+) -> list[TokenTile]:
     """Return tiles row by row, and the photo as a whole before or behind them."""
     number = each[0] * each[1]
     boxes = [
@@ -230,10 +230,10 @@ def _in_tiles(
     ]
     if whole:
         boxes = [(0.0, 0.0, 1.0, 1.0), *boxes] if first else [*boxes, (0.0, 0.0, 1.0, 1.0)]
-    return [Tile(k * number, each, box) for k, box in enumerate(boxes)]
+    return [TokenTile(k * number, each, box) for k, box in enumerate(boxes)]
 
 
-def _idefics(asked: _Asked) -> list[Tile]:
+def _idefics(asked: _Asked) -> list[TokenTile]:
     """Idefics3, SmolVLM: tiles, each announced by <row_i_col_j>, then the whole photo."""
     rows, columns = asked.patches()
     scale = asked.config.scale_factor
@@ -241,7 +241,7 @@ def _idefics(asked: _Asked) -> list[Tile]:
     named = [re.search(r"row_(\d+)_col_(\d+)", token) for token in asked.tokens]
     places = [(int(m[1]), int(m[2])) for m in named if m]
     if asked.count == each[0] * each[1]:
-        return [Tile(0, each)]
+        return [TokenTile(0, each)]
     if not places:
         raise AttentionUnavailable(
             "the tiles of the photo are not named in the prompt (<row_1_col_1>), so where they lie "
@@ -250,14 +250,14 @@ def _idefics(asked: _Asked) -> list[Tile]:
     return _in_tiles(each, max(p[0] for p in places), max(p[1] for p in places))
 
 
-def _intern(asked: _Asked) -> list[Tile]:
+def _intern(asked: _Asked) -> list[TokenTile]:
     """InternVL: as many tiles as fit the photo's shape, then the whole photo."""
     rows, columns = asked.patches()
     scale = asked.config.downsample_ratio
     each = (round(rows * scale), round(columns * scale))
     tiles = asked.count // (each[0] * each[1])
     if tiles == 1:
-        return [Tile(0, each)]
+        return [TokenTile(0, each)]
     from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
     height, width = asked.inputs["pixel_values"].shape[-2:]
@@ -268,12 +268,12 @@ def _intern(asked: _Asked) -> list[Tile]:
     return _in_tiles(each, down, across)
 
 
-def _resampled(asked: _Asked) -> list[Tile]:
+def _resampled(asked: _Asked) -> list[TokenTile]:
     """BLIP-2: the queries' own attention lies on the patches behind a class token."""
-    return [Tile(1, asked.patches())]
+    return [TokenTile(1, asked.patches())]
 
 
-_FAMILIES: dict[str, Callable[[_Asked], list[Tile]]] = {
+_FAMILIES: dict[str, Callable[[_Asked], list[TokenTile]]] = {
     "llava": _one_grid,
     "vipllava": _one_grid,
     "paligemma": _one_grid,
@@ -304,7 +304,7 @@ def _crossed(config: Any, inputs: Mapping[str, Any], photo_size: tuple[int, int]
     size = get_image_size_fit_to_canvas(*photo_size, *canvas, height)
     shown = (size[0] / canvas[0], size[1] / canvas[1])
     tiles = [
-        Tile(
+        TokenTile(
             k * number + 1, each,
             (t.box[0] / shown[0], t.box[1] / shown[1], t.box[2] / shown[0], t.box[3] / shown[1]),
         )

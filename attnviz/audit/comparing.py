@@ -15,8 +15,8 @@ from ..statistics.resampling import holm
 from .examples import Example
 from .result import AuditResult, plain
 from .running import confusion
-from .summary import ORDER, Limits, Names, bootstrap_of, percent
-from .table import Table
+from .summary import ORDER, Names, Thresholds, bootstrap_of, percent
+from .table import AuditTable
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Change:
 
 
 @dataclass(frozen=True, eq=False)
-class Moved:
+class ChangedAnswer:
     """An image whose answer changed, as both models see it.
 
     Attributes:
@@ -85,7 +85,7 @@ class BeforeAfter:
     better: tuple[str, ...]
     worse: tuple[str, ...]
     text: str
-    shown: tuple[Moved, ...] = field(default=(), repr=False)
+    shown: tuple[ChangedAnswer, ...] = field(default=(), repr=False)
 
     def __str__(self) -> str:
         return self.text
@@ -151,7 +151,7 @@ def compare(before: AuditResult, after: AuditResult, *, examples: int = 6) -> Be
         )
     names = Names(before.object, before.context)
     options = after.settings
-    limits = Limits(
+    limits = Thresholds(
         options["min_images"], options["min_clusters"], options["level"], options["resamples"],
         options["seed"],
     )  # fmt: skip
@@ -189,15 +189,17 @@ def compare(before: AuditResult, after: AuditResult, *, examples: int = 6) -> Be
 
 def _shown(
     before: AuditResult, after: AuditResult, rows: Sequence[int], better: bool
-) -> Iterator[Moved]:
+) -> Iterator[ChangedAnswer]:
     if before.illustrate is None or after.illustrate is None or not len(rows):
         return
     # none of either, where a model has other weights by now
     for a, b in zip(before.illustrate(rows), after.illustrate(rows), strict=False):
-        yield Moved(a.id, a.group, better, a, b)
+        yield ChangedAnswer(a.id, a.group, better, a, b)
 
 
-def _pairs(a: Table, b: Table, names: Names) -> dict[str, tuple[str, str, np.ndarray, np.ndarray]]:
+def _pairs(
+    a: AuditTable, b: AuditTable, names: Names
+) -> dict[str, tuple[str, str, np.ndarray, np.ndarray]]:
     found: dict[str, tuple[str, str, np.ndarray, np.ndarray]] = {
         "right:all": ("right", "all", a.right, b.right)
     }
@@ -215,7 +217,7 @@ def _pairs(a: Table, b: Table, names: Names) -> dict[str, tuple[str, str, np.nda
     return {k: v for k, v in found.items() if not np.isnan(v[3] - v[2]).all()}
 
 
-def _moved(a: Table, b: Table) -> tuple[list[int], list[int]]:
+def _moved(a: AuditTable, b: AuditTable) -> tuple[list[int], list[int]]:
     """Return the rows that came right, and that went wrong, the greatest change first."""
     sign = np.where(a.group >= 2, 1, -1)
     gain = sign * (b.columns["score"] - a.columns["score"])

@@ -13,10 +13,10 @@ from ..errors import MissingFile
 from .interventions import variants
 from .log_odds import called, score_of
 from .measuring import Instrument
-from .pictures import Picture, Reader
+from .pictures import AuditPicture, PictureReader
 from .result import pasted
 from .summary import Names
-from .table import Table
+from .table import AuditTable
 
 #: longest side of a photo in the report
 _SIDE = 320
@@ -59,7 +59,7 @@ class Example:
 
 
 def choose_examples(
-    instrument: Instrument, reader: Reader, table: Table, names: Names, count: int
+    instrument: Instrument, reader: PictureReader, table: AuditTable, names: Names, count: int
 ) -> tuple[Example, ...]:
     """Return up to `count` images, in equal numbers from the groups, the most wrong first."""
     if count < 1:
@@ -75,7 +75,12 @@ def choose_examples(
 
 
 def examples_of(
-    instrument: Instrument, reader: Reader, rows: Sequence[int], names: Names, *, strip: bool = True
+    instrument: Instrument,
+    reader: PictureReader,
+    rows: Sequence[int],
+    names: Names,
+    *,
+    strip: bool = True,
 ) -> tuple[Example, ...]:
     """Return images with their maps, without those whose file has gone."""
     found = []
@@ -86,7 +91,7 @@ def examples_of(
 
 
 def make_example(
-    instrument: Instrument, reader: Reader, row: int, names: Names, *, strip: bool = True
+    instrument: Instrument, reader: PictureReader, row: int, names: Names, *, strip: bool = True
 ) -> Example:
     """Return one image with its map, and strip if asked, by running the model on it once more."""
     picture = reader.read(row)
@@ -132,7 +137,7 @@ def _captions(instrument: Instrument, names: Names) -> dict[str, str]:
 class _Shown:
     """Model inputs as pictures: the preprocessing's scale is read off the photo itself."""
 
-    def __init__(self, picture: Picture) -> None:
+    def __init__(self, picture: AuditPicture) -> None:
         import cv2
 
         height, width = picture.input.shape[-2:]

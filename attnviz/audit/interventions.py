@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..erasing.fills import FILLS
 from ..errors import DataError
-from .pictures import Picture
+from .pictures import AuditPicture
 
 #: how a region is emptied
 DEFAULT_FILLS = ("inpaint", "blur", "mean")
@@ -105,7 +105,7 @@ def control_region(allowed: Tensor, area: int, wider: Tensor | None = None) -> T
     return torch.from_numpy(region.reshape(depth.shape))
 
 
-def emptied(picture: Picture) -> Tensor:
+def emptied(picture: AuditPicture) -> Tensor:
     """Return a picture's input without what is known to be in it: its object, and other things."""
     parts = [m for m in (picture.object_mask, picture.occupied) if m is not None and m.any()]
     if not parts:
@@ -152,7 +152,7 @@ def check_fills(fills: Sequence[str]) -> tuple[str, ...]:
 
 
 def variants(
-    pictures: Sequence[Picture],
+    pictures: Sequence[AuditPicture],
     *,
     fills: Sequence[str],
     donors: Donors | None,
@@ -209,7 +209,7 @@ def variants(
                 yield Variant(row, f"paste:{name}", changed)
 
 
-def _regions(picture: Picture) -> list[tuple[str, Tensor]]:
+def _regions(picture: AuditPicture) -> list[tuple[str, Tensor]]:
     """Return what is emptied in a picture, and the controls."""
     inside, around = picture.object_mask, picture.context_mask
     empty = torch.zeros(picture.input.shape[-2:], dtype=torch.bool)
@@ -233,7 +233,7 @@ def _regions(picture: Picture) -> list[tuple[str, Tensor]]:
     return found
 
 
-def donor_of(picture: Picture, donors: Donors, seed: int) -> int:
+def donor_of(picture: AuditPicture, donors: Donors, seed: int) -> int:
     """Return the pair of donors that a picture is given: by its number, never its own source.
 
     One with nothing else where the object goes, or one that other things are taken out of.
@@ -247,7 +247,7 @@ def donor_of(picture: Picture, donors: Donors, seed: int) -> int:
     return next(free, foreign[0] + len(donors) - count)
 
 
-def _free(picture: Picture, donors: Donors, number: int) -> bool:
+def _free(picture: AuditPicture, donors: Donors, number: int) -> bool:
     """Return whether nothing else is known to be where the object would go."""
     if donors.occupied is None or picture.object_mask is None:
         return True

@@ -9,14 +9,14 @@ import torch
 
 from ..errors import MissingFile
 from .interventions import Donors, emptied
-from .pictures import Picture, Reader
+from .pictures import AuditPicture, PictureReader
 
 #: pairs of images that lend their context
 _DONORS = 24
 _LEAST_DONORS = 4
 
 
-def draw_donors(reader: Reader, seed: int) -> Donors | None:
+def draw_donors(reader: PictureReader, seed: int) -> Donors | None:
     """Return pairs of images without the object, with and without the context, drawn by seed.
 
     Where the context is what surrounds the object, those with it are images of the object that is
@@ -61,7 +61,7 @@ def draw_donors(reader: Reader, seed: int) -> Donors | None:
     return Donors(both[0], both[1], (*lent, *lent), places, len(pairs))
 
 
-def _pictures(reader: Reader, rows: list[int]) -> list[Picture]:
+def _pictures(reader: PictureReader, rows: list[int]) -> list[AuditPicture]:
     """Return images without those whose file has gone, which is said when it is their turn."""
     found = []
     for row in rows:

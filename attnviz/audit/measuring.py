@@ -23,7 +23,7 @@ from ..targets import logits_of
 from .interventions import Donors, donor_of, variants
 from .journal import Row
 from .log_odds import LogOdds, called, score_of
-from .pictures import Picture
+from .pictures import AuditPicture
 
 REGIONS = ("object", "context", "elsewhere")
 
@@ -103,7 +103,7 @@ class Instrument(Audited):
             name: maps.values.float().cpu() for name, maps in found.items()
         }, logits.float().cpu()
 
-    def measure(self, pictures: Sequence[Picture]) -> list[Row]:
+    def measure(self, pictures: Sequence[AuditPicture]) -> list[Row]:
         """Return one row a picture, ready for the journal."""
         inputs = torch.stack([p.input for p in pictures])
         with self.running():
@@ -143,7 +143,7 @@ def _number(value: float) -> float | None:
     return round(value, 6) if math.isfinite(value) else None
 
 
-def _areas(picture: Picture) -> dict[str, float]:
+def _areas(picture: AuditPicture) -> dict[str, float]:
     masks = (("object", picture.object_mask), ("context", picture.context_mask))
     found = {n: round(float(m.float().mean()), 6) for n, m in masks if m is not None}
     if found:
@@ -151,7 +151,7 @@ def _areas(picture: Picture) -> dict[str, float]:
     return found
 
 
-def _locate(rows: list[Row], pictures: Sequence[Picture], name: str, maps: Tensor) -> None:
+def _locate(rows: list[Row], pictures: Sequence[AuditPicture], name: str, maps: Tensor) -> None:
     """Write into each row the share of a map's positive mass in each region, pointing and IoU."""
     size = size_of(pictures[0].input)
     values = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
@@ -225,7 +225,7 @@ def attention_mass(instrument: Instrument, inputs: Tensor, masks: Tensor) -> Ten
     return torch.cat(found)
 
 
-def _regions(pictures: Sequence[Picture]) -> Tensor:
+def _regions(pictures: Sequence[AuditPicture]) -> Tensor:
     """Return (B, 3, H, W): object, context and the rest of each picture, as 0 and 1."""
     masks = torch.zeros(len(pictures), 3, *pictures[0].input.shape[-2:])
     for row, picture in enumerate(pictures):
@@ -236,7 +236,7 @@ def _regions(pictures: Sequence[Picture]) -> Tensor:
     return masks
 
 
-def _locate_attention(rows: list[Row], pictures: Sequence[Picture], mass: Tensor) -> None:
+def _locate_attention(rows: list[Row], pictures: Sequence[AuditPicture], mass: Tensor) -> None:
     """Write into each row the share of attention on each region."""
     for row, picture, shares in zip(rows, pictures, mass.tolist(), strict=True):
         known = {"object": picture.object_mask, "context": picture.context_mask}

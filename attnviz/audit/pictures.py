@@ -24,7 +24,7 @@ REGIONS = ("auto", "masks", "boxes", "groups")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Picture(Prepared):
+class AuditPicture(Prepared):
     """One image as the model sees it.
 
     Attributes:
@@ -80,7 +80,7 @@ def as_samples(data: Any) -> Sequence[Sample]:
     return data
 
 
-class Reader:
+class PictureReader:
     """Turns samples into pictures.
 
     Args:
@@ -182,7 +182,7 @@ class Reader:
                 found.append(any(b.label == name for b in sample.boxes) or sample.has_mask(name))
         return bool(found[0]), found[-1]
 
-    def read(self, index: int) -> Picture:
+    def read(self, index: int) -> AuditPicture:
         """Read one image.
 
         Raises:
@@ -199,7 +199,7 @@ class Reader:
         around = None if on_context is None else seen.mask(on_context)
         if inside is not None and around is not None:
             around = around & ~inside
-        return Picture(
+        return AuditPicture(
             **vars(seen), index=index, id=sample.id, source=sample.source,
             background=str(sample.meta.get("background", sample.source)),
             has_object=has_object, has_context=has_context, object_mask=inside,

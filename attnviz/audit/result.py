@@ -13,7 +13,7 @@ import numpy as np
 
 from ..statistics.intervals import Interval
 from .pictures import BACKGROUND
-from .table import Table, as_row_dicts
+from .table import AuditTable, as_row_dicts
 from .verdict import Verdict
 
 SCHEMA = "attnviz.audit"
@@ -57,7 +57,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Hit:
+class Pointing:
     """Pointing game and IoU of a map with the object, in a group. Chance of pointing: the area."""
 
     method: str
@@ -133,9 +133,9 @@ class AuditResult:
     worst: str
     gap: Interval
     places: tuple[Place, ...]
-    hits: tuple[Hit, ...]
+    hits: tuple[Pointing, ...]
     effects: tuple[Effect, ...]
-    table: Table = field(repr=False)
+    table: AuditTable = field(repr=False)
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
     examples: tuple[Any, ...] = field(default=(), repr=False)
     discovery: Any = field(default=None, repr=False)

@@ -31,11 +31,11 @@ from .journal import Row, SharedJournal
 from .lending import draw_donors
 from .log_odds import find_target
 from .measuring import Audited, Instrument, has_attention, score_inputs
-from .pictures import BACKGROUND, Picture, Reader, as_samples
+from .pictures import BACKGROUND, AuditPicture, PictureReader, as_samples
 from .result import AuditResult
 from .selecting import distinct, without
-from .summary import Limits, Names, summarise
-from .table import Table
+from .summary import Names, Thresholds, summarise
+from .table import AuditTable
 
 DEFAULT_METHODS = ("gradcam", "hirescam", "layercam")
 
@@ -119,8 +119,8 @@ def confusion(
     module, loaded = resolve_model(model, device)
     prepare, described = preparation(preprocess, module, loaded, data)
 
-    def reading_of(samples: Sequence[Sample]) -> Reader:
-        return Reader(
+    def reading_of(samples: Sequence[Sample]) -> PictureReader:
+        return PictureReader(
             samples, object, context, regions=regions, prepare=prepare, context_masks=context_masks
         )
 
@@ -155,12 +155,12 @@ def confusion(
                 reader = reading_of(without(samples, gone))
                 _check_groups(reader, reader.data, Names(object, context), allow_empty_groups)
             left = (row for row in rows.rows() if "gone" not in row)
-            table = Table.read(left, len(reader.data))
+            table = AuditTable.read(left, len(reader.data))
     scores = None
     if instrument.donors is not None:
         lent = (instrument.donors.with_context, instrument.donors.without_context)
         scores = [score_inputs(instrument, x)[0] for x in lent]
-    limits = Limits(min_images, min_clusters, level, resamples, seed)
+    limits = Thresholds(min_images, min_clusters, level, resamples, seed)
     names = Names(object, context)
 
     def illustrate(rows: Sequence[int]) -> list[Example]:
@@ -184,7 +184,11 @@ def confusion(
 
 
 def _run(
-    instrument: Instrument, reader: Reader, journal: SharedJournal, batch_size: int, progress: Any
+    instrument: Instrument,
+    reader: PictureReader,
+    journal: SharedJournal,
+    batch_size: int,
+    progress: Any,
 ) -> None:
     for start in range(journal.done, len(journal.mine), batch_size):
         part = journal.mine[start : start + batch_size]
@@ -193,13 +197,13 @@ def _run(
             if gone:
                 journal.append(cast("list[Row]", list(run)))
                 continue
-            for alike in by_shape(cast("list[Picture]", list(run))):
+            for alike in by_shape(cast("list[AuditPicture]", list(run))):
                 journal.append(instrument.measure(alike))
         if progress is not None:
             progress(part[-1] + 1, len(reader.data))
 
 
-def _picture(reader: Reader, index: int) -> Picture | Row:
+def _picture(reader: PictureReader, index: int) -> AuditPicture | Row:
     """Return an image, or the row that says that it, or its mask, has gone since the start."""
     try:
         return reader.read(index)
@@ -208,9 +212,9 @@ def _picture(reader: Reader, index: int) -> Picture | Row:
         return {"id": reader.data[index].id, "gone": str(error)}
 
 
-def by_shape(batch: Sequence[Picture]) -> Iterator[list[Picture]]:
+def by_shape(batch: Sequence[AuditPicture]) -> Iterator[list[AuditPicture]]:
     """Yield runs of pictures whose inputs have one shape, in order."""
-    run: list[Picture] = []
+    run: list[AuditPicture] = []
     for picture in batch:
         if run and run[-1].input.shape != picture.input.shape:
             yield run
@@ -249,7 +253,8 @@ def _kept(journal: str | Path | None) -> Iterator[Path]:
 
 
 def _instrument(
-    module: Any, loaded: Any, reader: Reader, data: Any, *, target: Any, methods: Sequence[str],
+    module: Any, loaded: Any, reader: PictureReader, data: Any, *, target: Any,
+    methods: Sequence[str],
     layer: Any, fills: Sequence[str], labels: Sequence[str] | None, batch_size: int, seed: int,
 ) -> Instrument:  # fmt: skip
     if batch_size < 1:
@@ -290,7 +295,7 @@ def _instrument(
     )  # fmt: skip
 
 
-def _sightings(reader: Reader) -> torch.Tensor:
+def _sightings(reader: PictureReader) -> torch.Tensor:
     """Return inputs of each group and from all over the data: what a layer is chosen on.
 
     An image of one group alone may leave a reader of the other things without any evidence.
@@ -312,12 +317,12 @@ def _sightings(reader: Reader) -> torch.Tensor:
     return torch.stack(found)
 
 
-def _note(reader: Reader, gone: Sequence[str]) -> str:
+def _note(reader: PictureReader, gone: Sequence[str]) -> str:
     lost = f"{len(gone)} images had gone when it was their turn, and are left out" if gone else ""
     return "; ".join(filter(None, (_annotation_note(reader), lost)))
 
 
-def _annotation_note(reader: Reader) -> str:
+def _annotation_note(reader: PictureReader) -> str:
     """Return how many images of the object say where it is, if not all do, and by whom."""
     if reader.regions == "groups":
         return ""
@@ -356,7 +361,7 @@ def unit_range(photo: np.ndarray) -> tuple[torch.Tensor, Geometry]:
 
 
 def _check_groups(
-    reader: Reader, samples: Sequence[Sample], names: Names, allow_empty: bool
+    reader: PictureReader, samples: Sequence[Sample], names: Names, allow_empty: bool
 ) -> None:
     counts: Counter[int] = Counter()
     for sample in samples:

@@ -13,8 +13,8 @@ from ..statistics.exact import mcnemar, wilson
 from ..statistics.intervals import Interval
 from ..statistics.resampling import holm
 from .pictures import BACKGROUND
-from .result import Cell, Effect, Hit, Place
-from .table import BOTH, CONTEXT_ALONE, NEITHER, OBJECT_ALONE, Table
+from .result import Cell, Effect, Place, Pointing
+from .table import BOTH, CONTEXT_ALONE, NEITHER, OBJECT_ALONE, AuditTable
 from .verdict import Verdict, evidence_columns, judge, lines_of, within
 
 #: mean area of the controls over that of their regions, below which a result says so
@@ -43,7 +43,7 @@ class Names:
 
 
 @dataclass(frozen=True)
-class Limits:
+class Thresholds:
     """What counts as enough.
 
     Attributes:
@@ -59,25 +59,25 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Summary:
+class AuditSummary:
     """All that is derived from a table."""
 
     cells: tuple[Cell, ...]
     worst: str
     gap: Interval
     places: tuple[Place, ...]
-    hits: tuple[Hit, ...]
+    hits: tuple[Pointing, ...]
     effects: tuple[Effect, ...]
     verdict: Verdict
 
 
-def clusters_of(table: Table) -> list[np.ndarray]:
+def clusters_of(table: AuditTable) -> list[np.ndarray]:
     """Return the factors that the bootstrap redraws: sources and backgrounds."""
     return crossed(table.sources, table.backgrounds)
 
 
 def bootstrap_of(
-    table: Table, columns: Mapping[str, np.ndarray], limits: Limits
+    table: AuditTable, columns: Mapping[str, np.ndarray], limits: Thresholds
 ) -> ClusterBootstrap:
     """Return the clustered bootstrap of columns; transplants are clustered by donor instead."""
     lent = [*crossed(table.sources, table.donor.tolist())]
@@ -89,13 +89,13 @@ def bootstrap_of(
 
 
 def summarise(
-    table: Table,
+    table: AuditTable,
     names: Names,
-    limits: Limits,
+    limits: Thresholds,
     donor_scores: Sequence[Sequence[float]] | None = None,
     *,
     note: str = "",
-) -> Summary:
+) -> AuditSummary:
     """Return everything that is derived from a table; `note` is what limits its evidence."""
     columns = _columns(table)
     boot = bootstrap_of(table, columns, limits)
@@ -127,10 +127,10 @@ def summarise(
             filter(None, (note, _room(table, names), _cropped(table, names)))
         ),
     )  # fmt: skip
-    return Summary(cells, worst, gap, places, hits, effects, verdict)
+    return AuditSummary(cells, worst, gap, places, hits, effects, verdict)
 
 
-def _columns(table: Table) -> dict[str, np.ndarray]:
+def _columns(table: AuditTable) -> dict[str, np.ndarray]:
     columns: dict[str, np.ndarray] = {}
     for g in ORDER:
         for name in ("right", "score"):
@@ -154,7 +154,9 @@ def _control(operation: str) -> str | None:
     return f"{kind}-control:{way}" if kind in ("object", "context") else None
 
 
-def _cell(table: Table, boot: ClusterBootstrap, names: Names, limits: Limits, group: int) -> Cell:
+def _cell(
+    table: AuditTable, boot: ClusterBootstrap, names: Names, limits: Thresholds, group: int
+) -> Cell:
     inside = table.group == group
     images = int(inside.sum())
     share = wilson(int(table.right[inside].sum()), images, level=limits.level)
@@ -174,7 +176,7 @@ def _cell(table: Table, boot: ClusterBootstrap, names: Names, limits: Limits, gr
     )  # fmt: skip
 
 
-def _room(table: Table, names: Names) -> str:
+def _room(table: AuditTable, names: Names) -> str:
     """Return where controls had to be clearly smaller than what they stand for, or nothing."""
     found = []
     for kind in ("object", "context"):
@@ -188,7 +190,7 @@ def _room(table: Table, names: Names) -> str:
     return f"controls are smaller than their regions, for want of room: {', '.join(found)}"
 
 
-def _unlocated(table: Table, names: Names, limits: Limits) -> str:
+def _unlocated(table: AuditTable, names: Names, limits: Thresholds) -> str:
     """Return why no line of evidence can be drawn, although the groups are large enough."""
     area = table.columns.get("area:object")
     there = np.zeros(len(table), bool) if area is None else area > 0
@@ -205,7 +207,7 @@ def _unlocated(table: Table, names: Names, limits: Limits) -> str:
     )
 
 
-def _cropped(table: Table, names: Names) -> str:
+def _cropped(table: AuditTable, names: Names) -> str:
     """Return in how many images the preprocessing crops the whole object away, or nothing."""
     area = table.columns.get("area:object")
     gone = 0 if area is None else int(((table.group >= 2) & (area == 0)).sum())
@@ -214,7 +216,7 @@ def _cropped(table: Table, names: Names) -> str:
     return f"in {gone} images the {names.object} lies outside of the model's input (cropped away)"
 
 
-def _gap(boot: ClusterBootstrap, known: Sequence[Cell], limits: Limits) -> tuple[str, Interval]:
+def _gap(boot: ClusterBootstrap, known: Sequence[Cell], limits: Thresholds) -> tuple[str, Interval]:
     """Return the worst group, and the best group's share right less its own."""
     if len(known) < 2:
         return "", Interval(np.nan, np.nan, np.nan, limits.level, 0)
@@ -224,7 +226,7 @@ def _gap(boot: ClusterBootstrap, known: Sequence[Cell], limits: Limits) -> tuple
     return worst.name, boot.estimate(lambda m: m[a] - m[b], (a, b)).interval
 
 
-def _places(table: Table, boot: ClusterBootstrap, names: Names) -> list[Place]:
+def _places(table: AuditTable, boot: ClusterBootstrap, names: Names) -> list[Place]:
     found = []
     for method in table.methods():
         for g in ORDER:
@@ -241,14 +243,14 @@ def _places(table: Table, boot: ClusterBootstrap, names: Names) -> list[Place]:
     return found
 
 
-def _hits(table: Table, boot: ClusterBootstrap, names: Names) -> list[Hit]:
+def _hits(table: AuditTable, boot: ClusterBootstrap, names: Names) -> list[Pointing]:
     found = []
     for method in table.methods():
         for g in (BOTH, OBJECT_ALONE):
             key = f"map:{method}:%s:{g}"
             if key % "pointing" in boot.point and key % "iou" in boot.point:
                 found.append(
-                    Hit(
+                    Pointing(
                         method, names.group(g), within(boot.estimate(key % "pointing").interval),
                         within(boot.estimate(key % "iou").interval),
                         float(boot.point[f"area:object:{g}"]),
@@ -257,7 +259,7 @@ def _hits(table: Table, boot: ClusterBootstrap, names: Names) -> list[Hit]:
     return found
 
 
-def _effects(table: Table, boot: ClusterBootstrap, names: Names) -> list[Effect]:
+def _effects(table: AuditTable, boot: ClusterBootstrap, names: Names) -> list[Effect]:
     drawn: list[dict[str, Any]] = []
     for operation in table.operations():
         if "-control" in operation:

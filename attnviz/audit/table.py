@@ -37,7 +37,7 @@ def _number(value: float | None) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
+class AuditTable:
     """One line an image.
 
     Attributes:
@@ -58,7 +58,7 @@ class Table:
         return len(self.ids)
 
     @classmethod
-    def read(cls, rows: Iterable[Row], total: int) -> Table:
+    def read(cls, rows: Iterable[Row], total: int) -> AuditTable:
         """Return rows as columns, 4 bytes a number.
 
         Raises:
@@ -132,7 +132,7 @@ class Table:
         return np.mean([self.drop(o) for o in fills], 0) if fills else None
 
 
-def as_row_dicts(table: Table) -> Iterator[dict[str, Any]]:
+def as_row_dicts(table: AuditTable) -> Iterator[dict[str, Any]]:
     """Yield one flat dictionary an image, None for what does not apply (for CSV)."""
     for number in range(len(table)):
         yield {

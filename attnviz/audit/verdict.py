@@ -26,14 +26,14 @@ import numpy as np
 
 from ..statistics.clustered import ClusterBootstrap, Estimate
 from ..statistics.intervals import Interval
-from .table import BOTH, CONTEXT_ALONE, NEITHER, OBJECT_ALONE, Table
+from .table import BOTH, CONTEXT_ALONE, NEITHER, OBJECT_ALONE, AuditTable
 
 #: severity from which on, with confidence, the context counts as relied on, and as what is read
 ALARM, MAJOR = 0.25, 0.5
 
 
 @dataclass(frozen=True)
-class Line:
+class Evidence:
     """One line of evidence.
 
     Attributes:
@@ -70,11 +70,11 @@ class Verdict:
     alarm: bool
     text: str
     why: str
-    lines: tuple[Line, ...]
+    lines: tuple[Evidence, ...]
 
 
 def evidence_columns(
-    table: Table, donor_scores: Sequence[Sequence[float]] | None
+    table: AuditTable, donor_scores: Sequence[Sequence[float]] | None
 ) -> dict[str, np.ndarray]:
     """Return the columns that the lines are made of.
 
@@ -194,7 +194,7 @@ def judge(
             boot.estimate(lambda m, c=c, o=o: _positive_share(c(m), o(m)), columns).interval
         )
         lines.append(
-            Line(
+            Evidence(
                 name, context_effect.interval, object_effect.interval, share, share.images,
             )
         )  # fmt: skip
@@ -216,7 +216,7 @@ def within(interval: Interval) -> Interval:
 
 def _kind(
     severity: Interval,
-    lines: Sequence[Line],
+    lines: Sequence[Evidence],
     effects: Sequence[tuple[Estimate, Estimate]],
     context: str,
 ) -> tuple[str, str]:
@@ -249,7 +249,7 @@ _WAYS = {
 }  # fmt: skip
 
 
-def _line_in_words(line: Line, object: str, context: str) -> str:
+def _line_in_words(line: Evidence, object: str, context: str) -> str:
     way = _WAYS[line.name].format(object=object)
     return (
         f"{way} the {context} moves the log-odds of {object} by {_span(line.context)} and the "

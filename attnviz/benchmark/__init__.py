@@ -6,18 +6,18 @@ from .running import Done, Runner, evaluate, finish
 from .settings import Measure, Settings, default_metrics
 from .store import Store, open_store
 from .subjects import from_dataset, from_photos
-from .summary import Row, Summary, Table, summarise
+from .summary import MetricTable, Row, Summary, summarise
 
 __all__ = [
     "Cost",
     "Done",
     "Measure",
+    "MetricTable",
     "Row",
     "Runner",
     "Settings",
     "Store",
     "Summary",
-    "Table",
     "default_metrics",
     "duration",
     "evaluate",

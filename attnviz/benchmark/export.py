@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..writing import write_files
 from .page import page
-from .summary import Row, Summary, Table
+from .summary import MetricTable, Row, Summary
 from .wording import headline, notes
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def as_dict(summary: Summary) -> dict[str, Any]:
     }
 
 
-def _table(table: Table) -> dict[str, Any]:
+def _table(table: MetricTable) -> dict[str, Any]:
     ranking = table.ranking
     return {
         "metric": table.key,

@@ -23,7 +23,7 @@ Judged = dict[str, dict[str, Scores]]
 
 
 @dataclass(frozen=True)
-class Batch:
+class JudgedBatch:
     """Images of one size, ready for the model.
 
     Attributes:
@@ -113,7 +113,7 @@ def judge_grid(
 
 def judge(
     measures: Sequence[Measure],
-    batch: Batch,
+    batch: JudgedBatch,
     maps: Mapping[str, Tensor],
     explainers: Mapping[str, Explainer],
     methods: Sequence[str],
@@ -160,7 +160,7 @@ def _alike(measures: Sequence[Measure]) -> list[list[Measure]]:
 
 
 def _one(
-    measure: Measure, batch: Batch, maps: Tensor, explainer: Explainer | None
+    measure: Measure, batch: JudgedBatch, maps: Tensor, explainer: Explainer | None
 ) -> Scores | None:
     run, options = measure.entry.fn, dict(measure.options)
     needs, x = measure.needs, batch.x

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..templates import template
 from .pictures import picture_name
-from .summary import Row, Summary, Table
+from .summary import MetricTable, Row, Summary
 from .wording import headline, notes
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def page(summary: Summary, store: Store, pictures: Path) -> str:
     )
 
 
-def _judge(summary: Summary) -> Table | None:
+def _judge(summary: Summary) -> MetricTable | None:
     """The metric that images are sorted by: the first with a better end."""
     return next((t for t in summary.tables if t.higher_is_better is not None), None)
 
@@ -75,7 +75,7 @@ def worst_first(summary: Summary, store: Store) -> list[str]:
     return sorted(summary.images, key=badness)
 
 
-def _table(table: Table) -> dict[str, Any]:
+def _table(table: MetricTable) -> dict[str, Any]:
     return {
         "title": headline(table),
         "rows": [_line(row) for row in table.rows],

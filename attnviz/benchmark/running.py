@@ -33,7 +33,7 @@ from ..processes import current
 from ..targets import class_index
 from .cost import Cost, measure_cost
 from .export import write_all
-from .judging import Batch, Explainer, control_explainer, judge, judge_grid, method_explainer
+from .judging import Explainer, JudgedBatch, control_explainer, judge, judge_grid, method_explainer
 from .pictures import draw
 from .settings import Settings
 from .store import Store, open_store
@@ -246,7 +246,7 @@ class Runner:
         )
         controls = control_maps(x, whole, size=self._size, seed=self.settings.seed)
         maps |= {name: controls[name] for name in self.controls}
-        batch = Batch(
+        batch = JudgedBatch(
             self.model,
             x,
             target,

@@ -58,7 +58,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
+class MetricTable:
     """One metric over all maps.
 
     Attributes:
@@ -91,7 +91,7 @@ class Summary:
     """
 
     plan: Mapping[str, Any]
-    tables: tuple[Table, ...]
+    tables: tuple[MetricTable, ...]
     images: tuple[str, ...]
     failed: Mapping[str, str]
     refused: Mapping[str, str]
@@ -108,7 +108,7 @@ def summarise(runner: Runner, store: Store, failed: Mapping[str, str]) -> Summar
     return Summary(runner.plan(), tuple(tables), tuple(images), dict(failed), dict(runner.refused))
 
 
-def _table(key: str, judged: Judged, runner: Runner) -> Table:
+def _table(key: str, judged: Judged, runner: Runner) -> MetricTable:
     by_map = judged[key]
     protocol = next(iter(by_map.values())).protocol
     better = protocol.higher_is_better
@@ -122,7 +122,9 @@ def _table(key: str, judged: Judged, runner: Runner) -> Table:
     rows = [
         _row(n, by_map, numbers, tests, better, runner.settings.seed) for n in (*methods, *controls)
     ]
-    return Table(key, str(protocol), better, tuple(rows), tests, _ranking(key, judged, runner))
+    return MetricTable(
+        key, str(protocol), better, tuple(rows), tests, _ranking(key, judged, runner)
+    )
 
 
 def _tests(

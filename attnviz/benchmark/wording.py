@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 
-from .summary import ALPHA, Table
+from .summary import ALPHA, MetricTable
 
 
-def headline(table: Table) -> str:
+def headline(table: MetricTable) -> str:
     """Return a metric's name, which end is better, and its protocol."""
     arrow = {True: "higher is better", False: "lower is better", None: "neither end is better"}
     return f"{table.key} ({arrow[table.higher_is_better]})  {table.protocol}"
 
 
-def notes(table: Table) -> list[str]:
+def notes(table: MetricTable) -> list[str]:
     """Return whether the ranking survives other baselines, and what the tests say, in words."""
     found = [] if table.ranking is None else [f"over the baselines: {table.ranking}"]
     tests = [test for test in table.tests if not math.isnan(test.p)]
@@ -29,7 +29,7 @@ def notes(table: Table) -> list[str]:
     return found + _pairs(table)
 
 
-def _pairs(table: Table) -> list[str]:
+def _pairs(table: MetricTable) -> list[str]:
     controls = {row.name for row in table.rows if row.control}
     found = []
     for test in table.tests:

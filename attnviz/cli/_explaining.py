@@ -37,7 +37,7 @@ READERS = min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
-class Job:
+class PhotoFiles:
     """A photo, and the files that its pictures go to: for each method, for each target."""
 
     photo: Path
@@ -51,7 +51,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Look:
+class DrawOptions:
     """How pictures are drawn: as `Heatmaps.overlay` and `Heatmaps.panel` take it."""
 
     panel: bool = False
@@ -161,18 +161,18 @@ def _parsed(text: str) -> Any:
 
 def explain_photos(
     loaded: LoadedModel,
-    jobs: Sequence[Job],
+    jobs: Sequence[PhotoFiles],
     *,
     methods: Sequence[str],
     targets: Sequence[Any] = (),
     layer: str | None = None,
     preprocess: str | None = None,
     labels: str | None = None,
-    look: Look = Look(),
+    look: DrawOptions = DrawOptions(),
     batch_size: int | None = None,
     force: bool = False,
     keep: bool = False,
-) -> Iterator[tuple[Record, ...] | Failed[Job]]:
+) -> Iterator[tuple[Record, ...] | Failed[PhotoFiles]]:
     """Yield the records of every photo in order, its pictures written; or why it failed.
 
     With `keep` the records hold the maps, with photos as small as a page shows them.
@@ -181,13 +181,13 @@ def explain_photos(
     prepare = resolve_preprocess(preprocess, loaded.module, loaded)
     names = read_labels(labels) if labels else labels_of(loaded.module, loaded)
 
-    def compute(jobs: list[Job], ready: list[Prepared]) -> list[list[Seen]]:
+    def compute(jobs: list[PhotoFiles], ready: list[Prepared]) -> list[list[Seen]]:
         return explain_batch(
             loaded, ready, methods=methods, targets=targets, layer=layer, labels=names,
             preprocess=preprocess, batch_size=batch_size,
         )  # fmt: skip
 
-    def write(job: Job, made: list[Seen]) -> tuple[Record, ...]:
+    def write(job: PhotoFiles, made: list[Seen]) -> tuple[Record, ...]:
         for path, (maps, _) in zip(job.pictures, made, strict=True):
             picture = look.draw(maps, path.suffix)
             write_file(path, file_bytes(picture, path.suffix), force=force)
@@ -298,7 +298,7 @@ def _record(photo: Path, path: Path, maps: Heatmaps, predicted: Any) -> Record:
     )
 
 
-def grid_picture(outcomes: Sequence[Sequence[Record]], look: Look, suffix: str) -> Any:
+def grid_picture(outcomes: Sequence[Sequence[Record]], look: DrawOptions, suffix: str) -> Any:
     """Return the maps of all photos in one picture: a row a photo, or a column a method."""
     by_method: dict[str, list[Heatmaps]] = {}
     for records in outcomes:

@@ -97,8 +97,8 @@ def explain(
     from ..processes import current
     from ._console import counted, print_json, progress, saying_what_is_kept
     from ._explaining import (
-        Job,
-        Look,
+        DrawOptions,
+        PhotoFiles,
         described,
         explain_photos,
         grid_picture,
@@ -122,7 +122,7 @@ def explain(
     known = (*PICTURE_FORMATS, *VECTOR_FORMATS)
     if picture_format not in known:
         raise typer.BadParameter(f"--format {picture_format!r} is not one of {', '.join(known)}")
-    look = Look(panel, colormap, alpha, scale)
+    look = DrawOptions(panel, colormap, alpha, scale)
     look.check()
     methods = methods_named(method)
     target = listed(target)
@@ -133,7 +133,7 @@ def explain(
     if len(set(names)) < len(names):
         names = [f"{i + 1}-{name}" for i, name in enumerate(names)]
     jobs = [
-        Job(
+        PhotoFiles(
             photo,
             tuple(
                 out / ".".join([stem, m, *([t] if len(names) > 1 else []), *kind, picture_format])

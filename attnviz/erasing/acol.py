@@ -65,12 +65,12 @@ class ACoL(nn.Module):
 
         def stop(_module: nn.Module, _inputs: Any, output: Any) -> None:
             found.append(output)
-            raise _Reached
+            raise _TrunkDone
 
         handle = self.trunk.get_submodule(self.layer).register_forward_hook(stop)
         try:
             self.trunk(images)
-        except _Reached:
+        except _TrunkDone:
             pass
         finally:
             handle.remove()
@@ -103,7 +103,7 @@ class ACoL(nn.Module):
         )
 
 
-class _Reached(Exception):
+class _TrunkDone(Exception):
     """The trunk has run as far as it is needed."""
 
 

@@ -26,7 +26,7 @@ from .guards import MassGuard
 from .losses import LOSSES
 from .optimisers import make_optimiser
 from .pulling import Start
-from .settling import choose_trained, rebuilt, settle, split
+from .settling import choose_trained, rebuilt, resolve_config, split
 from .survey import Survey, survey
 from .tails import Features
 
@@ -119,7 +119,7 @@ class Run:
             "history": self.history,
         }
 
-    def take_over(self, record: Mapping[str, Any], best: dict[str, Tensor]) -> None:
+    def restore(self, record: Mapping[str, Any], best: dict[str, Tensor]) -> None:
         """Go on from `record`."""
         self.epoch, self.steps = record["epoch"], record["steps"]
         self.best = math.inf if record["best"] is None else record["best"]
@@ -144,7 +144,7 @@ def prepare(model: nn.Module, config: GuideConfig, data: Any) -> Run:
         check_content(set(known.counts()), int(known.annotated.sum()), config)
     example = _example(data).to(device)
     model, config = rebuilt(model, config, example)
-    config, notes = settle(config, model, known, steps, example)
+    config, notes = resolve_config(config, model, known, steps, example)
     for name in find_layers(model, list(config.freeze)) if config.freeze else ():
         model.get_submodule(name).requires_grad_(False)
     notes += choose_trained(model, config, example)
@@ -257,4 +257,4 @@ def resume_run(run: Run, folder: Path) -> None:
         with limits.reading(folder / "run.json"):
             refuse_other(stored["identity"], run.identity, folder)
     with limits.reading(folder / "run.json"):
-        run.take_over(*checkpoints.load_state(folder, run.modules, run.optimiser))
+        run.restore(*checkpoints.load_state(folder, run.modules, run.optimiser))

@@ -16,14 +16,14 @@ from torch import Tensor, fx, nn
 from ..errors import MethodError
 
 
-class Pair(NamedTuple):
+class SplitActivation(NamedTuple):
     """An activation in two parts; `relevant + rest` is the activation itself."""
 
     relevant: Tensor
     rest: Tensor
 
 
-def decompose(model: nn.Module, images: Tensor, masks: Tensor) -> Pair:
+def decompose(model: nn.Module, images: Tensor, masks: Tensor) -> SplitActivation:
     """Return the logits' two parts: what the pixels under `masks` contribute, and the rest.
 
     Linear layers act on both parts and divide their bias by the parts' sizes; a rectifier gives
@@ -38,7 +38,7 @@ def decompose(model: nn.Module, images: Tensor, masks: Tensor) -> Pair:
         masks: (B, H, W) in [0, 1], 1 where a pixel counts as relevant.
 
     Returns:
-        `Pair` of (B, classes) with graph.
+        `SplitActivation` of (B, classes) with graph.
 
     Raises:
         MethodError: an operation that has no rule, named; a model that cannot be traced.
@@ -52,7 +52,7 @@ def decompose(model: nn.Module, images: Tensor, masks: Tensor) -> Pair:
             "use RRR or a map loss"
         ) from error
     masks = masks[:, None].to(images)
-    return _Decomposer(graph).run(Pair(images * masks, images * (1 - masks)))
+    return _Decomposer(graph).run(SplitActivation(images * masks, images * (1 - masks)))
 
 
 _RECTIFIERS = (
@@ -77,7 +77,7 @@ class _Decomposer(fx.Interpreter):
     def call_module(self, target: str, args: Any, kwargs: Any) -> Any:
         return self._through(self.fetch_attr(target), args[0], target)
 
-    def _through(self, module: nn.Module, x: Pair, name: str) -> Pair:
+    def _through(self, module: nn.Module, x: SplitActivation, name: str) -> SplitActivation:
         if isinstance(module, nn.Conv2d | nn.Linear):
             return _affine(module, x)
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -98,9 +98,9 @@ class _Decomposer(fx.Interpreter):
             _, index = F.adaptive_max_pool2d(
                 whole, cast(Any, module.output_size), return_indices=True
             )
-            return Pair(*(_take(part, index) for part in x))
+            return SplitActivation(*(_take(part, index) for part in x))
         if isinstance(module, _LINEAR_WITHOUT_BIAS):
-            return Pair(*(module(part) for part in x))
+            return SplitActivation(*(module(part) for part in x))
         if isinstance(module, nn.modules.dropout._DropoutNd):
             return x
         raise MethodError(
@@ -109,14 +109,14 @@ class _Decomposer(fx.Interpreter):
         )
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        pairs = [a for a in _flat(args) if isinstance(a, Pair)]
+        pairs = [a for a in _flat(args) if isinstance(a, SplitActivation)]
         if not pairs:
             return super().call_function(target, args, kwargs)
         if target in (operator.add, operator.iadd, torch.add) and len(pairs) == 2:
-            return Pair(args[0].relevant + args[1].relevant, args[0].rest + args[1].rest)
+            return SplitActivation(args[0].relevant + args[1].relevant, args[0].rest + args[1].rest)
         if target in (torch.cat, torch.concat):
             axis = args[1] if len(args) > 1 else kwargs.get("dim", 0)
-            return Pair(
+            return SplitActivation(
                 torch.cat([p.relevant for p in args[0]], axis),
                 torch.cat([p.rest for p in args[0]], axis),
             )
@@ -124,7 +124,7 @@ class _Decomposer(fx.Interpreter):
             plain = {k: v for k, v in kwargs.items() if k != "inplace"}
             return _rectify(lambda t: target(t, *args[1:], **plain), args[0])
         if target in (torch.flatten, F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean):
-            return Pair(*(target(part, *args[1:], **kwargs) for part in args[0]))
+            return SplitActivation(*(target(part, *args[1:], **kwargs) for part in args[0]))
         if getattr(target, "__name__", "") in ("max_pool2d", "boolean_dispatch", "fn"):
             return _max_pool(args[0], *args[1:], **kwargs)
         if target is F.dropout:
@@ -138,7 +138,7 @@ class _Decomposer(fx.Interpreter):
 
     def call_method(self, target: str, args: Any, kwargs: Any) -> Any:
         x = args[0]
-        if not isinstance(x, Pair):
+        if not isinstance(x, SplitActivation):
             return super().call_method(target, args, kwargs)
         if target in (
             "view",
@@ -151,11 +151,11 @@ class _Decomposer(fx.Interpreter):
             "unsqueeze",
             "contiguous",
         ):
-            return Pair(*(getattr(part, target)(*args[1:], **kwargs) for part in x))
+            return SplitActivation(*(getattr(part, target)(*args[1:], **kwargs) for part in x))
         if target in ("relu", "relu_"):
             return _rectify(torch.relu, x)
-        if target in ("add", "add_") and isinstance(args[1], Pair):
-            return Pair(x.relevant + args[1].relevant, x.rest + args[1].rest)
+        if target in ("add", "add_") and isinstance(args[1], SplitActivation):
+            return SplitActivation(x.relevant + args[1].relevant, x.rest + args[1].rest)
         if target in ("size", "dim"):
             return getattr(x.relevant, target)(*args[1:], **kwargs)
         raise MethodError(
@@ -170,21 +170,21 @@ def _flat(args: Any) -> list[Any]:
     return found
 
 
-def _share_bias(relevant: Tensor, rest: Tensor, bias: Tensor) -> Pair:
+def _share_bias(relevant: Tensor, rest: Tensor, bias: Tensor) -> SplitActivation:
     size = relevant.abs() + rest.abs()
     share = torch.where(size > 0, relevant.abs() / size.clamp_min(1e-30), torch.zeros_like(size))
-    return Pair(relevant + bias * share, rest + bias * (1 - share))
+    return SplitActivation(relevant + bias * share, rest + bias * (1 - share))
 
 
-def _affine(module: nn.Conv2d | nn.Linear, x: Pair) -> Pair:
+def _affine(module: nn.Conv2d | nn.Linear, x: SplitActivation) -> SplitActivation:
     # by the module's own forward, which may pad; the bias is what it makes of nothing
     if module.bias is None:
-        return Pair(module(x.relevant), module(x.rest))
+        return SplitActivation(module(x.relevant), module(x.rest))
     bias = module.bias[:, None, None] if isinstance(module, nn.Conv2d) else module.bias
     return _share_bias(module(x.relevant) - bias, module(x.rest) - bias, bias)
 
 
-def _batch_norm(module: nn.modules.batchnorm._BatchNorm, x: Pair) -> Pair:
+def _batch_norm(module: nn.modules.batchnorm._BatchNorm, x: SplitActivation) -> SplitActivation:
     if module.running_mean is None or module.running_var is None:
         raise MethodError("contextual decomposition needs BatchNorm with running statistics")
     shape = (1, -1) + (1,) * (x.relevant.ndim - 2)
@@ -198,9 +198,9 @@ def _batch_norm(module: nn.modules.batchnorm._BatchNorm, x: Pair) -> Pair:
     return _share_bias(x.relevant * scale, x.rest * scale, shift.view(shape))
 
 
-def _rectify(fn: Any, x: Pair) -> Pair:
+def _rectify(fn: Any, x: SplitActivation) -> SplitActivation:
     relevant = fn(x.relevant)
-    return Pair(relevant, fn(x.relevant + x.rest) - relevant)
+    return SplitActivation(relevant, fn(x.relevant + x.rest) - relevant)
 
 
 def _take(part: Tensor, index: Tensor) -> Tensor:
@@ -208,16 +208,16 @@ def _take(part: Tensor, index: Tensor) -> Tensor:
 
 
 def _max_pool(
-    x: Pair,
+    x: SplitActivation,
     kernel_size: Any,
     stride: Any = None,
     padding: Any = 0,
     dilation: Any = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
-) -> Pair:
+) -> SplitActivation:
     whole = x.relevant + x.rest
     _, index = F.max_pool2d(
         whole, kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, return_indices=True
     )
-    return Pair(*(_take(part, index) for part in x))
+    return SplitActivation(*(_take(part, index) for part in x))

@@ -109,13 +109,13 @@ def check_alive(
 
 
 @dataclass(frozen=True)
-class _Reached:
+class _Graph:
     nodes: frozenset[int]
     leaves: frozenset[int]
     keep: tuple  # the nodes themselves: Python hands out a new wrapper, and id, for dropped ones
 
 
-def _reachable(tensors: Iterable[Tensor]) -> _Reached:
+def _reachable(tensors: Iterable[Tensor]) -> _Graph:
     """Walk the autograd graph: the nodes, and the leaf tensors (by id) that gradients arrive at."""
     seen: dict[int, object] = {}
     leaves: set[int] = set()
@@ -133,11 +133,11 @@ def _reachable(tensors: Iterable[Tensor]) -> _Reached:
         if hasattr(node, "variable"):
             leaves.add(id(node.variable))
         stack += [parent for parent, _ in node.next_functions if parent is not None]
-    return _Reached(frozenset(seen), frozenset(leaves), tuple(seen.values()))
+    return _Graph(frozenset(seen), frozenset(leaves), tuple(seen.values()))
 
 
 def _check_maps(
-    maps: Tensor, value: Tensor, reached: _Reached, model: nn.Module, seen: ClassMap | None
+    maps: Tensor, value: Tensor, reached: _Graph, model: nn.Module, seen: ClassMap | None
 ) -> None:
     if not maps.requires_grad:
         raise GuidanceError(

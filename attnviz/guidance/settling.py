@@ -88,7 +88,7 @@ def _annotated_classes(known: Survey | None) -> int:
     return len(set(known.labels[known.regions].tolist()) - known.absent)
 
 
-def settle(
+def resolve_config(
     config: GuideConfig, model: nn.Module, known: Survey | None, steps: int | None, example: Tensor
 ) -> tuple[GuideConfig, tuple[str, ...]]:
     """Return the settings without None, and a sentence for each choice."""

@@ -93,7 +93,7 @@ def _order(model: nn.Module, example: Tensor) -> list[str]:
     return list(order)
 
 
-class _Reached(Exception):
+class _PrefixDone(Exception):
     """The prefix has run."""
 
 
@@ -163,7 +163,7 @@ def _boundary(model: nn.Module, path: str, example: Tensor) -> tuple[str, list[s
     try:
         with preserved(model), torch.no_grad():
             model.eval()(example)
-    except _Reached:  # a network that stops on its way, as ACoL's trunk
+    except _PrefixDone:  # a network that stops on its way, as ACoL's trunk
         pass
     finally:
         for handle in handles:
@@ -187,14 +187,14 @@ def _input_of(model: nn.Module, name: str, images: Tensor) -> Tensor:
 
     def stop(_module: nn.Module, inputs: Any) -> None:
         found.append(inputs[0])
-        raise _Reached
+        raise _PrefixDone
 
     handle = model.get_submodule(name).register_forward_pre_hook(stop)
     modes = {m: m.training for m in model.modules()}
     model.eval()
     try:
         model(images)
-    except _Reached:
+    except _PrefixDone:
         pass
     finally:
         handle.remove()

@@ -1,6 +1,6 @@
 """Which attention mechanisms does a model have? `inspect(model, example)`."""
 
-from .entry import KINDS, Entry
 from .inventory import Inventory, inspect
+from .mechanism import KINDS, Mechanism
 
-__all__ = ["KINDS", "Entry", "Inventory", "inspect"]
+__all__ = ["KINDS", "Inventory", "Mechanism", "inspect"]

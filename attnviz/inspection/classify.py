@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..attention.tap import Gate, Site
-from .entry import Entry
+from .mechanism import Mechanism
 
 #: what a gate's weights tell apart -> kind; the first set that is contained in it counts
 _GATES = (
@@ -28,14 +28,14 @@ _GATES = (
 )
 
 
-def of_all(sites: Sequence[Gate | Site], *, steps: int | None = None) -> list[Entry]:
+def of_all(sites: Sequence[Gate | Site], *, steps: int | None = None) -> list[Mechanism]:
     """Return the entries of what the tap found; a gate and what it leaves (1 - gate) are one.
 
     Args:
         sites: in the order of the run.
         steps: see `of_site`.
     """
-    entries: list[Entry] = []
+    entries: list[Mechanism] = []
     last: Gate | Site | None = None
     for site in sites:
         if isinstance(site, Gate) and isinstance(last, Gate) and _complete(last, site):
@@ -57,7 +57,7 @@ def _complete(first: Gate, second: Gate) -> bool:
     return first.function != "softmax" and torch.allclose(total, total.new_ones(()), atol=1e-6)
 
 
-def _of_two(entry: Entry, first: Gate, second: Gate) -> Entry:
+def _of_two(entry: Mechanism, first: Gate, second: Gate) -> Mechanism:
     """Highway layers (Srivastava et al. 2015, arXiv:1505.00387) and gated mixtures of two."""
     both = torch.stack([first.weights(), second.weights()], 1)
     return replace(
@@ -70,7 +70,7 @@ def _of_two(entry: Entry, first: Gate, second: Gate) -> Entry:
     )
 
 
-def of_gate(gate: Gate) -> Entry:
+def of_gate(gate: Gate) -> Mechanism:
     """Return the entry of a multiplication by weights."""
     axes = set(gate.axes)
     if gate.axes == ("element",):
@@ -80,7 +80,7 @@ def of_gate(gate: Gate) -> Entry:
     kind = next((name for part, name in _GATES if part <= axes), "channel & spatial")
     shape = tuple(gate.tensor.shape[1:])
     told = " and ".join(gate.axes) if gate.axes != ("element",) else "element"
-    return Entry(
+    return Mechanism(
         gate.name,
         kind,
         f"gate ({gate.function})",
@@ -91,7 +91,7 @@ def of_gate(gate: Gate) -> Entry:
     )
 
 
-def of_site(site: Site, *, steps: int | None = None) -> Entry:
+def of_site(site: Site, *, steps: int | None = None) -> Mechanism:
     """Return the entry of a softmax attention.
 
     Args:
@@ -128,7 +128,7 @@ def of_site(site: Site, *, steps: int | None = None) -> Entry:
     else:
         kind, mechanism = "self", f"{made} attention, {heads}"
         attends = f"{tokens} attend each other"
-    return Entry(site.name, kind, mechanism, attends, shape, call=site.call, source=site)
+    return Mechanism(site.name, kind, mechanism, attends, shape, call=site.call, source=site)
 
 
 def time_steps(example: Any) -> int | None:

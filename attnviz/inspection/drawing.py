@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ..hooks import unwrap
-from .entry import KINDS
 from .inventory import Inventory
+from .mechanism import KINDS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

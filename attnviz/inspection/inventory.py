@@ -16,7 +16,7 @@ from ..errors import AttnvizError, ModelError
 from ..hooks import eager, preserved, unwrap
 from .classify import of_all, time_steps
 from .cost import flops, parameters
-from .entry import Entry
+from .mechanism import Mechanism
 from .moving import watch
 
 SCHEMA = 1
@@ -34,19 +34,19 @@ class Inventory:
         missed: what looks like attention and could not be read, and why.
     """
 
-    entries: tuple[Entry, ...]
+    entries: tuple[Mechanism, ...]
     model: str
     parameters: int
     flops: int | None
     missed: tuple[str, ...] = ()
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[Mechanism]:
         return iter(self.entries)
 
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, index: int) -> Entry:
+    def __getitem__(self, index: int) -> Mechanism:
         return self.entries[index]
 
     def __repr__(self) -> str:
@@ -54,7 +54,7 @@ class Inventory:
         what = ", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "none"
         return f"Inventory({self.model}: {what})"
 
-    def of_kind(self, kind: str) -> tuple[Entry, ...]:
+    def of_kind(self, kind: str) -> tuple[Mechanism, ...]:
         """Return the entries of one kind."""
         return tuple(entry for entry in self.entries if entry.kind == kind)
 
@@ -158,7 +158,7 @@ def inspect(
     )
 
 
-def _in_order(entries: list[Entry], modules: dict[str, nn.Module]) -> list[Entry]:
+def _in_order(entries: list[Mechanism], modules: dict[str, nn.Module]) -> list[Mechanism]:
     """Keep the order of the run; what moves is put where its module is defined."""
     position = {name: i for i, name in enumerate(modules)}
     taps = [e for e in entries if not isinstance(e.source, Tensor)]
@@ -172,8 +172,8 @@ def _in_order(entries: list[Entry], modules: dict[str, nn.Module]) -> list[Entry
 
 
 def _with_cost(
-    entry: Entry, modules: dict[str, nn.Module], total: int, counted: dict[str, int] | None
-) -> Entry:
+    entry: Mechanism, modules: dict[str, nn.Module], total: int, counted: dict[str, int] | None
+) -> Mechanism:
     module = modules.get(entry.name)
     if module is None:
         return entry

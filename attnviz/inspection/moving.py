@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from .entry import Entry
+from .mechanism import Mechanism
 
 
 class _Warps(TorchFunctionMode):
     """Notes the grids that pictures are sampled on, and the thetas that the grids are made of."""
 
-    def __init__(self, running: list[str], found: list[Entry]) -> None:
+    def __init__(self, running: list[str], found: list[Mechanism]) -> None:
         super().__init__()
         self._running, self._found = running, found
         self._thetas: dict[int, tuple[Tensor, Tensor]] = {}
@@ -34,7 +34,7 @@ class _Warps(TorchFunctionMode):
             name = self._running[-1] if self._running else ""
             if theta is not None:
                 self._found.append(
-                    Entry(
+                    Mechanism(
                         name,
                         "spatial",
                         "spatial transformer",
@@ -45,7 +45,7 @@ class _Warps(TorchFunctionMode):
                 )
             else:
                 self._found.append(
-                    Entry(
+                    Mechanism(
                         name,
                         "spatial",
                         "sampling grid",
@@ -58,7 +58,7 @@ class _Warps(TorchFunctionMode):
 
 
 @contextmanager
-def watch(model: nn.Module) -> Iterator[list[Entry]]:
+def watch(model: nn.Module) -> Iterator[list[Mechanism]]:
     """Collect what moves where the model reads while it runs inside the block.
 
     Spatial transformers (Jaderberg et al. 2015, arXiv:1506.02025), deformable convolutions (Dai
@@ -67,7 +67,7 @@ def watch(model: nn.Module) -> Iterator[list[Entry]]:
     that no softmax or sigmoid makes, by `own_attention`, (inputs, output) -> (tensor, kind,
     mechanism, attends).
     """
-    found: list[Entry] = []
+    found: list[Mechanism] = []
     running: list[str] = []
     handles: list[RemovableHandle] = []
     for name, module in model.named_modules():
@@ -88,14 +88,14 @@ def _enter(name: str, running: list[str]) -> Callable[..., None]:
     return enter
 
 
-def _leave(name: str, running: list[str], found: list[Entry]) -> Callable[..., None]:
+def _leave(name: str, running: list[str], found: list[Mechanism]) -> Callable[..., None]:
     def leave(module: nn.Module, inputs: Any, output: Any) -> None:
         if running and running[-1] == name:
             running.pop()
         if type(module).__name__ == "DeformConv2d" and len(inputs) > 1:
             offset = inputs[1].detach()
             found.append(
-                Entry(
+                Mechanism(
                     name,
                     "spatial",
                     "deformable convolution" + (", modulated" if len(inputs) > 2 else ""),
@@ -107,7 +107,7 @@ def _leave(name: str, running: list[str], found: list[Entry]) -> Callable[..., N
             if len(inputs) > 2 and isinstance(inputs[2], Tensor):
                 mask = inputs[2].detach()
                 found.append(
-                    Entry(
+                    Mechanism(
                         name,
                         "spatial",
                         "modulation of a deformable convolution",
@@ -126,6 +126,6 @@ def _leave(name: str, running: list[str], found: list[Entry]) -> Callable[..., N
             shape = tuple(tensor.shape[1:])
             # its own warps are how it looks, no further mechanisms
             found[:] = [e for e in found if e.name != name or e.mechanism != "spatial transformer"]
-            found.append(Entry(name, kind, mechanism, attends, shape, source=tensor.detach()))
+            found.append(Mechanism(name, kind, mechanism, attends, shape, source=tensor.detach()))
 
     return leave

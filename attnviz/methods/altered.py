@@ -69,12 +69,12 @@ class Passes:
         self.logits = logits_or_none(self.output, self.request.batch)
         return self
 
-    def groups(self, size: int = 1) -> list[Group]:
+    def groups(self, size: int = 1) -> list[AlteredGroup]:
         """Return the images, `size` at a time, or all where a target needs the whole batch."""
         count = self.request.batch
         if any(t.whole_batch for c in self.columns for t in c.targets):
             size = count
-        return [Group(self, range(i, min(i + size, count))) for i in range(0, count, size)]
+        return [AlteredGroup(self, range(i, min(i + size, count))) for i in range(0, count, size)]
 
     def rows(self) -> int:
         """Return how many copies a pass takes."""
@@ -107,7 +107,7 @@ class Passes:
             return self.request.model(images)
 
 
-class Group:
+class AlteredGroup:
     """Some images of the batch that are altered together."""
 
     def __init__(self, passes: Passes, images: range) -> None:

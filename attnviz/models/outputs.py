@@ -39,7 +39,7 @@ Choice = int | str | Callable[[Any], Tensor]
 
 
 @dataclass
-class Reading:
+class OutputReading:
     """What is known of a model's output, and what was found in it.
 
     Attributes:
@@ -69,7 +69,7 @@ class Logits:
     tensor: Tensor
 
 
-_reading: ContextVar[Reading | None] = ContextVar("reading", default=None)
+_reading: ContextVar[OutputReading | None] = ContextVar("reading", default=None)
 
 
 @contextmanager
@@ -78,7 +78,7 @@ def reading(
     *,
     labels: Sequence[str] | None = None,
     activation: str | None = None,
-) -> Iterator[Reading]:
+) -> Iterator[OutputReading]:
     """Say which tensor of a model's output are its logits, for everything called in the block.
 
     What is left out is taken from an enclosing block. The choice belongs to this thread.
@@ -101,8 +101,8 @@ def reading(
         raise TargetError(
             f"activation {activation!r} is not known; use one of {', '.join(ACTIVATIONS)}"
         )
-    outer = _reading.get() or Reading()
-    inner = Reading(
+    outer = _reading.get() or OutputReading()
+    inner = OutputReading(
         outer.output if output is None else output,
         outer.width if labels is None else len(labels),
         outer.activation if activation is None else activation,
@@ -116,7 +116,7 @@ def reading(
 
 def stated() -> tuple[Choice | None, int | None]:
     """Return what is said here of which tensor are the logits: the choice, and their width."""
-    known = _reading.get() or Reading()
+    known = _reading.get() or OutputReading()
     return known.output, known.width
 
 

@@ -70,7 +70,7 @@ def lay_out(
         + (_line(TEXT) if note else 0.0)
     )
     figure = Figure(figsize=(width, height))
-    sheet = _Sheet(figure, width, height)
+    sheet = _FigureSheet(figure, width, height)
     y = _MARGIN
     for lines, size, weight, colour in heads:
         y = sheet.write(lines, _MARGIN, y, size, weight=weight, colour=colour)
@@ -114,7 +114,7 @@ def encoded(figure: Figure, suffix: str) -> bytes:
     return buffer.getvalue()
 
 
-class _Sheet:
+class _FigureSheet:
     """A figure written on in inches from its top left."""
 
     def __init__(self, figure: Figure, width: float, height: float) -> None:
@@ -164,7 +164,7 @@ def _draw(ax: Axes, paths: Paths) -> None:
     ax.set_ylim(bottom, top)
 
 
-def _draw_bar(sheet: _Sheet, bar: Bar, lines: Sequence[str], room: float, y: float) -> float:
+def _draw_bar(sheet: _FigureSheet, bar: Bar, lines: Sequence[str], room: float, y: float) -> float:
     name = bar.colormap or (DEFAULT_SIGNED if bar.scale.signed else DEFAULT)
     ax = sheet.axes(_MARGIN, y, room, _BAR)
     ramp = colourise(np.linspace(0.0, 1.0, 256, dtype=np.float32), colormap=name)

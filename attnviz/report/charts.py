@@ -33,7 +33,7 @@ _NARROW = _Layout("narrow", 360, 22, 22, 44, 0, 360)
 
 
 @dataclass(frozen=True)
-class Bar:
+class ChartRow:
     """One row of a chart.
 
     Attributes:
@@ -63,7 +63,9 @@ def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
     return [round(i * step, 10) for i in range(start, stop + 1)]
 
 
-def intervals(bars: Sequence[Bar], *, title: str, unit: str = "", share: bool = False) -> Markup:
+def intervals(
+    bars: Sequence[ChartRow], *, title: str, unit: str = "", share: bool = False
+) -> Markup:
     """Return a chart of values with intervals, one row each: SVG, wide and for narrow screens.
 
     Args:
@@ -88,7 +90,7 @@ def intervals(bars: Sequence[Bar], *, title: str, unit: str = "", share: bool = 
 
 
 def _drawn(
-    bars: Sequence[Bar], ticks: Sequence[float], layout: _Layout, title: str, share: bool
+    bars: Sequence[ChartRow], ticks: Sequence[float], layout: _Layout, title: str, share: bool
 ) -> str:
     """Return the rows and their axis as one SVG element."""
 

@@ -12,7 +12,7 @@ import numpy as np
 from .. import __version__, templates
 from ..errors import DataError, OutputExists
 from ..writing import write_files
-from .charts import Bar, intervals
+from .charts import ChartRow, intervals
 from .pictures import data_uri, enlarged, shown_map
 
 FILES = ("report.html", "audit.json", "images.csv")
@@ -155,25 +155,25 @@ def _charts(result: Any) -> dict[str, Any]:
     names = {"object": result.object, "context": result.context, "elsewhere": "elsewhere"}
     both = next((c.name for c in result.cells if c.object and c.context), "")
     verdict = result.verdict
-    lines: list[Bar] = []
+    lines: list[ChartRow] = []
     for line in verdict.lines:
         lines += [
-            Bar(f"{line.name}: {result.context}", line.context, kind="context"),
-            Bar(f"{line.name}: {result.object}", line.object, kind="object"),
+            ChartRow(f"{line.name}: {result.context}", line.context, kind="context"),
+            ChartRow(f"{line.name}: {result.object}", line.object, kind="object"),
         ]
-    severity = [Bar(line.name, line.share) for line in verdict.lines]
+    severity = [ChartRow(line.name, line.share) for line in verdict.lines]
     if verdict.severity is not None:
-        severity.append(Bar("severity (mean)", verdict.severity, kind="context"))
+        severity.append(ChartRow("severity (mean)", verdict.severity, kind="context"))
     operations: Sequence[Any] = [e for e in result.effects if e.group == both]
     return {
         "groups": intervals(
-            [Bar(f"{c.name} (n = {c.images})", c.right) for c in result.cells if c.images],
+            [ChartRow(f"{c.name} (n = {c.images})", c.right) for c in result.cells if c.images],
             title="share answered rightly in each group", share=True,
             unit="answered rightly, with Wilson's interval",
         ),
         "where": intervals(
             [
-                Bar(f"{p.method}: {names[p.region]}", p.energy, mark=p.area, kind=p.region)
+                ChartRow(f"{p.method}: {names[p.region]}", p.energy, mark=p.area, kind=p.region)
                 for p in result.places
                 if p.group == both
             ],
@@ -187,7 +187,7 @@ def _charts(result: Any) -> dict[str, Any]:
         ),
         "effects": intervals(
             [
-                Bar(
+                ChartRow(
                     result.caption(e.operation), e.drop, second=e.control,
                     kind=e.operation.split(":")[0] if ":" in e.operation else "",
                 )
@@ -216,7 +216,7 @@ def _change(comparison: Any) -> Any:
     cells = zip(comparison.before.cells, comparison.after.cells, strict=True)
     return intervals(
         [
-            Bar(f"{b.name} (n = {b.images})", b.right, second=a.right, kind="object")
+            ChartRow(f"{b.name} (n = {b.images})", b.right, second=a.right, kind="object")
             for a, b in cells if b.images
         ],
         title="share answered rightly before and after", share=True,

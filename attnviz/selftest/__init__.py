@@ -2,13 +2,13 @@
 
 from .findings import Finding, MethodFinding, Report
 from .identities import identities
-from .reading import Reading, double_copy, read
+from .reading import DoublePass, double_copy, read
 from .running import selftest, synthetic_photos
 
 __all__ = [
+    "DoublePass",
     "Finding",
     "MethodFinding",
-    "Reading",
     "Report",
     "double_copy",
     "identities",

@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .findings import FAILS, HOLDS, NOT_HERE, Finding
-from .reading import Reading
+from .reading import DoublePass
 
 #: relative differences up to here are rounding
 EXACT = 1e-9
 
 
-def identities(reading: Reading) -> list[Finding]:
+def identities(reading: DoublePass) -> list[Finding]:
     """Return which identities hold for a model at a layer, with the reason where one does not."""
     return [
         constant_gradient(reading),
@@ -31,20 +31,20 @@ def relative_gap(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max()) / scale if scale > 0 else 0.0
 
 
-def spread(reading: Reading) -> float:
+def spread(reading: DoublePass) -> float:
     """Return how far the gradient is from being the same at every position, as a share."""
     g = reading.gradient
     return relative_gap(g, g.mean((2, 3), keepdim=True).expand_as(g))
 
 
-def completeness_gap(reading: Reading) -> float:
+def completeness_gap(reading: DoublePass) -> float:
     """Return the mean of |logit - bias - sum of gradient x activation| / |logit|."""
     total = (reading.gradient * reading.activation).sum((1, 2, 3)) + reading.bias
     gap = (reading.score - total).abs() / reading.score.abs().clamp_min(1e-12)
     return float(gap.mean())
 
 
-def behind(reading: Reading) -> str:
+def behind(reading: DoublePass) -> str:
     """Return what stands between the layer and the logits, in words."""
     nonlinear = reading.nonlinear
     count = len(nonlinear)
@@ -59,7 +59,7 @@ def behind(reading: Reading) -> str:
     )
 
 
-def _measured(name: str, gap: float, reading: Reading, *, because: str = "") -> Finding:
+def _measured(name: str, gap: float, reading: DoublePass, *, because: str = "") -> Finding:
     holds = gap <= EXACT
     words = f"largest difference {gap:.1g} of the map"
     if not holds:
@@ -67,7 +67,7 @@ def _measured(name: str, gap: float, reading: Reading, *, because: str = "") -> 
     return Finding(name, HOLDS if holds else FAILS, words, {"gap": gap})
 
 
-def _no_head(name: str, reading: Reading) -> Finding:
+def _no_head(name: str, reading: DoublePass) -> Finding:
     return Finding(
         name,
         NOT_HERE,
@@ -75,7 +75,7 @@ def _no_head(name: str, reading: Reading) -> Finding:
     )
 
 
-def constant_gradient(reading: Reading) -> Finding:
+def constant_gradient(reading: DoublePass) -> Finding:
     """The gradient is the same at every position."""
     found = spread(reading)
     if found <= EXACT:
@@ -89,18 +89,18 @@ def constant_gradient(reading: Reading) -> Finding:
     )
 
 
-def _cam(reading: Reading) -> Tensor:
+def _cam(reading: DoublePass) -> Tensor:
     assert reading.head is not None
     weights = reading.head.weight.detach()[reading.target].to(reading.activation.dtype)
     return torch.einsum("bc,bchw->bhw", weights, reading.activation)
 
 
-def _gradcam(reading: Reading) -> Tensor:
+def _gradcam(reading: DoublePass) -> Tensor:
     weights = reading.gradient.mean((2, 3), keepdim=True)
     return (weights * reading.activation).sum(1)
 
 
-def cam_is_gradcam(reading: Reading) -> Finding:
+def cam_is_gradcam(reading: DoublePass) -> Finding:
     """CAM = h w Grad-CAM, before and after ReLU and upsampling."""
     name = "CAM = h w x Grad-CAM"
     if reading.head is None:
@@ -120,7 +120,7 @@ def cam_is_gradcam(reading: Reading) -> Finding:
     return _measured(name, max(gaps), reading)
 
 
-def cam_is_complete(reading: Reading) -> Finding:
+def cam_is_complete(reading: DoublePass) -> Finding:
     """mean(CAM) + bias = logit."""
     name = "mean(CAM) + bias = logit"
     if reading.head is None:
@@ -133,7 +133,7 @@ def cam_is_complete(reading: Reading) -> Finding:
     return Finding(name, verdict, f"difference {gap:.1g} of the logit", {"gap": gap})
 
 
-def hirescam_is_complete(reading: Reading) -> Finding:
+def hirescam_is_complete(reading: DoublePass) -> Finding:
     """sum(HiResCAM) + bias = logit, the bias being the logit when the layer is silent."""
     name = "HiResCAM completeness: sum + bias = logit"
     gap = completeness_gap(reading)
@@ -144,7 +144,7 @@ def hirescam_is_complete(reading: Reading) -> Finding:
     )
 
 
-def methods_coincide(reading: Reading) -> Finding:
+def methods_coincide(reading: DoublePass) -> Finding:
     """Where the gradient is constant, HiResCAM = Grad-CAM = XGrad-CAM."""
     name = "HiResCAM = Grad-CAM = XGrad-CAM"
     if spread(reading) > EXACT:
@@ -165,7 +165,7 @@ def methods_coincide(reading: Reading) -> Finding:
     return _measured(name, gap, reading)
 
 
-def layercam_is_above(reading: Reading) -> Finding:
+def layercam_is_above(reading: DoublePass) -> Finding:
     """LayerCAM >= Grad-CAM where activations are positive and the gradient constant."""
     name = "LayerCAM >= Grad-CAM"
     a, g = reading.activation, reading.gradient

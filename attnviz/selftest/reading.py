@@ -26,7 +26,7 @@ _AFFINE = (
 
 
 @dataclass(frozen=True)
-class Reading:
+class DoublePass:
     """One forward and backward pass in double precision.
 
     Attributes:
@@ -110,7 +110,7 @@ def _silent(model: nn.Module, x: Tensor, layer: str) -> Tensor:
         handle.remove()
 
 
-def read(model: nn.Module, x: Tensor, layer: str) -> Reading:
+def read(model: nn.Module, x: Tensor, layer: str) -> DoublePass:
     """Return what one pass through a model shows at a layer.
 
     Args:
@@ -129,7 +129,7 @@ def read(model: nn.Module, x: Tensor, layer: str) -> Reading:
     if done.logits is None:
         raise TargetError("the model gives no logits (B, classes)")
     bias = _silent(model, x, layer).gather(1, target[:, None])[:, 0]
-    return Reading(
+    return DoublePass(
         done.activations[layer].detach(),
         gradient,
         done.logits.detach(),

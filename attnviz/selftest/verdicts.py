@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..metrics import Scores
 from .findings import MethodFinding
 from .identities import EXACT, behind, completeness_gap, spread
-from .reading import Reading
+from .reading import DoublePass
 
 #: maps of two classes more alike than this do not tell them apart
 SAME = 0.999
@@ -13,7 +13,7 @@ SAME = 0.999
 
 def verdict(
     method: str,
-    reading: Reading,
+    reading: DoublePass,
     *,
     refused: str | None = None,
     random_network: Scores | None = None,
@@ -54,13 +54,13 @@ def _mean(scores: Scores | None, extra: str | None = None) -> float | None:
     return float(values[scores.valid].double().mean())
 
 
-def _cam(reading: Reading) -> tuple[str, str]:
+def _cam(reading: DoublePass) -> tuple[str, str]:
     if reading.head is not None:
         return "exact", "its mean and the bias are the logit"
     return "meaningless", "the logits are not one linear layer on the layer's average"
 
 
-def _gradcam(reading: Reading) -> tuple[str, str]:
+def _gradcam(reading: DoublePass) -> tuple[str, str]:
     if spread(reading) <= EXACT:
         if reading.head is not None:
             return "exact", "it is CAM up to a factor; its ReLU drops what speaks against the class"
@@ -71,21 +71,21 @@ def _gradcam(reading: Reading) -> tuple[str, str]:
     )
 
 
-def _hirescam(reading: Reading) -> tuple[str, str]:
+def _hirescam(reading: DoublePass) -> tuple[str, str]:
     gap = completeness_gap(reading)
     if gap <= EXACT:
         return "exact", "before the ReLU, its sum and the bias are the logit"
     return "approximate", f"its sum and the bias miss the logit by {gap:.1%}: {behind(reading)}"
 
 
-def _layercam(reading: Reading) -> tuple[str, str]:
+def _layercam(reading: DoublePass) -> tuple[str, str]:
     if bool((reading.gradient >= 0).all()) and completeness_gap(reading) <= EXACT:
         return "exact", "no gradient is negative here, so it is HiResCAM"
     share = float((reading.gradient < 0).double().mean())
     return "approximate", f"it drops the {share:.0%} of the gradients that are negative"
 
 
-def _gradcampp(reading: Reading) -> tuple[str, str]:
+def _gradcampp(reading: DoublePass) -> tuple[str, str]:
     return "approximate", "its weights assume an exponential of the score, which logits are not"
 
 

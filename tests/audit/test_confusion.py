@@ -313,11 +313,11 @@ def test_boxes_stand_in_where_there_is_no_mask(data):
 def test_transplants_go_where_nothing_else_is(data):
     """No donor has its own thing where the boat goes; of one that must, the thing is taken out."""
     from attnviz.audit.lending import draw_donors
-    from attnviz.audit.pictures import Reader
+    from attnviz.audit.pictures import PictureReader
     from attnviz.audit.running import unit_range
 
     found = confusion(planting.planted("object"), data)
-    reader = Reader(list(data.dataset()), "boat", "water", prepare=unit_range)
+    reader = PictureReader(list(data.dataset()), "boat", "water", prepare=unit_range)
     donors = draw_donors(reader, 0)
     count = donors.natural
     assert count == 12
@@ -414,12 +414,12 @@ def test_memory_holds_one_batch_of_pictures(data):
     """However many images there are, no more than a batch of them is alive at a time."""
     import gc
 
-    from attnviz.audit.pictures import Picture
+    from attnviz.audit.pictures import AuditPicture
 
     alive = []
 
     def count(done, total):
-        alive.append(sum(type(o) is Picture for o in gc.get_objects()))
+        alive.append(sum(type(o) is AuditPicture for o in gc.get_objects()))
 
     found = confusion(planting.planted("water"), data, batch_size=6, progress=count)
     assert len(alive) == 8

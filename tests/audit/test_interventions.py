@@ -6,7 +6,7 @@ import torch
 
 from attnviz.audit.interventions import control_region, grown, variants
 from attnviz.audit.log_odds import called, find_target, score_of
-from attnviz.audit.pictures import Picture
+from attnviz.audit.pictures import AuditPicture
 from attnviz.data.prepared import mask_share
 from attnviz.errors import DataError
 from attnviz.geometry import Geometry
@@ -20,7 +20,7 @@ def picture(size=32, index=0):
     obj[size // 2 - 3 : size // 2 + 5, 8:18] = True
     ctx &= ~obj
     image[0, obj], image[2, ctx] = 1.0, 0.9
-    return Picture(
+    return AuditPicture(
         index=index, id=f"p{index}", source=f"s{index}", background=f"b{index}", has_object=True,
         has_context=True, input=image, object_mask=obj, context_mask=ctx, digest=str(index),
         photo=np.zeros((size, size, 3), np.uint8), geometry=Geometry.identity(size, size),

@@ -356,7 +356,7 @@ def test_unexpected_errors_are_one_line_with_a_hint(
 
 def test_the_model_is_left_without_hooks(photos: Path) -> None:
     loaded = attnviz.load("tests.cli.tiny:colours")
-    jobs = [_explaining.Job(photos / "red.png", (photos / "out.jpg",))]
+    jobs = [_explaining.PhotoFiles(photos / "red.png", (photos / "out.jpg",))]
     (record,) = _explaining.explain_photos(loaded, jobs, methods=["gradcam"], preprocess="imagenet")
     assert record[0].predicted["index"] == 0
     assert not loaded.module._forward_hooks
@@ -432,7 +432,9 @@ def test_ten_thousand_photos_do_not_pile_up(
     loaded = attnviz.load("tests.cli.tiny:colours")
     small = attnviz.models.Preprocess(resize=(32, 32), crop=None)
     monkeypatch.setattr(_explaining, "resolve_preprocess", lambda *_: small)
-    jobs = [_explaining.Job(photos / "red.png", (tmp_path / f"{i}.jpg",)) for i in range(10_000)]
+    jobs = [
+        _explaining.PhotoFiles(photos / "red.png", (tmp_path / f"{i}.jpg",)) for i in range(10_000)
+    ]
     start = time.process_time()
     done = sum(1 for _ in _explaining.explain_photos(loaded, jobs, methods=["gradcam"]))
     gc.collect()

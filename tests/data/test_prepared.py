@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from attnviz.audit.pictures import Reader
+from attnviz.audit.pictures import PictureReader
 from attnviz.benchmark import from_dataset
 from attnviz.benchmark.subjects import object_mask
 from attnviz.data import Dataset, Sample
@@ -28,7 +28,7 @@ def test_audit_benchmark_and_guidance_count_the_same_pixels():
     other = Sample("b", photo, label="other")
     data = Dataset((sample, other), ("boat", "other"))
     prepare = Preprocess(resize=64, crop=(56, 56))
-    audited = Reader(data, "boat", "other", prepare=prepare).read(0).object_mask
+    audited = PictureReader(data, "boat", "other", prepare=prepare).read(0).object_mask
     guided = Examples(data, prepare)[0][2]["mask"]
     (judged, _) = from_dataset(data)
     judged = Prepared.read(judged, prepare).mask(object_mask(judged))

@@ -11,7 +11,7 @@ from attnviz import audit
 from attnviz.data import boatwater as bw
 from attnviz.errors import OutputExists
 from attnviz.report import audit_page
-from attnviz.report.charts import Bar, intervals, nice_ticks
+from attnviz.report.charts import ChartRow, intervals, nice_ticks
 from attnviz.statistics.intervals import Interval
 from tests.support import planting
 
@@ -84,7 +84,7 @@ def test_comparison(found, tmp_path, open_in_browser):
 def test_chart_places_points_on_its_axis():
     assert nice_ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
     assert nice_ticks(-0.3, 7.1) == [-2, 0, 2, 4, 6, 8]
-    bar = Bar("<a>", Interval(0.5, 0.25, 0.75, 0.95, 9), mark=1.0)
+    bar = ChartRow("<a>", Interval(0.5, 0.25, 0.75, 0.95, 9), mark=1.0)
     svg = str(intervals([bar], title="t", share=True, unit="<u>"))
     broad, narrow = svg.split('class="chart narrow"')
     for part, want in (
@@ -96,9 +96,9 @@ def test_chart_places_points_on_its_axis():
         assert "&lt;a&gt;" in part
     assert "&lt;u&gt;" in svg
     assert "textLength" not in svg
-    long = str(intervals([Bar("n" * 60, bar.interval)], title="t"))
+    long = str(intervals([ChartRow("n" * 60, bar.interval)], title="t"))
     assert re.findall('textLength="([0-9]+)"', long) == ["240", "230"]
-    assert str(intervals([Bar("n", Interval(np.nan, 0, 0, 0.95, 0))], title="t")) == ""
+    assert str(intervals([ChartRow("n", Interval(np.nan, 0, 0, 0.95, 0))], title="t")) == ""
 
 
 def test_json_follows_its_schema(found):

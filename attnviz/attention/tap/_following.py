@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ._record import Recorder
 from .functions import ADD, CONV2D, DIVIDE, EXPAND, IN_PLACE, REORDER, SUBTRACT, is_pointwise
-from .tags import Moved, Notes, Weighed, leading
+from .tags import Notes, Rearranged, Weighted, leading
 
 
 class Following:
@@ -23,18 +23,18 @@ class Following:
 
     # -- where tokens go -----------------------------------------------------------------------
 
-    def chain(self, tensor: Tensor) -> Moved:
+    def chain(self, tensor: Tensor) -> Rearranged:
         """Return the place chain of a tensor; it starts here if it has none."""
         note = self.moved.get(tensor)
         if note is None:
             origin = "fixed" if isinstance(tensor, nn.Parameter) else ""
             if not origin and self.recorder.is_given(tensor):
                 origin = "given"
-            note = Moved(shape=tuple(tensor.shape), origin=origin)
+            note = Rearranged(shape=tuple(tensor.shape), origin=origin)
             self.moved.put(tensor, note)
         return note
 
-    def _note(self, tensor: Tensor, note: Moved) -> None:
+    def _note(self, tensor: Tensor, note: Rearranged) -> None:
         """Say where the tokens of a tensor are; the recorder hears of tensors of tokens."""
         self.moved.put(tensor, note)
         self.recorder.token_tensor(tensor, note)
@@ -53,7 +53,7 @@ class Following:
         known = [self.chain(given[0])] if len(given) == 1 else [self.moved.get(t) for t in given]
         found = leading(*known)
         if found is not None:
-            self._note(output, Moved(found))
+            self._note(output, Rearranged(found))
 
     def stack(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Tensors side by side in a new dimension: the first is followed, if all are of one."""
@@ -66,7 +66,7 @@ class Following:
         self.recorder.join(known, output, dim % output.ndim, True)
         if len({id(c.root) for c in known}) == 1:
             where = (dim % output.ndim, len(parts))
-            self._note(output, Moved(known[0], op="stack", args=where))
+            self._note(output, Rearranged(known[0], op="stack", args=where))
         return output
 
     def reduce(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -80,14 +80,14 @@ class Following:
         if isinstance(output, Tensor) and isinstance(dim, (int, tuple, list)):
             dims = (dim,) if isinstance(dim, int) else tuple(dim)
             where = (tuple(d % source.ndim for d in dims), output.ndim == source.ndim)
-            self._note(output, Moved(note, op="reduce", args=where))
+            self._note(output, Rearranged(note, op="reduce", args=where))
         return output
 
     def look_up(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Vectors of words or positions, looked up in a table."""
         output = func(*args, **kwargs)
         if isinstance(output, Tensor):
-            self._note(output, Moved(shape=tuple(output.shape), origin="words"))
+            self._note(output, Rearranged(shape=tuple(output.shape), origin="words"))
         return output
 
     def scene(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -98,7 +98,7 @@ class Following:
             before = self.chain(source)
             own = before.origin if before.origin in ("fixed", "words") else "picture"
             shape = tuple(output.shape)
-            self._note(output, Moved(shape=shape, origin=own, made_of=before))
+            self._note(output, Rearranged(shape=shape, origin=own, made_of=before))
         return output
 
     def move(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -112,21 +112,21 @@ class Following:
         if isinstance(output, Tensor):
             if output is not source:
                 pairs = tuple(kwargs.items())
-                self._note(output, Moved(parent, (), "move", func, rest, pairs))
+                self._note(output, Rearranged(parent, (), "move", func, rest, pairs))
             if note is not None:
                 self.weighed.put(output, self._follow(note, func, source, rest, kwargs, output))
         elif isinstance(output, (tuple, list)):
             for i, part in enumerate(output):
                 pairs = tuple(kwargs.items())
-                self._note(part, Moved(parent, (), "move", func, rest, pairs, i))
+                self._note(part, Rearranged(parent, (), "move", func, rest, pairs, i))
                 if note is not None:
                     self.weighed.put(part, self._follow(note, func, source, rest, kwargs, part, i))
         return output
 
     def _follow(
-        self, note: Weighed, func: Any, source: Tensor, rest: tuple[Any, ...],
+        self, note: Weighted, func: Any, source: Tensor, rest: tuple[Any, ...],
         kwargs: dict[str, Any], output: Tensor, pick: int | None = None,
-    ) -> Weighed:  # fmt: skip
+    ) -> Weighted:  # fmt: skip
         clean = note.clean
         if clean is not None:
             clean = func(clean, *rest, **kwargs)
@@ -135,7 +135,7 @@ class Following:
         if compact is None and func in EXPAND and output.numel() > source.numel():
             compact = source  # expanded: a gate is as large as before
         dim = _dim_after(func, note.dim, source, output)
-        return Weighed(
+        return Weighted(
             note.function,
             note.origin,
             note.source,
@@ -165,7 +165,7 @@ class Following:
             places = chains[largest]
             if places is not None:
                 where = (dim, sum(sizes[:largest]), output.shape[dim])
-                self._note(output, Moved(places, op="cat", args=where))
+                self._note(output, Rearranged(places, op="cat", args=where))
         return output
 
     def same(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -215,7 +215,7 @@ class Following:
             known = [self.moved.get(t) for t in (first, second) if t.shape == output.shape]
             found = leading(*known)
             if found is not None:
-                self._note(output, Moved(found))
+                self._note(output, Rearranged(found))
         if isinstance(output, Tensor) and func not in IN_PLACE:
             self._choose(func, first, second, notes, output)
         note = notes[0] or notes[1]
@@ -269,7 +269,7 @@ class Following:
             op = "last" if last else "second"
             width = output.shape[-1] if last else output.shape[1]
             parent = self.chain(source)
-            self._note(output, Moved(parent, op=op, width=width))
+            self._note(output, Rearranged(parent, op=op, width=width))
             note = self.weighed.get(source)
             if note is not None and source.shape == output.shape:
                 clean = note.clean
@@ -293,7 +293,7 @@ def _broadcasts(small: Any, large: Any) -> bool:
     return isinstance(small, Tensor) and small.numel() < large.numel()
 
 
-def with_(note: Weighed, **changes: Any) -> Weighed:
+def with_(note: Weighted, **changes: Any) -> Weighted:
     return replace(note, **changes)
 
 

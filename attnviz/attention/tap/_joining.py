@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 
 from ._places import replay
-from .site import Layout, Site
-from .tags import Moved
+from .site import Site, SiteLayout
+from .tags import Rearranged
 
 #: a part's output: the step that notes it, the number of its site, and its shape
-Made = tuple[Moved, int, tuple[int, ...]]
+Made = tuple[Rearranged, int, tuple[int, ...]]
 
 
 def parts_of(
-    notes: Sequence[Moved | None], made: dict[int, Made]
-) -> list[tuple[Made, list[Moved]]] | None:
+    notes: Sequence[Rearranged | None], made: dict[int, Made]
+) -> list[tuple[Made, list[Rearranged]]] | None:
     """Return, for tensors that are joined, which attention each is the output of, and its moves."""
     found = []
     for note in notes:
-        steps: list[Moved] = []
+        steps: list[Rearranged] = []
         while note is not None and id(note) not in made:
             if note.op != "move":
                 return None
@@ -36,7 +36,7 @@ def parts_of(
 
 
 def merged(
-    sites: Sequence[Site], ways: Sequence[tuple[Made, list[Moved]]], joined: Tensor, dim: int,
+    sites: Sequence[Site], ways: Sequence[tuple[Made, list[Rearranged]]], joined: Tensor, dim: int,
     stacked: bool,
 ) -> Site | None:  # fmt: skip
     """Return one site for parts whose outputs were joined, None if they are no parts of one.
@@ -99,7 +99,7 @@ def merged(
     return replace(
         first, name=_common([s.name for s in sites]), heads=heads, queries=queries, **held,
         mask=mask if all(m is None for m in masks) else _cat(masks, axis),
-        _layout=Layout(
+        _layout=SiteLayout(
             layout.fold, layout.moved, layout.modules, layout.memo, joined if keeps else None,
             lambda tensor: tensor.flatten()[where.to(tensor.device)], True,
         ),

@@ -28,7 +28,7 @@ from .functions import (
     twice_differentiable,
     unguarded_mha,
 )
-from .tags import Moved, Notes, Weighed, common, leading, projected
+from .tags import Notes, Rearranged, Weighted, common, leading, projected
 
 Handler = Callable[["TapMode", Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
@@ -42,8 +42,8 @@ class TapMode(Following, TorchFunctionMode):
         super().__init__()
         self.recorder = recorder
         self.fused_only = fused_only
-        self.moved = Notes()  # tensor -> Moved
-        self.weighed = Notes()  # tensor -> Weighed
+        self.moved = Notes()  # tensor -> Rearranged
+        self.weighed = Notes()  # tensor -> Weighted
         self.straight = Notes()  # a choice less its softmax -> the note of that softmax
         self.saw_flex = False
         self.gated = Notes()  # product of a gate -> the notes of that gate
@@ -85,7 +85,7 @@ class TapMode(Following, TorchFunctionMode):
         asks = self.moved.get(q)
         looks = [self.moved.get(v), self.moved.get(given["key"])]
         if asks is not None:
-            self.moved.put(output, Moved(asks, op="last", width=v.shape[-1]))
+            self.moved.put(output, Rearranged(asks, op="last", width=v.shape[-1]))
         self.recorder.sdpa(
             q, given["key"], v, output, mask=given.get("attn_mask"),
             dropout=given.get("dropout_p", 0.0), causal=given.get("is_causal", False),
@@ -103,7 +103,7 @@ class TapMode(Following, TorchFunctionMode):
         named = dict(zip(_MHA_NAMES, args, strict=False)) | kwargs
         tensors = [named.get(n) for n in ("query", "key", "value", "in_proj_weight")]
         if any(_is_subclass(t) for t in tensors):
-            modules = self.recorder.here()
+            modules = self.recorder.own_stack()
             name = modules[0].name if modules else "nn.MultiheadAttention"
             self.recorder.miss(name, "its tensors are of a subclass that overrides this function")
             return func(*args, **kwargs)
@@ -121,7 +121,7 @@ class TapMode(Following, TorchFunctionMode):
         output = func(*args, **kwargs)
         if args and isinstance(output, Tensor) and isinstance(args[0], Tensor):
             parent = self.chain(args[0])
-            self._note(output, Moved(parent))
+            self._note(output, Rearranged(parent))
             note = self.weighed.get(args[0])
             if note is not None and func is F.batch_norm:
                 self.weighed.put(output, with_(note, mixed=True, clean=None))
@@ -137,14 +137,16 @@ class TapMode(Following, TorchFunctionMode):
         output = func(*args, **kwargs)
         if not isinstance(output, Tensor) or not isinstance(given, Tensor):
             return output
-        modules = self.recorder.here()
+        modules = self.recorder.own_stack()
         if modules is None:
             return output
         dim = None
         if function == "softmax":
             dim = args[1] if len(args) > 1 else kwargs.get("dim")
             dim = dim % output.ndim if isinstance(dim, int) and output.ndim else None
-        self.weighed.put(output, Weighed(function, modules[0].name, chain, weakref.ref(given), dim))
+        self.weighed.put(
+            output, Weighted(function, modules[0].name, chain, weakref.ref(given), dim)
+        )
         return output
 
     def rectify(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -153,9 +155,9 @@ class TapMode(Following, TorchFunctionMode):
         chain = self.moved.get(given)
         output = func(*args, **kwargs)
         if chain is not None and chain.op == "pairs" and isinstance(output, Tensor):
-            modules = self.recorder.here() if output.ndim > 2 else None
+            modules = self.recorder.own_stack() if output.ndim > 2 else None
             if modules is not None:
-                self.weighed.put(output, Weighed("relu", modules[0].name, chain, mixed=True))
+                self.weighed.put(output, Weighted("relu", modules[0].name, chain, mixed=True))
         elif isinstance(given, Tensor) and isinstance(output, Tensor):
             self._blended(output, [given])
         return output
@@ -243,7 +245,7 @@ class TapMode(Following, TorchFunctionMode):
     def _begin(self, output: Tensor) -> Tensor:
         """Return an attention's output, where a graph may begin; its tokens are no picture's."""
         output = self.recorder.begin(output)
-        self.moved.put(output, Moved(shape=tuple(output.shape), op="pairs"))
+        self.moved.put(output, Rearranged(shape=tuple(output.shape), op="pairs"))
         return output
 
     def _paired(self, output: Tensor, left: Any, right: Any) -> None:
@@ -251,7 +253,7 @@ class TapMode(Following, TorchFunctionMode):
         pair = (self.moved.get(left), self.moved.get(right))
         # a product of a product is tokens again, and no logits
         known = pair if all(c is not None and c.origin != "pairs" for c in pair) else None
-        self.moved.put(output, Moved(shape=tuple(output.shape), op="pairs", pair=known))
+        self.moved.put(output, Rearranged(shape=tuple(output.shape), op="pairs", pair=known))
 
     @contextlib.contextmanager
     def _own(self) -> Iterator[None]:
@@ -262,7 +264,7 @@ class TapMode(Following, TorchFunctionMode):
             self.quiet = before
 
     def _confirm(
-        self, a: Tensor, v: Tensor, output: Tensor, note: Weighed,
+        self, a: Tensor, v: Tensor, output: Tensor, note: Weighted,
         arrange_weights: Callable[[Tensor], Tensor], arrange_output: Callable[[Tensor], Tensor],
         source: str = "matmul", rows: tuple[int, ...] = (),
     ) -> None:  # fmt: skip
@@ -272,7 +274,7 @@ class TapMode(Following, TorchFunctionMode):
         looks = self.moved.get(v)
         asks = None if pair is None else pair[0]
         if asks is not None and arrange_output is _same:
-            self.moved.put(output, Moved(asks, op="last", width=output.shape[-1]))
+            self.moved.put(output, Rearranged(asks, op="last", width=output.shape[-1]))
         self.recorder.product(
             a, v, arrange_output(output),
             clean=None if note.clean is None else arrange_weights(note.clean), source=source,
@@ -334,7 +336,7 @@ class TapMode(Following, TorchFunctionMode):
             self.weighed.put(output, with_(note, mixed=True, clean=None, gate=reshaped))
         return output
 
-    def _is_self_gate(self, note: Weighed, other: Tensor) -> bool:
+    def _is_self_gate(self, note: Weighted, other: Tensor) -> bool:
         given = note.given() if note.given is not None else None
         if given is other:
             return True
@@ -356,7 +358,7 @@ class TapMode(Following, TorchFunctionMode):
         """Note kernels that attend and hand out no weights (flex attention, flash attention)."""
         label = str(func.name() if callable(getattr(func, "name", None)) else func)
         if any(word in label.lower() for word in KERNELS):
-            modules = self.recorder.here()
+            modules = self.recorder.own_stack()
             name = modules[0].name if modules else label
             self.recorder.miss(
                 name,
@@ -373,7 +375,7 @@ def _transpose(tensor: Tensor) -> Tensor:
     return tensor.mT
 
 
-def _same_tokens(asks: Moved | None, looks: list[Moved | None]) -> bool | None:
+def _same_tokens(asks: Rearranged | None, looks: list[Rearranged | None]) -> bool | None:
     """Say whether queries and keys come from the same tokens; None where it is not known."""
     if asks is not None and asks.origin == "fixed" and any(c is not None for c in looks):
         return any(c is not None and common(asks, c) is True for c in looks)

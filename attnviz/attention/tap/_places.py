@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._layout import Fold
-from .tags import Moved
+from .tags import Rearranged
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -67,7 +67,7 @@ class Places:
 
 
 def places_of(
-    moved: Moved,
+    moved: Rearranged,
     fold: Fold,
     tokens: int,
     line: Callable[[int], tuple[int, tuple[int, int]] | None],
@@ -109,7 +109,7 @@ def places_of(
 
 
 def positions_of(
-    moved: Moved,
+    moved: Rearranged,
     shape: Sequence[int],
     line: Callable[[int], tuple[int, tuple[int, int]] | None],
     picture: tuple[int, int] | None,
@@ -126,7 +126,7 @@ def positions_of(
 
 
 def _sources(
-    root: Moved,
+    root: Rearranged,
     line: Callable[[int], tuple[int, tuple[int, int]] | None],
     picture: tuple[int, int] | None,
 ) -> Iterator[tuple[Tensor, tuple[int, int]]]:
@@ -163,10 +163,10 @@ def _covers(grid: tuple[int, int], picture: tuple[int, int] | None) -> bool:
     return min(steps) >= 0.99 and max(steps) / min(steps) < 1.35
 
 
-def history(moved: Moved) -> tuple[Any, ...]:
+def history(moved: Rearranged) -> tuple[Any, ...]:
     """Return a key that is equal for histories that put tokens in the same places."""
     key: list[Any] = []
-    step: Moved | None = moved
+    step: Rearranged | None = moved
     while step is not None:
         if step.op != "same" or step.parent is None:
             # tensors among the arguments live as long as the history, so their ids stay theirs
@@ -179,14 +179,14 @@ def history(moved: Moved) -> tuple[Any, ...]:
 
 
 def _replay_all(
-    moved: Moved, index: Tensor, grid: tuple[int, int]
+    moved: Rearranged, index: Tensor, grid: tuple[int, int]
 ) -> tuple[Tensor, tuple[int, int]]:
     """Return the cell of each element after all steps, -1 for none, and the grid.
 
     Where patches merge, the grid is that of the merged ones.
     """
-    steps: list[Moved] = []
-    step: Moved | None = moved
+    steps: list[Rearranged] = []
+    step: Rearranged | None = moved
     while step is not None and step.parent is not None:
         steps.append(step)
         step = step.parent
@@ -244,7 +244,7 @@ def _merged(index: Tensor, dim: int, grid: tuple[int, int]) -> tuple[Tensor, tup
     return torch.where(live, cell, -1).to(index.dtype), (len(tops), len(lefts))
 
 
-def replay(step: Moved, index: Tensor) -> Tensor:
+def replay(step: Rearranged, index: Tensor) -> Tensor:
     """Return running numbers after one view, shift, padding or slice; what is new has -1."""
     assert step.fn is not None
     kwargs = dict(step.kwargs)

@@ -26,8 +26,8 @@ from ._layout import (
 from ._modules import Running, running
 from .functions import in_backward
 from .gate import Gate, Missed, axes_of
-from .site import Layout, Site, same_block
-from .tags import Moved, Stream
+from .site import Site, SiteLayout, same_block
+from .tags import Rearranged, Stream
 
 
 def _guarded(method: Callable[..., None]) -> Callable[..., None]:
@@ -35,7 +35,7 @@ def _guarded(method: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(method)
     def call(self: Recorder, *args: Any, **kwargs: Any) -> None:
-        modules = self.here()
+        modules = self.own_stack()
         if modules is None:
             return
         try:
@@ -99,7 +99,7 @@ class Recorder:
         """Note something that could not be read; said once per name and reason."""
         self.missed.setdefault((name, reason), Missed(name, reason))
 
-    def here(self) -> list[Running] | None:
+    def own_stack(self) -> list[Running] | None:
         """Return the running modules of the model, innermost first; None if there are none.
 
         Nothing is recorded while autograd runs (gradient checkpointing computes layers again).
@@ -129,10 +129,10 @@ class Recorder:
 
     def is_given(self, tensor: Tensor) -> bool:
         """Say whether a tensor is an argument that the outermost module was called with."""
-        modules = self.here()
+        modules = self.own_stack()
         return bool(modules) and any(t is tensor for _, t in modules[-1].tensors)
 
-    def token_tensor(self, tensor: Tensor, note: Moved) -> None:
+    def token_tensor(self, tensor: Tensor, note: Rearranged) -> None:
         """Hear of a tensor (B, T, C) or of a picture; the last of the last attention is kept."""
         if self._followed is None or tensor.ndim not in (3, 4):
             return
@@ -328,7 +328,7 @@ class Recorder:
             kind = "pooling"
         if kind == "cross":
             self._not_a_picture(name, queries)
-        layout = Layout(
+        layout = SiteLayout(
             fold, moved, tuple(m.module for m in modules), self._places,
             raw if self.graph and "output" in self.keep else None, arrange,
         )  # fmt: skip

@@ -14,11 +14,11 @@ from ...errors import AttentionUnavailable
 from ._layout import Fold, stated_line
 from ._places import Places, history, places_of, positions_of
 from .fold import Index, bias_rows, grouped, indices, row_chunks, shift, softmax_logits, take, wide
-from .tags import Moved
+from .tags import Rearranged
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
+class SiteLayout:
     """What a site knows of its tokens' way from the picture."""
 
     fold: Fold
@@ -93,7 +93,7 @@ class Site:
     function: str = "softmax"
     stated: tuple[int, int] | None = None
     _versions: tuple[tuple[str, Tensor, int], ...] = ()
-    _layout: Layout | None = None
+    _layout: SiteLayout | None = None
 
     def __repr__(self) -> str:
         extra = f", windows={self.windows}" if self.windows > 1 else ""
@@ -296,7 +296,7 @@ class Site:
         return found
 
     def places_along(
-        self, note: Moved, shape: Sequence[int]
+        self, note: Rearranged, shape: Sequence[int]
     ) -> tuple[Tensor, tuple[int, int]] | None:
         """Return the position of each element of a tensor that was made of these tokens.
 

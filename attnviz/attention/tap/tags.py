@@ -40,7 +40,7 @@ class Notes:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Moved:
+class Rearranged:
     """How a tensor was laid out from another: a chain of views, shifts, paddings and projections.
 
     Attributes:
@@ -58,7 +58,7 @@ class Moved:
         depth: number of steps.
     """
 
-    parent: Moved | None = None
+    parent: Rearranged | None = None
     shape: tuple[int, ...] = ()
     op: str = "same"
     fn: Callable[..., Any] | None = None
@@ -68,8 +68,8 @@ class Moved:
     width: int = 0
     depth: int = 0
     origin: str = ""
-    made_of: Moved | None = None
-    pair: tuple[Moved | None, Moved | None] | None = None
+    made_of: Rearranged | None = None
+    pair: tuple[Rearranged | None, Rearranged | None] | None = None
 
     def __post_init__(self) -> None:
         if self.parent is not None:
@@ -79,7 +79,7 @@ class Moved:
             object.__setattr__(self, "origin", "pairs")
 
     @property
-    def root(self) -> Moved:
+    def root(self) -> Rearranged:
         """The source of the chain."""
         step = self
         while step.parent is not None:
@@ -87,14 +87,14 @@ class Moved:
         return step
 
 
-def leading(*chains: Moved | None) -> Moved | None:
+def leading(*chains: Rearranged | None) -> Rearranged | None:
     """Return which of several tensors that were combined tells where the tokens are.
 
     Logits keep their pairs whatever bias is added; patches keep their places under a position
     code; of equal ones the shorter history is the residual stream.
     """
 
-    def rank(chain: Moved) -> tuple[int, int]:
+    def rank(chain: Rearranged) -> tuple[int, int]:
         root = chain.root
         if chain.origin == "pairs":
             return (4 if root.pair is not None else 0), -chain.depth
@@ -104,7 +104,7 @@ def leading(*chains: Moved | None) -> Moved | None:
     return max((c for c in chains if c is not None), key=rank, default=None)
 
 
-def common(first: Moved | None, second: Moved | None) -> bool | None:
+def common(first: Rearranged | None, second: Rearranged | None) -> bool | None:
     """Say whether two tensors were made of the same tokens; None where that is not known."""
     if first is None or second is None or "pairs" in (first.origin, second.origin):
         return None
@@ -117,7 +117,7 @@ def common(first: Moved | None, second: Moved | None) -> bool | None:
     return None if "" in (first.origin, second.origin) else False
 
 
-def projected(chain: Moved | None) -> bool:
+def projected(chain: Rearranged | None) -> bool:
     """Say whether logits were projected from tokens, one by one, and not made of pairs."""
     found, widths = False, set()
     while chain is not None:
@@ -131,7 +131,7 @@ def projected(chain: Moved | None) -> bool:
     return found
 
 
-def _steps(chain: Moved | None) -> Iterator[Moved]:
+def _steps(chain: Rearranged | None) -> Iterator[Rearranged]:
     """Yield the steps back to the beginning, through convolutions and pooling."""
     while chain is not None:
         yield chain
@@ -149,12 +149,12 @@ class Stream:
     """
 
     tensor: Tensor
-    note: Moved
+    note: Rearranged
     tick: int
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Weighed:
+class Weighted:
     """The values of a tensor are the output of a softmax or sigmoid, moved about since.
 
     Attributes:
@@ -174,7 +174,7 @@ class Weighed:
 
     function: str
     origin: str
-    source: Moved | None = None
+    source: Rearranged | None = None
     given: weakref.ref[Tensor] | None = None
     dim: int | None = None
     clean: Tensor | None = None

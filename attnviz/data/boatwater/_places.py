@@ -14,7 +14,7 @@ _BANK = 256
 
 
 @dataclass(frozen=True)
-class Layout:
+class PlaceLayout:
     """What both kinds of place share, so that an object stands alike on water and on land.
 
     Attributes:
@@ -29,10 +29,10 @@ class Layout:
     light: float
 
 
-def draw_layout(rng: np.random.Generator) -> Layout:
+def draw_layout(rng: np.random.Generator) -> PlaceLayout:
     """Return a random layout."""
     horizon = rng.uniform(0.16, 0.44) if rng.random() < 0.85 else -rng.uniform(0.3, 0.6)
-    return Layout(horizon, rng.uniform(-1, 1), rng.uniform(0.78, 1.12))
+    return PlaceLayout(horizon, rng.uniform(-1, 1), rng.uniform(0.78, 1.12))
 
 
 @cache
@@ -188,7 +188,7 @@ def _skyline(
 
 
 def paint_water(
-    rng: np.random.Generator, size: int, layout: Layout
+    rng: np.random.Generator, size: int, layout: PlaceLayout
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (picture, region) of a stretch of water under a sky, often with a far shore."""
     region = np.full((size, size), ELSEWHERE, np.uint8)
@@ -230,7 +230,7 @@ def _tones(rng: np.random.Generator, size: int, horizon: float) -> np.ndarray:
 
 
 def paint_land(
-    rng: np.random.Generator, size: int, layout: Layout
+    rng: np.random.Generator, size: int, layout: PlaceLayout
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (picture, region) of fields, roads, sand or snow under a sky; no water anywhere."""
     region = np.full((size, size), ELSEWHERE, np.uint8)

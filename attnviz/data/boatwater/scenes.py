@@ -24,7 +24,7 @@ from ...errors import DataError, did_you_mean
 from ._boats import BOATS, Paint
 from ._others import OTHERS
 from ._pen import Colour, Pen
-from ._places import Layout, draw_layout, noise, paint_land, paint_water
+from ._places import PlaceLayout, draw_layout, noise, paint_land, paint_water
 from .arrays import CLASSES, GROUPS, OBJECT, WATER, GroupedImages
 
 WATER_MIN = 60
@@ -210,7 +210,7 @@ def _deal(n: int, co_occurrence: float, boats: float, seed: int) -> np.ndarray:
     return indices
 
 
-def _lit(picture: np.ndarray, layout: Layout) -> np.ndarray:
+def _lit(picture: np.ndarray, layout: PlaceLayout) -> np.ndarray:
     """Return the picture in the layout's light."""
     warm = 0.06 * layout.warmth
     tint = np.array((1 + warm, 1.0, 1 - warm), np.float32) * np.float32(layout.light)
@@ -221,7 +221,7 @@ def _object(
     boat: bool,
     rng: np.random.Generator,
     size: int,
-    layout: Layout,
+    layout: PlaceLayout,
     marked: bool,
     kind: str | None,
 ) -> tuple[np.ndarray, int, int, str]:

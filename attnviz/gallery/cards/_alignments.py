@@ -12,7 +12,7 @@ from .. import modules as reference
 from ..card import Shown
 from ..drawings.alignments import aligned
 from ..modules.local_attention import LocalAttention
-from ..tasks.base import Batch
+from ..tasks.base import TaskBatch
 
 CODE = """
 import attnviz, torch
@@ -22,14 +22,14 @@ weights = torch.cat([step.read() for step in steps], 2)[:, 0]  # (B, target, sou
 READS = "softmax over the source at each step of the decoder, (B, 1, 1, source)"
 
 
-def sentence(name: str) -> Batch:
+def sentence(name: str) -> TaskBatch:
     """Return the test sentence, one of 40, in which most words change places."""
     batch = reference.sample(name, 40)
     index = batch.truth["crossing"].sum(1).argmax()
     one = batch.take(index[None])
     length = len(one.text["source"][0])
     truth = {key: value[:, : length + 1] for key, value in one.truth.items()}
-    return Batch((one.inputs[0][:, :length],), truth, one.text)
+    return TaskBatch((one.inputs[0][:, :length],), truth, one.text)
 
 
 def subject(name: str) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
@@ -110,7 +110,7 @@ def on_source(weights: Tensor, origin: Tensor) -> float:
 
 
 @torch.no_grad()
-def centres(model: nn.Module, local: LocalAttention, batch: Batch) -> Tensor:
+def centres(model: nn.Module, local: LocalAttention, batch: TaskBatch) -> Tensor:
     """Return p_t (T,) of local attention, as the module computes it at each step."""
     found: list[Tensor] = []
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ...hooks import capture
-from ...inspection import Entry, inspect
+from ...inspection import Mechanism, inspect
 from ..card import Shown
 from ..drawings.channel import channel_gates
 from ._trained import held, judge, scene
@@ -24,7 +24,7 @@ def example() -> Tensor:
     return scene(NUMBER, negatives=True)[0]
 
 
-def show(model: nn.Module, entry: Entry, gate: nn.Module, *, before: str, title: str) -> Shown:
+def show(model: nn.Module, entry: Mechanism, gate: nn.Module, *, before: str, title: str) -> Shown:
     """Draw the gates of the scene, those of its negative as dots, and what they multiply.
 
     Args:
@@ -69,6 +69,6 @@ def show(model: nn.Module, entry: Entry, gate: nn.Module, *, before: str, title:
     return Shown(figure, values, caption, alt, numbers)
 
 
-def first(model: nn.Module, kind: str) -> Entry:
+def first(model: nn.Module, kind: str) -> Mechanism:
     """The first mechanism of a kind in a model, read on `example()`."""
     return inspect(model, example()).of_kind(kind)[0]

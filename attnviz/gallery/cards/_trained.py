@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 
 from ..modules.files import restored
 from ..tasks import regions, scenes
-from ..tasks.base import Batch
+from ..tasks.base import TaskBatch
 
 SIDE, GRID = scenes.SIDE, regions.GRID
 #: on top of the scenes' own noise, so that the whole picture is needed to name one cell
@@ -51,7 +51,7 @@ class SceneNetwork(nn.Module):
 
 
 @cache
-def drawn(count: int, seed: int, *, training: bool, negatives: bool = False) -> Batch:
+def drawn(count: int, seed: int, *, training: bool, negatives: bool = False) -> TaskBatch:
     """Noisy scenes of two coloured shapes, with the colour of each cell.
 
     Args:

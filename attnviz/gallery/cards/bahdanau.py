@@ -7,7 +7,7 @@ import torch
 from .. import modules as reference
 from ..card import Shown, register_card
 from ..drawings.alignments import aligned
-from ..tasks.base import Batch
+from ..tasks.base import TaskBatch
 from . import _alignments
 
 EQUATION = (
@@ -78,7 +78,7 @@ def bahdanau_letters() -> Shown:
     )
 
 
-def date() -> Batch:
+def date() -> TaskBatch:
     """Return a test date that names the day before the month and the year last."""
     batch = reference.sample("dates", 40)
     lengths = (batch.inputs[0] != 0).sum(1)
@@ -91,4 +91,4 @@ def date() -> Batch:
         "alignment": one.truth["alignment"][:, :, :length],
         "part": one.truth["part"][:, :, :length],
     }
-    return Batch((one.inputs[0][:, :length],), truth, one.text)
+    return TaskBatch((one.inputs[0][:, :length],), truth, one.text)

@@ -11,13 +11,13 @@ from .. import modules as reference
 from ..card import Shown, register_card
 from ..drawings.captions import word_maps
 from ..tasks import scenes
-from ..tasks.base import Batch
+from ..tasks.base import TaskBatch
 
 PAPER = "Xu, Ba, Kiros, Cho, Courville, Salakhutdinov, Zemel, Bengio 2015, arXiv:1502.03044"
 _SCORE = r"\alpha_{ti} = \mathrm{softmax}_i\,f_{att}(a_i, h_{t-1}),\quad "
 
 
-def scene(name: str) -> Batch:
+def scene(name: str) -> TaskBatch:
     """Return a test scene."""
     return reference.sample(name, 1, seed=4)
 
@@ -28,14 +28,14 @@ def subject(name: str) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
     return reference.load(name), (batch.inputs[0], batch.truth["caption"])
 
 
-def on_object(maps: torch.Tensor, batch: Batch) -> float:
+def on_object(maps: torch.Tensor, batch: TaskBatch) -> float:
     """Share of the colour and shape words' weight that is on the object they name."""
     touched = scenes.cells(batch.truth["masks"], size_of(maps))[0]
     named = {1: 0, 2: 0, 5: 1, 6: 1}
     return float(torch.stack([(maps[t] * touched[o]).sum() for t, o in named.items()]).mean())
 
 
-def words_of(batch: Batch) -> list[str]:
+def words_of(batch: TaskBatch) -> list[str]:
     """Return the caption's words and its end."""
     return [*batch.text["caption"][0], "(end)"]
 

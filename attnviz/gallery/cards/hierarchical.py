@@ -9,7 +9,7 @@ from ... import inspection
 from .. import modules as reference
 from ..card import Shown, register_card
 from ..drawings.documents import document
-from ..tasks.base import Batch
+from ..tasks.base import TaskBatch
 
 
 @register_card(
@@ -62,7 +62,7 @@ def hierarchical() -> Shown:
     )  # fmt: skip
 
 
-def review() -> Batch:
+def review() -> TaskBatch:
     """Return the longest test review, of 40, whose verdict is one word of praise."""
     batch = reference.sample("hierarchical", 40)
     plain = batch.truth["words"].sum((1, 2)) == 1

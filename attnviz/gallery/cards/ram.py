@@ -13,7 +13,7 @@ from .. import modules as reference
 from ..card import Shown, register_card
 from ..drawings.glimpses import glimpse_path
 from ..modules.glimpses import RecurrentAttention, reinforce
-from ..tasks.base import Batch
+from ..tasks.base import TaskBatch
 from ..tasks.canvas import inside
 
 
@@ -73,7 +73,7 @@ def ram() -> Shown:
     )
 
 
-def digit(name: str) -> Batch:
+def digit(name: str) -> TaskBatch:
     """Return the test digit, of 40, that lies furthest from the centre."""
     batch = reference.sample(name, 40)
     index = batch.truth["centre"].abs().amax(1).argmax()

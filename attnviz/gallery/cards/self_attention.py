@@ -8,7 +8,7 @@ from ... import inspection
 from .. import modules as reference
 from ..card import Shown, register_card
 from ..drawings.self_attention import layer
-from ..tasks.base import Batch
+from ..tasks.base import TaskBatch
 from ..tasks.canvas import box_mask
 
 CODE = """
@@ -53,7 +53,7 @@ def self_attention_relu() -> Shown:
     return _show("relu")
 
 
-def example(scores: str) -> Batch:
+def example(scores: str) -> TaskBatch:
     """Return a test digit among clutter that is read rightly and looked at."""
     return reference.sample(f"transformer_{scores}", 1, seed={"softmax": 3, "relu": 8}[scores])
 

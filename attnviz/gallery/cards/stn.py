@@ -11,7 +11,7 @@ from .. import modules as reference
 from ..card import Shown, register_card
 from ..drawings import warp
 from ..modules.spatial_transformer import read_theta
-from ..tasks.base import Batch
+from ..tasks.base import TaskBatch
 
 
 @register_card(
@@ -107,7 +107,7 @@ def stn_sampling() -> Shown:
     )
 
 
-def turned() -> tuple[torch.Tensor, int, torch.Tensor, Batch]:
+def turned() -> tuple[torch.Tensor, int, torch.Tensor, TaskBatch]:
     """Return the test digit, of 64, that is turned furthest; its number, all angles, the batch."""
     batch = reference.sample("stn", 64)
     angles = read_theta(batch.truth["theta"]).rotation

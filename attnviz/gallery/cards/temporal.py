@@ -8,10 +8,10 @@ from ... import inspection
 from .. import modules as reference
 from ..card import Shown, register_card
 from ..drawings.frames import frame_weights
-from ..tasks.base import Batch
+from ..tasks.base import TaskBatch
 
 
-def clip() -> Batch:
+def clip() -> TaskBatch:
     """Return the first test clip whose sixth frame is underlined."""
     batch = reference.sample("temporal", 40)
     return batch.take((batch.truth["marked"] == 5).int().argmax()[None])

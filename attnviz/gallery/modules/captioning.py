@@ -41,7 +41,7 @@ class Captioned(NamedTuple):
     """(B, T): log alpha of that cell."""
 
 
-class Reader(nn.Module):
+class ConvEncoder(nn.Module):
     """Few convolutions: a vector stands for 18 x 18 pixels around its cell and knows its place.
 
     Args:
@@ -138,7 +138,7 @@ class Captioner(nn.Module):
     ) -> None:
         super().__init__()
         self.longest = longest
-        self.reader = Reader(channels)
+        self.reader = ConvEncoder(channels)
         self.begin = nn.Parameter(torch.zeros(hidden))
         self.word = nn.Embedding(vocabulary, embed, padding_idx=PAD)
         self.attend = Look(hidden, channels, hard=hard)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ...errors import ModelError, did_you_mean
-from ..tasks.base import Batch, Task
+from ..tasks.base import Task, TaskBatch
 from .files import restored
 
 FAMILIES = (
@@ -69,7 +69,7 @@ def load(name: str) -> Any:
     return restored(name, task(name).build)
 
 
-def sample(name: str, count: int = 8, *, seed: int = 0, training: bool = False) -> Batch:
+def sample(name: str, count: int = 8, *, seed: int = 0, training: bool = False) -> TaskBatch:
     """Draw examples of a reference's task.
 
     Args:

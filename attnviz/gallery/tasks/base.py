@@ -12,7 +12,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Batch:
+class TaskBatch:
     """Examples of a task.
 
     Attributes:
@@ -25,9 +25,9 @@ class Batch:
     truth: Mapping[str, Tensor] = field(default_factory=dict)
     text: Mapping[str, list[Any]] = field(default_factory=dict)
 
-    def take(self, index: Tensor) -> Batch:
+    def take(self, index: Tensor) -> TaskBatch:
         """The examples with these numbers, in this order."""
-        return Batch(
+        return TaskBatch(
             tuple(x[index] for x in self.inputs),
             {key: value[index] for key, value in self.truth.items()},
             {key: [value[i] for i in index.tolist()] for key, value in self.text.items()},
@@ -50,6 +50,6 @@ class Task(Generic[M]):
     name: str
     says: str
     build: Callable[[], M]
-    sample: Callable[[int, Generator, bool], Batch]
-    measure: Callable[[M, Batch], dict[str, float]]
+    sample: Callable[[int, Generator, bool], TaskBatch]
+    measure: Callable[[M, TaskBatch], dict[str, float]]
     holds: Mapping[str, float]

@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from torch import Generator, nn
 
 from ..modules.temporal import ClipClassifier
-from .base import Batch, Task
+from .base import Task, TaskBatch
 from .canvas import draw_digits
 
 FRAMES, SIDE = 8, 16
 
 
-def sample(count: int, generator: Generator, training: bool) -> Batch:
+def sample(count: int, generator: Generator, training: bool) -> TaskBatch:
     """Eight noisy 16-pixel frames; the class is that of the digit over the bar."""
     digits, labels = draw_digits(count * FRAMES, generator, training)
     small = F.interpolate(digits, size=(12, 12), mode="bilinear", align_corners=False)
@@ -22,10 +22,10 @@ def sample(count: int, generator: Generator, training: bool) -> Batch:
     rows = torch.arange(count)
     clip[rows, marked, :, SIDE - 2, 3 : SIDE - 3] = 0.8
     clip = clip + 0.15 * torch.randn(clip.shape, generator=generator)
-    return Batch((clip,), {"label": labels.view(count, FRAMES)[rows, marked], "marked": marked})
+    return TaskBatch((clip,), {"label": labels.view(count, FRAMES)[rows, marked], "marked": marked})
 
 
-def measure(model: nn.Module, batch: Batch) -> dict[str, float]:
+def measure(model: nn.Module, batch: TaskBatch) -> dict[str, float]:
     """Accuracy, and attention on the underlined frame."""
     out = model(*batch.inputs)
     marked = batch.truth["marked"]

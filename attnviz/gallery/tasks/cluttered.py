@@ -7,21 +7,21 @@ from torch import Generator, Tensor
 from ..modules.dynamic_capacity import DynamicCapacityNetwork
 from ..modules.glimpses import RecurrentAttention
 from ..modules.self_attention import ImageTransformer
-from .base import Batch, Task
+from .base import Task, TaskBatch
 from .canvas import box_mask, cluttered, inside
 
 SIDE, SIZE = 40, 16
 
 
-def sample(count: int, generator: Generator, training: bool) -> Batch:
+def sample(count: int, generator: Generator, training: bool) -> TaskBatch:
     """16-pixel digits on 40-pixel canvases, with four 7-pixel pieces of other digits."""
     image, label, box, centre = cluttered(
         count, generator, training, side=SIDE, size=SIZE, pieces=4
     )
-    return Batch((image,), {"label": label, "box": box, "centre": centre})
+    return TaskBatch((image,), {"label": label, "box": box, "centre": centre})
 
 
-def accuracy(logits: Tensor, batch: Batch) -> float:
+def accuracy(logits: Tensor, batch: TaskBatch) -> float:
     """Share of right classes."""
     return float((logits.argmax(1) == batch.truth["label"]).double().mean())
 
@@ -31,7 +31,7 @@ def chance(boxes: Tensor) -> float:
     return float(box_mask(boxes, SIDE, SIDE).mean())
 
 
-def ram_measure(model: RecurrentAttention, batch: Batch) -> dict[str, float]:
+def ram_measure(model: RecurrentAttention, batch: TaskBatch) -> dict[str, float]:
     """Accuracy, and the share of glimpses (after the given first) centred on the digit."""
     path = model(*batch.inputs)
     hits = inside(path.locations, batch.truth["box"], SIDE).double()
@@ -45,7 +45,7 @@ def ram_measure(model: RecurrentAttention, batch: Batch) -> dict[str, float]:
     }
 
 
-def dcn_measure(model: DynamicCapacityNetwork, batch: Batch) -> dict[str, float]:
+def dcn_measure(model: DynamicCapacityNetwork, batch: TaskBatch) -> dict[str, float]:
     """Accuracy with and without the fine model; share of chosen cells centred on the digit."""
     out = model(*batch.inputs)
     cells = SIDE // model.cell
@@ -60,7 +60,7 @@ def dcn_measure(model: DynamicCapacityNetwork, batch: Batch) -> dict[str, float]
     }
 
 
-def transformer_measure(model: ImageTransformer, batch: Batch) -> dict[str, float]:
+def transformer_measure(model: ImageTransformer, batch: TaskBatch) -> dict[str, float]:
     """Accuracy; share of the class token's patch attention, last layer, that is on the digit."""
     out = model(*batch.inputs)
     patches = out.attention[:, -1, :, 0, 1:].mean(1)

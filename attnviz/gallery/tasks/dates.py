@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Generator, nn
 
 from ..modules.seq2seq import END, Seq2Seq
-from .base import Batch, Task
+from .base import Task, TaskBatch
 
 MONTHS = [
     "january",
@@ -68,7 +68,7 @@ def alignment(spans: dict[str, range]) -> tuple[list[list[int]], list[list[int]]
     return exact, [year] * 4 + [[], month, month, [], day, day]
 
 
-def sample(count: int, generator: Generator, training: bool) -> Batch:
+def sample(count: int, generator: Generator, training: bool) -> TaskBatch:
     """Dates from 1950 to 2049 in six styles; a fifth of all written dates is kept for measuring."""
     texts, answers, spans = [], [], []
     while len(texts) < count:
@@ -91,10 +91,12 @@ def sample(count: int, generator: Generator, training: bool) -> Batch:
             for step, positions in enumerate(steps):
                 truth[which, row, step, positions] = True
     written = {"source": [list(t) for t in texts], "target": [list(a) for a in answers]}
-    return Batch((source,), {"target": target, "alignment": truth[0], "part": truth[1]}, written)
+    return TaskBatch(
+        (source,), {"target": target, "alignment": truth[0], "part": truth[1]}, written
+    )
 
 
-def share_right(model: nn.Module, batch: Batch) -> float:
+def share_right(model: nn.Module, batch: TaskBatch) -> float:
     """Share of sources that are translated without any error, writing freely."""
     written, target = model(*batch.inputs).tokens, batch.truth["target"]
     width = max(written.shape[1], target.shape[1])
@@ -104,7 +106,7 @@ def share_right(model: nn.Module, batch: Batch) -> float:
     return float(gap.all(1).double().mean())
 
 
-def measure(model: nn.Module, batch: Batch) -> dict[str, float]:
+def measure(model: nn.Module, batch: TaskBatch) -> dict[str, float]:
     """Whole dates right; share of letters whose strongest attention is where they come from.
 
     `aligned` asks for the letter itself (any of the month's letters for the month's digits),

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, nn
 
 from ..modules.hierarchical import HierarchicalAttention
-from .base import Batch, Task
+from .base import Task, TaskBatch
 
 GOOD = ["good", "great", "wonderful", "superb", "excellent", "lovely"]
 BAD = ["bad", "awful", "terrible", "poor", "dreadful", "useless"]
@@ -75,7 +75,7 @@ def document(generator: Generator) -> tuple[list[list[str]], int, int, list[int]
     return [sentences[i] for i in order], label, order.index(0), deciding
 
 
-def sample(count: int, generator: Generator, training: bool) -> Batch:
+def sample(count: int, generator: Generator, training: bool) -> TaskBatch:
     """Documents drawn anew; test documents come from another seed, over 10^12 are possible."""
     documents = [document(generator) for _ in range(count)]
     length = max(len(d[0]) for d in documents)
@@ -91,10 +91,10 @@ def sample(count: int, generator: Generator, training: bool) -> Batch:
         "sentence": torch.tensor([d[2] for d in documents]),
         "words": words,
     }
-    return Batch((source,), truth, {"source": [d[0] for d in documents]})
+    return TaskBatch((source,), truth, {"source": [d[0] for d in documents]})
 
 
-def measure(model: nn.Module, batch: Batch) -> dict[str, float]:
+def measure(model: nn.Module, batch: TaskBatch) -> dict[str, float]:
     """Accuracy; attention on the deciding sentence, and in it on the deciding words."""
     out = model(*batch.inputs)
     which, words = batch.truth["sentence"], batch.truth["words"]

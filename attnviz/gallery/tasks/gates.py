@@ -8,20 +8,20 @@ import torch
 from torch import Generator, Tensor
 
 from ..modules.highway import HighwayClassifier
-from .base import Batch, Task
+from .base import Task, TaskBatch
 from .canvas import draw_digits
 
 SHUT = 0.1
 
 
-def sample(count: int, generator: Generator, training: bool) -> Batch:
+def sample(count: int, generator: Generator, training: bool) -> TaskBatch:
     """8 x 8 digits with a little noise."""
     digits, labels = draw_digits(count, generator, training)
     noise = 0.1 * torch.randn(digits.shape, generator=generator) if training else 0
-    return Batch((digits + noise,), {"label": labels})
+    return TaskBatch((digits + noise,), {"label": labels})
 
 
-def measure(model: HighwayClassifier, batch: Batch) -> dict[str, float]:
+def measure(model: HighwayClassifier, batch: TaskBatch) -> dict[str, float]:
     """Accuracy whole, with nearly shut gates shut (below 0.1), and with only the others shut."""
     label = batch.truth["label"]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Generator
 
 from ..modules.seq2seq import END, Seq2Seq
-from .base import Batch, Task
+from .base import Task, TaskBatch
 from .dates import share_right
 
 # noun: its translation and gender (0 masculine, 1 feminine)
@@ -95,7 +95,7 @@ def sentence(generator: Generator) -> tuple[list[str], list[str], list[int], lis
     return english, french, origin, crossing
 
 
-def sample(count: int, generator: Generator, training: bool) -> Batch:
+def sample(count: int, generator: Generator, training: bool) -> TaskBatch:
     """Sentences of 5 to 14 words; a fifth of all possible ones is kept for measuring."""
     rows = []
     while len(rows) < count:
@@ -116,10 +116,10 @@ def sample(count: int, generator: Generator, training: bool) -> Batch:
         crossing[index, :size] = torch.tensor(crosses)
     text = {"source": [r[0] for r in rows], "target": [r[1] for r in rows]}
     truth = {"target": target, "origin": origin, "crossing": crossing}
-    return Batch((source,), truth, text)
+    return TaskBatch((source,), truth, text)
 
 
-def measure(model: Seq2Seq, batch: Batch) -> dict[str, float]:
+def measure(model: Seq2Seq, batch: TaskBatch) -> dict[str, float]:
     """Whole sentences right; words whose strongest attention is their own source word.
 
     `aligned_straight` counts words that keep their place, `aligned_crossing` nouns and colours that

@@ -18,7 +18,7 @@ from ..modules.expectation_maximization import EMAttention
 from ..modules.matrix_decomposition import Hamburger
 from ..modules.stand_alone import StandAloneSelfAttention
 from . import scenes
-from .base import Batch, Task
+from .base import Task, TaskBatch
 
 GRID = scenes.SIDE // 2
 NOISE = 0.25
@@ -53,7 +53,7 @@ class RegionNetwork(nn.Module):
         return RegionOutput(self.head(seen.output), seen.attention)
 
 
-def sample(count: int, generator: Generator, training: bool) -> Batch:
+def sample(count: int, generator: Generator, training: bool) -> TaskBatch:
     """Scenes with noise of standard deviation 0.25 on every channel; labels per 2 x 2 cell."""
     batch = scenes.sample(count, generator, training)
     image = batch.inputs[0]
@@ -68,7 +68,7 @@ def sample(count: int, generator: Generator, training: bool) -> Batch:
         label = torch.where(covered[:, which], colours[:, which, None, None], label)
         disc = (kinds[:, which] == 0)[:, None, None]
         target = torch.where((masks[:, which] > 0) & disc, 1, target)
-    return Batch((image,), {"label": label, "disc": target, "masks": masks}, batch.text)
+    return TaskBatch((image,), {"label": label, "disc": target, "masks": masks}, batch.text)
 
 
 def mean_iou(prediction: Tensor, truth: Tensor, classes: int) -> float:
@@ -81,7 +81,7 @@ def mean_iou(prediction: Tensor, truth: Tensor, classes: int) -> float:
     return sum(values) / len(values)
 
 
-def same_kind(model: RegionNetwork, batch: Batch) -> dict[str, float]:
+def same_kind(model: RegionNetwork, batch: TaskBatch) -> dict[str, float]:
     """Attention of object cells on cells of their own object; what a blind module would give."""
     out = model(*batch.inputs)
     label = batch.truth["label"]
@@ -119,7 +119,7 @@ def best_part(parts: Tensor, masks: Tensor) -> float:
     return sum(values) / len(values)
 
 
-def parts_measure(model: RegionNetwork, batch: Batch) -> dict[str, float]:
+def parts_measure(model: RegionNetwork, batch: TaskBatch) -> dict[str, float]:
     """IoU of the colours; whether each object is a part of its own.
 
     `object_is_a_part_chance` takes the parts of another image: what picking the best of K gives.
@@ -143,7 +143,7 @@ def rim(mask: Tensor) -> Tensor:
     return (grown > shrunk)[:, 0]
 
 
-def gate_measure(model: AttentionUNet, batch: Batch) -> dict[str, float]:
+def gate_measure(model: AttentionUNet, batch: TaskBatch) -> dict[str, float]:
     """IoU of the discs; the gate's mean at rims of discs, at rims of other shapes, elsewhere.
 
     The coarse level knows what is a disc and where about; fine detail is wanted at its rim.

@@ -8,13 +8,13 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ..modules.spatial_transformer import STNClassifier, make_theta, read_theta
-from .base import Batch, Task
+from .base import Task, TaskBatch
 from .canvas import draw_digits, place, uniform
 
 SIDE = 32
 
 
-def sample(count: int, generator: Generator, training: bool) -> Batch:
+def sample(count: int, generator: Generator, training: bool) -> TaskBatch:
     """Digits turned by up to 60 degrees, 0.5 to 0.8 of the canvas wide, moved by up to 4 pixels."""
     digits, labels = draw_digits(count, generator, training)
     angle = uniform(count, -math.pi / 3, math.pi / 3, generator)
@@ -22,7 +22,7 @@ def sample(count: int, generator: Generator, training: bool) -> Batch:
     shift = torch.stack([uniform(count, -0.25, 0.25, generator) for _ in range(2)], 1)
     theta = make_theta(angle, translation=shift, scale=size[:, None].expand(-1, 2))
     image = place(digits, theta, SIDE)
-    return Batch((image,), {"label": labels, "theta": theta})
+    return TaskBatch((image,), {"label": labels, "theta": theta})
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
@@ -30,7 +30,7 @@ def correlation(a: Tensor, b: Tensor) -> float:
     return float(torch.corrcoef(torch.stack((a.double(), b.double())))[0, 1])
 
 
-def measure(model: nn.Module, batch: Batch) -> dict[str, float]:
+def measure(model: nn.Module, batch: TaskBatch) -> dict[str, float]:
     """Accuracy, and how theta's parts follow the true ones.
 
     `turn_left_degrees` is the spread (standard deviation) of the digits' angle after the

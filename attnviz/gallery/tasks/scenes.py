@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 
 from ...geometry import size_of
 from ..modules.captioning import END, Captioner, HardCaptioner
-from .base import Batch, Task
+from .base import Task, TaskBatch
 
 SIDE = 40
 COLOURS = {
@@ -72,12 +72,12 @@ def scene(generator: Generator) -> tuple[Tensor, list[str], Tensor]:
     return image.clamp(0, 1), words, torch.stack(masks)
 
 
-def sample(count: int, generator: Generator, training: bool) -> Batch:
+def sample(count: int, generator: Generator, training: bool) -> TaskBatch:
     """Scenes drawn anew; test scenes come from another seed."""
     images, words, masks = zip(*(scene(generator) for _ in range(count)), strict=True)
     caption = torch.tensor([[*(CODE[w] for w in row), END] for row in words])
     truth = {"caption": caption, "masks": torch.stack(masks).float()}
-    return Batch((torch.stack(images),), truth, {"caption": list(words)})
+    return TaskBatch((torch.stack(images),), truth, {"caption": list(words)})
 
 
 def cells(masks: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -85,7 +85,7 @@ def cells(masks: Tensor, grid: tuple[int, int]) -> Tensor:
     return (F.adaptive_avg_pool2d(masks, grid) > 0).float()
 
 
-def measure(model: nn.Module, batch: Batch) -> dict[str, float]:
+def measure(model: nn.Module, batch: TaskBatch) -> dict[str, float]:
     """Captions and words right; attention of colour and shape words on the object that they name.
 
     `on_other` is the attention on the other object, `on_object_chance` the share of the grid that

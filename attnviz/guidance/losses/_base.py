@@ -47,7 +47,7 @@ class LossParts:
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class LossInput:
     """What a loss reads: maps in full precision, the annotation on their grid, and the rest."""
 
     maps: Tensor
@@ -121,7 +121,7 @@ def register_loss(
                     values if values.dtype in (torch.float32, torch.float64) else values.float()
                 )
                 grid = given.at(size_of(values), values)
-                scene = Scene(values, grid, given, seen)
+                scene = LossInput(values, grid, given, seen)
                 parts = fn(scene, **options)
             total = functools.reduce(operator.add, parts.values())
             count = len(values) if not annotated else int(scene.rows.sum())
@@ -144,7 +144,7 @@ def option_names(name: str) -> list[str]:
     return [n for n in [*own, *more] if n not in ("generator", "adversary")]
 
 
-def _mass(scene: Scene) -> Mapping[str, float]:
+def _mass(scene: LossInput) -> Mapping[str, float]:
     """The positive mass of the maps: what a collapsing map loses first."""
     with torch.no_grad():
         positive = scene.maps.detach().relu().mean((-2, -1))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..normalising import normalised, positive_part
-from ._base import Scene, register_loss
+from ._base import LossInput, register_loss
 
 
 @register_loss("area", paper="arXiv:1704.03296", annotated=False)
-def area(scene: Scene, *, most: float = 0.0, form: str = "relu") -> dict[str, Tensor]:
+def area(scene: LossInput, *, most: float = 0.0, form: str = "relu") -> dict[str, Tensor]:
     """Area: the mean of the map normalised by its maximum (after Fong & Vedaldi 2017).
 
     Takes every image, annotated or not.

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from ...errors import GuidanceError
 from ..normalising import positive_part
-from ._base import Scene, mean_over, register_loss
+from ._base import LossInput, mean_over, register_loss
 from ._mining import erased_logits, remaining
 
 
 @register_loss("box", paper="doi:10.1109/TMI.2020.3006138", needs=("forward",))
 def box(
-    scene: Scene,
+    scene: LossInput,
     *,
     context: float = 1.0,
     energy: float = 1.0,
@@ -118,7 +118,7 @@ class ContextClassifier(torch.nn.Module):
     aliases=("box-adversary",),
 )
 def box_adversary(
-    scene: Scene, *, adversary: ContextClassifier | None = None, weight: float = 1.0
+    scene: LossInput, *, adversary: ContextClassifier | None = None, weight: float = 1.0
 ) -> dict[str, Tensor]:
     """Boxes by an adversary in the network: features outside the box cannot tell the class.
 

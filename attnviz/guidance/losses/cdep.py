@@ -8,11 +8,11 @@ from torch import Tensor
 from ...errors import GuidanceError
 from ...geometry import size_of
 from ...hooks import unwrap
-from ._base import Scene, mean_over, register_loss
+from ._base import LossInput, mean_over, register_loss
 
 
 @register_loss("cdep", paper="arXiv:1909.13584", needs=("forward",), mapped=False)
-def cdep(scene: Scene, *, form: str = "l1") -> dict[str, Tensor]:
+def cdep(scene: LossInput, *, form: str = "l1") -> dict[str, Tensor]:
     """CDEP: what the outside contributes, by contextual decomposition (Rieger et al. 2020).
 
     For convolutional networks of known operations, see `attnviz.guidance.contextual.decompose`,

@@ -8,11 +8,11 @@ from torch import Tensor
 from ...errors import GuidanceError
 from ...geometry import size_of
 from ..normalising import normalised, positive_part
-from ._base import Scene, register_loss
+from ._base import LossInput, register_loss
 
 
 @register_loss("consistency", paper="arXiv:1811.07484", needs=("layers",), annotated=False)
-def consistency(scene: Scene, *, form: str = "relu", anchor: bool = False) -> dict[str, Tensor]:
+def consistency(scene: LossInput, *, form: str = "relu", anchor: bool = False) -> dict[str, Tensor]:
     """Cross-layer consistency: squared distance of normalised maps (after Wang et al. 2019).
 
     All maps are averaged onto the smallest grid and compared with the first layer's. Takes every

@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..normalising import positive_part
-from ._base import Scene, mean_over, register_loss
+from ._base import LossInput, mean_over, register_loss
 
 
 @register_loss("energy", paper="arXiv:2303.11932")
-def energy(scene: Scene, *, form: str = "abs", beta: float = 10.0) -> dict[str, Tensor]:
+def energy(scene: LossInput, *, form: str = "abs", beta: float = 10.0) -> dict[str, Tensor]:
     """Energy: 1 - sum(M A+) / sum(A+) (Rao et al. 2023), M the mask or box, A+ the evidence.
 
     Differs from the paper in the default form: with "relu" the loss is lowest and its gradient

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from ...geometry import size_of
-from ._base import Scene, register_loss
+from ._base import LossInput, register_loss
 from ._mining import erased_logits, remaining, soft_mask
 
 
 @register_loss("gain", paper="arXiv:1802.10171", needs=("forward", "one_class"), annotated=False)
 def gain(
-    scene: Scene,
+    scene: LossInput,
     *,
     alpha: float = 1.0,
     area: float = 0.1,

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ..normalising import normalised, positive_part
-from ._base import Scene, mean_over, register_loss
+from ._base import LossInput, mean_over, register_loss
 from .gain import gain
 from .l1 import mean_known
 
@@ -17,7 +17,7 @@ from .l1 import mean_known
     aliases=("gain-ext",), passes="gain",
 )  # fmt: skip
 def gain_ext(
-    scene: Scene, *, omega: float = 10.0, form: str = "relu", **mining: Any
+    scene: LossInput, *, omega: float = 10.0, form: str = "relu", **mining: Any
 ) -> dict[str, Tensor]:
     """GAIN_ext: GAIN + omega mean (A - H)^2 over the annotated images (Li et al. 2018).
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..normalising import normalised, positive_part
-from ._base import Scene, mean_over, register_loss
+from ._base import LossInput, mean_over, register_loss
 from .l1 import mean_known
 
 
 @register_loss("hint", paper="arXiv:1902.03751")
-def hint(scene: Scene, *, form: str = "relu") -> dict[str, Tensor]:
+def hint(scene: LossInput, *, form: str = "relu") -> dict[str, Tensor]:
     """HINT: mean (A+ - M)^2 of the map normalised by its own maximum (Selvaraju et al. 2019).
 
     Differs from the paper, whose ranking of region proposals is replaced by the squared distance

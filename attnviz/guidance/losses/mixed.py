@@ -9,12 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from ..annotation import BOX, MASK, SCRIBBLE
-from ._base import LOSSES, Scene, register_loss
+from ._base import LOSSES, LossInput, register_loss
 
 
 @register_loss("mixed", paper="doi:10.1109/TMI.2020.3006138", needs=("forward",))
 def mixed(
-    scene: Scene,
+    scene: LossInput,
     *,
     fine: str = "energy",
     coarse: str = "box",

@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..normalising import normalised
-from ._base import Scene, mean_over, register_loss
+from ._base import LossInput, mean_over, register_loss
 from .l1 import mean_known
 
 
-def pixel_cross_entropy(scene: Scene, steepness: float, threshold: float) -> Tensor:
+def pixel_cross_entropy(scene: LossInput, steepness: float, threshold: float) -> Tensor:
     """Return -log p of the known state of each position, (B, h, w)."""
     logits = steepness * (normalised(scene.maps) - threshold)
     return F.binary_cross_entropy_with_logits(logits, scene.grid.target, reduction="none")
@@ -18,7 +18,7 @@ def pixel_cross_entropy(scene: Scene, steepness: float, threshold: float) -> Ten
 
 @register_loss("ppce", paper="arXiv:2303.11932", aliases=("per-pixel-cross-entropy",))
 def ppce(
-    scene: Scene, *, steepness: float = 10.0, threshold: float = 0.5, inside: bool = False
+    scene: LossInput, *, steepness: float = 10.0, threshold: float = 0.5, inside: bool = False
 ) -> dict[str, Tensor]:
     """Per-pixel cross-entropy: is this position on the object? (Rao et al. 2023).
 

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..normalising import normalised, positive_part
-from ._base import Scene, mean_over, register_loss
+from ._base import LossInput, mean_over, register_loss
 
 
 @register_loss("res", paper="arXiv:2206.13413")
 def res(
-    scene: Scene, *, tolerance: float = 0.1, border: int = 0, form: str = "relu"
+    scene: LossInput, *, tolerance: float = 0.1, border: int = 0, form: str = "relu"
 ) -> dict[str, Tensor]:
     """RES: distances inside and outside the mask beyond a tolerance (after Gao et al. 2022).
 

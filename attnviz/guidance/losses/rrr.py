@@ -7,11 +7,11 @@ from torch import Tensor
 
 from ...errors import GuidanceError
 from ...geometry import size_of
-from ._base import Scene, mean_over, register_loss
+from ._base import LossInput, mean_over, register_loss
 
 
 @register_loss("rrr", paper="arXiv:1703.03717", needs=("input_gradient",), mapped=False)
-def rrr(scene: Scene, *, explained: str = "all", reduction: str = "sum") -> dict[str, Tensor]:
+def rrr(scene: LossInput, *, explained: str = "all", reduction: str = "sum") -> dict[str, Tensor]:
     """RRR: sum over the outside of (d sum_k log p_k / dx)^2 (Ross et al. 2017).
 
     Costs about five plain training steps: the gradient reaches back to the pixels and is

@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._base import Scene, mean_over, register_loss
+from ._base import LossInput, mean_over, register_loss
 from .ppce import pixel_cross_entropy
 
 
 @register_loss("scribble", paper="arXiv:1804.01346; arXiv:1506.02106", aliases=("points",))
-def scribble(scene: Scene, *, steepness: float = 10.0, threshold: float = 0.5) -> dict[str, Tensor]:
+def scribble(
+    scene: LossInput, *, steepness: float = 10.0, threshold: float = 0.5
+) -> dict[str, Tensor]:
     """Partial cross-entropy on strokes and points (Tang et al. 2018, Bearman et al. 2016).
 
     Strokes on the object and on the background count equally, however long they are; what lies

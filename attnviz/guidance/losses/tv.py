@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..normalising import normalised
-from ._base import Scene, register_loss
+from ._base import LossInput, register_loss
 
 
 @register_loss("tv", paper="doi:10.1016/0167-2789(92)90242-F", annotated=False)
-def tv(scene: Scene) -> dict[str, Tensor]:
+def tv(scene: LossInput) -> dict[str, Tensor]:
     """Total variation: mean |difference of neighbours| of the normalised map (Rudin et al. 1992).
 
     Takes every image, annotated or not. The two directions add up.

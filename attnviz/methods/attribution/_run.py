@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...errors import AttnvizWarning, MethodError
 from ...registry import Entry
 from .. import RawMaps, Request, rectifies, taken_by
-from ..altered import Group, Passes, replacement
+from ..altered import AlteredGroup, Passes, replacement
 from ..forward import ForwardPass
 from ..twin import twin
 
@@ -34,7 +34,7 @@ class Job:
         gaps: (K, g) by how much the attributions miss the score difference, if a method knows.
     """
 
-    group: Group
+    group: AlteredGroup
     model: nn.Module
     rows: int
     request: Request

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...errors import MethodError
 from ...metrics.substrates import cells as cell_numbers
-from ..altered import Group, replacement
+from ..altered import AlteredGroup, replacement
 
 
 def squares(size: tuple[int, int], cell: int | None, samples: int, device: torch.device) -> Tensor:
@@ -26,7 +26,7 @@ def squares(size: tuple[int, int], cell: int | None, samples: int, device: torch
 
 
 def scores_of(
-    group: Group, shown: Tensor, label: Tensor, baseline: str | Tensor, what: str
+    group: AlteredGroup, shown: Tensor, label: Tensor, baseline: str | Tensor, what: str
 ) -> Tensor:
     """Return the scores (K, n, g) of pictures with only some cells shown, (n, cells) bool."""
     behind = group.of(replacement(baseline, group.passes.inputs))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..altered import Group
+from ..altered import AlteredGroup
 from ._run import Layer
 
 
@@ -27,7 +27,7 @@ def channel_masks(layer: Layer, size: tuple[int, int], start: int, stop: int) ->
     return stretched(upsampled(layer.activation[:, start:stop].transpose(0, 1), size))
 
 
-def masked(group: Group, masks: Tensor) -> Tensor:
+def masked(group: AlteredGroup, masks: Tensor) -> Tensor:
     """Return the group's images times masks (n, g, H, W): (n, g, C, H, W)."""
     return group.inputs * masks[:, :, None].to(group.inputs.dtype)
 

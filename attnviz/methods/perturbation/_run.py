@@ -17,7 +17,7 @@ from ...models import Layout, default_layer, infer_layout
 from ...registry import Entry
 from ...targets import logits_of
 from .. import RawMaps, Request, rectifies, taken_by
-from ..altered import Group, Passes
+from ..altered import AlteredGroup, Passes
 from ..forward import ForwardPass
 from ..heads import HeadProbe, LinearHead
 from .tail import Recorded, Recording, Tail
@@ -50,7 +50,7 @@ class Layer:
         values = self.layout.to_spatial(self.raw)
         return values if values.dtype in (torch.float32, torch.float64) else values.float()
 
-    def of(self, group: Group) -> Layer:
+    def of(self, group: AlteredGroup) -> Layer:
         """Return the part that belongs to a group of images."""
         gradients = self.gradients
         if gradients is not None:
@@ -62,7 +62,7 @@ class Layer:
         raw = group.of(self.raw)
         return Layer(self.passes, self.name, raw, self.layout, gradients, self.head, recorded)
 
-    def tail(self, group: Group) -> Tail:
+    def tail(self, group: AlteredGroup) -> Tail:
         """Return the part of the model behind the layer, to be run by itself."""
         return Tail(self.passes.request.model, self.name, group.inputs, self.recorded)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..altered import Group
+from ..altered import AlteredGroup
 from ._register import register_perturbation
 from ._run import Layer
 
@@ -14,7 +14,7 @@ from ._run import Layer
     "ablationcam", paper="doi:10.1109/WACV45572.2020.9093360", units="score x activation",
     reads_layer=True, runs_tail=True, signed=False,
 )  # fmt: skip
-def ablationcam(group: Group, layer: Layer) -> Tensor:
+def ablationcam(group: AlteredGroup, layer: Layer) -> Tensor:
     """Ablation-CAM: a channel weighs what the score loses without it (Desai & Ramaswamy 2020).
 
     w_k = y - y_k, y_k being the score with channel k set to zero at every position that the map
@@ -39,7 +39,7 @@ def ablationcam(group: Group, layer: Layer) -> Tensor:
     return torch.einsum("kgc,gchw->kghw", drops.to(activation), activation)
 
 
-def _analytic(group: Group, layer: Layer) -> Tensor | None:
+def _analytic(group: AlteredGroup, layer: Layer) -> Tensor | None:
     """The drops (K, g, C) where the score is linear in the channels' means."""
     if layer.head is None:
         return None
@@ -55,7 +55,7 @@ def _analytic(group: Group, layer: Layer) -> Tensor | None:
     return torch.stack(drops)
 
 
-def _measured(group: Group, layer: Layer) -> Tensor:
+def _measured(group: AlteredGroup, layer: Layer) -> Tensor:
     """The drops (K, g, C), from one pass of the tail for each channel."""
     tail = layer.tail(group)
     raw, layout = layer.raw, layer.layout

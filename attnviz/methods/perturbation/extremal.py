@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...errors import MethodError
 from ...metrics.baselines import blur
-from ..altered import Group
+from ..altered import AlteredGroup
 from ..progress import counting
 from ._register import register_perturbation
 
@@ -24,7 +24,7 @@ _TEMPERATURE = 0.05
 @register_perturbation("extremal", paper="arXiv:1910.08485", units="share of areas",
                        aliases=("extremal_perturbation",))  # fmt: skip
 def extremal(
-    group: Group,
+    group: AlteredGroup,
     layer: None,
     *,
     areas: Sequence[float] = (0.05, 0.1, 0.2, 0.4),
@@ -78,7 +78,7 @@ def extremal(
 
 
 def _optimised(
-    group: Group,
+    group: AlteredGroup,
     smooth: SmoothMask,
     pyramid: list[Tensor],
     reference: Tensor,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...errors import MethodError
-from ..altered import Group, replacement
+from ..altered import AlteredGroup, replacement
 from ._masks import stretched, upsampled
 from ._register import register_perturbation
 from ._run import Layer
@@ -17,7 +17,7 @@ from ._run import Layer
     aliases=("group-cam",), signed=False,
 )  # fmt: skip
 def groupcam(
-    group: Group,
+    group: AlteredGroup,
     layer: Layer,
     *,
     groups: int = 32,

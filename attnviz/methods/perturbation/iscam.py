@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...errors import MethodError
 from ...geometry import size_of
-from ..altered import Group
+from ..altered import AlteredGroup
 from ._masks import channel_masks, masked, weighted
 from ._register import register_perturbation
 from ._run import Layer
@@ -15,7 +15,7 @@ from ._run import Layer
 
 @register_perturbation("iscam", paper="arXiv:2010.03023", units="activation", reads_layer=True,
                        signed=False, aliases=("is-cam",))  # fmt: skip
-def iscam(group: Group, layer: Layer, *, samples: int = 10) -> Tensor:
+def iscam(group: AlteredGroup, layer: Layer, *, samples: int = 10) -> Tensor:
     """IS-CAM: Score-CAM averaged over masks of rising strength (Naidu et al. 2020).
 
     w = softmax over channels of the mean over i = 1 ... samples of S(x * (i / samples) m_k), m_k

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from ...geometry import size_of
-from ..altered import Group
+from ..altered import AlteredGroup
 from ._cells import painted, scores_of, squares
 from ._register import register_perturbation
 
 
 @register_perturbation("kernel_shap", paper="arXiv:1705.07874", units="score / pixel")
 def kernel_shap(
-    group: Group,
+    group: AlteredGroup,
     layer: None,
     *,
     samples: int = 500,

@@ -7,14 +7,14 @@ from torch import Tensor
 
 from ...errors import MethodError
 from ...geometry import size_of
-from ..altered import Group
+from ..altered import AlteredGroup
 from ._cells import painted, scores_of, squares
 from ._register import register_perturbation
 
 
 @register_perturbation("lime", paper="arXiv:1602.04938", units="score / pixel")
 def lime(
-    group: Group,
+    group: AlteredGroup,
     layer: None,
     *,
     samples: int = 500,

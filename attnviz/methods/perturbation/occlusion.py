@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from ...errors import MethodError
-from ..altered import Group, replacement
+from ..altered import AlteredGroup, replacement
 from ._register import register_perturbation
 
 
 @register_perturbation("occlusion", paper="arXiv:1311.2901", units="score")
 def occlusion(
-    group: Group,
+    group: AlteredGroup,
     layer: None,
     *,
     window: int | None = None,

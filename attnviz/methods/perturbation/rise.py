@@ -7,14 +7,14 @@ from torch import Tensor
 
 from ...errors import MethodError
 from ...geometry import size_of
-from ..altered import Group, replacement
+from ..altered import AlteredGroup, replacement
 from ._masks import upsampled
 from ._register import register_perturbation
 
 
 @register_perturbation("rise", paper="arXiv:1806.07421", units="score")
 def rise(
-    group: Group,
+    group: AlteredGroup,
     layer: None,
     *,
     masks: int = 1000,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...geometry import size_of
-from ..altered import Group
+from ..altered import AlteredGroup
 from ._masks import channel_masks, masked, weighted
 from ._register import register_perturbation
 from ._run import Layer
@@ -16,7 +16,7 @@ from ._run import Layer
     "scorecam", paper="arXiv:1910.01279", units="activation", reads_layer=True,
     aliases=("score-cam",), signed=False,
 )  # fmt: skip
-def scorecam(group: Group, layer: Layer) -> Tensor:
+def scorecam(group: AlteredGroup, layer: Layer) -> Tensor:
     """Score-CAM: a channel weighs the score of the picture masked by it (Wang et al. 2020).
 
     M = ReLU(sum_k w_k A_k) with w = softmax over channels of S(x * N(up(A_k))), N stretching to

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...errors import MethodError
 from ...geometry import size_of
-from ..altered import Group
+from ..altered import AlteredGroup
 from ._masks import channel_masks, masked, stretched, upsampled, weighted
 from ._register import register_perturbation
 from ._run import Layer
@@ -18,7 +18,7 @@ PLACES = ("activation", "input")
 @register_perturbation("sscam", paper="arXiv:2006.14255", units="activation", reads_layer=True,
                        signed=False, aliases=("ss-cam",))  # fmt: skip
 def sscam(
-    group: Group,
+    group: AlteredGroup,
     layer: Layer,
     *,
     samples: int = 10,

@@ -14,7 +14,7 @@ from attnviz.guidance import GuideConfig, batchnorm_frozen
 from attnviz.guidance.batches import batches
 from attnviz.guidance.checkpoints import own_random_state
 from attnviz.guidance.optimisers import make_optimiser
-from attnviz.guidance.settling import choose_trained, settle, split
+from attnviz.guidance.settling import choose_trained, resolve_config, split
 from attnviz.guidance.tails import Features
 from attnviz.models import default_layer
 from attnviz.models.outputs import logits_of
@@ -56,7 +56,7 @@ def group_dro(net: nn.Module, data: Any, groups: Tensor, config: GuideConfig) ->
     example = torch.stack([data.example(i)[0] for i in range(2)])
     config = replace(config, layer=default_layer(net, example))
     steps = -(-len(rows) // config.batch_size)
-    config, _ = settle(config, net, None, steps, example)
+    config, _ = resolve_config(config, net, None, steps, example)
     choose_trained(net, config, example)
     prefix = split(net, config, data, example)
     device = next(net.parameters()).device

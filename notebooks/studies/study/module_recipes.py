@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from attnviz.gallery.modules.glimpses import GlimpsePath, reinforce
-from attnviz.gallery.tasks.base import Batch
+from attnviz.gallery.tasks.base import TaskBatch
 
-Loss = Callable[[nn.Module, Batch, Generator], Tensor]
+Loss = Callable[[nn.Module, TaskBatch, Generator], Tensor]
 
 
 @dataclass(frozen=True)
@@ -40,18 +40,18 @@ class Recipe:
     seed: int = 0
 
 
-def label_loss(model: nn.Module, batch: Batch, generator: Generator) -> Tensor:
+def label_loss(model: nn.Module, batch: TaskBatch, generator: Generator) -> Tensor:
     """Cross-entropy of the class (or of each cell's); where it is decided is not shown."""
     return F.cross_entropy(model(*batch.inputs).logits, batch.truth["label"])
 
 
-def highway_loss(model: nn.Module, batch: Batch, generator: Generator) -> Tensor:
+def highway_loss(model: nn.Module, batch: TaskBatch, generator: Generator) -> Tensor:
     """Cross-entropy of the class, and a small price on open gates."""
     out = model(*batch.inputs)
     return F.cross_entropy(out.logits, batch.truth["label"]) + 0.5 * out.gates.mean()
 
 
-def gate_loss(model: nn.Module, batch: Batch, generator: Generator) -> Tensor:
+def gate_loss(model: nn.Module, batch: TaskBatch, generator: Generator) -> Tensor:
     """Cross-entropy per pixel, and a price on what the gate lets through.
 
     Without the price a gate may as well stand open where there is nothing to pass.
@@ -60,14 +60,14 @@ def gate_loss(model: nn.Module, batch: Batch, generator: Generator) -> Tensor:
     return F.cross_entropy(out.logits, batch.truth["disc"]) + 0.03 * out.gate.mean()
 
 
-def word_loss(model: nn.Module, batch: Batch, generator: Generator) -> Tensor:
+def word_loss(model: nn.Module, batch: TaskBatch, generator: Generator) -> Tensor:
     """Cross-entropy of each word, the true ones before it given. Alignments are not shown."""
     target = batch.truth["target"]
     out = model(*batch.inputs, target)
     return F.cross_entropy(out.logits.flatten(0, 1), target.flatten(), ignore_index=0)
 
 
-def dcn_loss(model: nn.Module, batch: Batch, generator: Generator) -> Tensor:
+def dcn_loss(model: nn.Module, batch: TaskBatch, generator: Generator) -> Tensor:
     """Class from refined and from coarse vectors, and the hint between the two."""
     out, label = model(*batch.inputs), batch.truth["label"]
     coarse = F.cross_entropy(out.coarse_logits, label)
@@ -98,7 +98,7 @@ def ram_loss(path: GlimpsePath, label: Tensor, *, policy: float = 0.3) -> Tensor
     return policy * reinforce(path.log_prob, reward / spread, baseline / spread) - told.mean()
 
 
-def explored_loss(model: nn.Module, batch: Batch, generator: Generator) -> Tensor:
+def explored_loss(model: nn.Module, batch: TaskBatch, generator: Generator) -> Tensor:
     """RAM's hybrid loss on sampled places."""
     path = model(*batch.inputs, explore=True, generator=generator)
     return ram_loss(path, batch.truth["label"])
@@ -107,7 +107,7 @@ def explored_loss(model: nn.Module, batch: Batch, generator: Generator) -> Tenso
 def caption_loss(hard: bool) -> Loss:
     """Cross-entropy of each word; hard attention adds REINFORCE; objects' places are not shown."""
 
-    def loss(model: nn.Module, batch: Batch, generator: Generator) -> Tensor:
+    def loss(model: nn.Module, batch: TaskBatch, generator: Generator) -> Tensor:
         caption = batch.truth["caption"]
         out = model(*batch.inputs, caption, sample=hard, generator=generator)
         losses = F.cross_entropy(out.logits.transpose(1, 2), caption, reduction="none")

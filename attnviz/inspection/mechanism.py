@@ -22,7 +22,7 @@ KINDS = {
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Entry:
+class Mechanism:
     """One mechanism as it ran on the example.
 
     Attributes:
