@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     from .inspection import inspect
     from .methods import METHODS
     from .models import load
-    from .targets import BoxTarget, ClassTarget, Contrast, Probability, RegionTarget, TextTarget
+    from .targets import (
+        BoxTarget,
+        ClassTarget,
+        Contrast,
+        Probability,
+        RegionTarget,
+        TextTarget,
+        TokenTarget,
+    )
 
 __all__ = [
     "METHODS",
@@ -35,6 +43,7 @@ __all__ = [
     "Probability",
     "RegionTarget",
     "TextTarget",
+    "TokenTarget",
     "__version__",
     "attention",
     "audit",
@@ -70,6 +79,7 @@ _PUBLIC: dict[str, str] = {
     "Probability": "attnviz.targets",
     "RegionTarget": "attnviz.targets",
     "TextTarget": "attnviz.targets",
+    "TokenTarget": "attnviz.targets",
     "attention": "",
     "audit": "",
     "capture": "attnviz.hooks",

@@ -22,6 +22,7 @@ from .methods import METHODS, RawMaps, Request, check_options, runner
 from .methods.frame import check_frame, of_layer
 from .models import Layout, LoadedModel, labels_of, reading, resolve_model, resolve_preprocess
 from .models.activation import PROBABILITIES, stated_activation
+from .models.captions import Captioner
 from .models.inner import inner_geometry
 from .models.outputs import Choice
 from .preparing import PreparedBatch, preparation, preparing
@@ -194,7 +195,7 @@ def explain(
         module, loaded, labels = by_words.module, by_words, by_words.labels
     layers = None if layer is None else list(find_layers(module, layer))
 
-    given = gather(images, module)
+    given = gather(images, module.writer if isinstance(module, Captioner) else module)
     total = given.count if isinstance(given, Given) else len(given)
 
     how = activation or stated_activation(module)
@@ -208,7 +209,10 @@ def explain(
     prepare = preparing(given, module, loaded, preprocess)
 
     def one(part: slice) -> tuple[PreparedBatch, list[RawMaps]]:
-        inputs = prepare(part)
+        inputs, names = prepare(part), labels
+        if isinstance(module, Captioner):  # what is said differs from picture to picture
+            inputs = replace(inputs, tensor=module.hear(inputs.tensor))
+            names = module.captions
         shape = size_of(inputs.tensor, module)
         rank = 2 if shape is None else len(shape)
         flat = (shape[0], shape[1]) if shape is not None and rank == 2 else None
@@ -220,6 +224,7 @@ def explain(
             flat,
             inputs.geometry,
             partial(output_for, module, loaded, preprocess),
+            module.spoken if isinstance(module, Captioner) else (),
         )
         inner = inner_geometry(module, setting.input_size)
         if inner is not None:
@@ -232,7 +237,7 @@ def explain(
             setting.batch,
             target=ready(_slice(target, part, total), setting),
             classes=ready(classes, setting),
-            labels=labels,
+            labels=names,
             layers=layers,
             input_size=shape,
             create_graph=create_graph,
@@ -241,12 +246,12 @@ def explain(
             call=call,
             options=options,
         )
-        with reading(output, labels=labels, activation=how) as read:
+        with reading(output, labels=names, activation=how) as read:
             done = _run(request, families)
         facts.update(read.facts())
         return inputs, done
 
-    size = total if create_graph else batch_size
+    size = 1 if isinstance(module, Captioner) else total if create_graph else batch_size
     if size is None and total > 1:
         few = prepare(slice(0, 1)).tensor
         batches, facts["batch_size"] = in_chosen_batches(one, total, few)

@@ -5,61 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import AttentionUnavailable, MethodError
 from ..hooks import eager, preserved
+from ..models.text import with_answer
 from .image_tokens import ImageTokens
 from .tap import Site, Tap
-
-
-def inputs_of(module: Any, processor: Any, photo: np.ndarray, prompt: str) -> dict[str, Any]:
-    """Return what a processor makes of a photo (H, W, 3) and a prompt, on the model's device."""
-    from PIL import Image
-
-    text = prompt
-    marker = getattr(processor, "image_token", None) or ""
-    marker = getattr(marker, "content", marker)
-    # these processors put the image's tokens in front by themselves
-    alone = type(processor).__name__.startswith(("Blip2", "InstructBlip"))
-    if not marker or marker not in prompt:
-        if getattr(processor, "chat_template", None):
-            said = [{"type": "image"}, {"type": "text", "text": prompt}]
-            text = processor.apply_chat_template(
-                [{"role": "user", "content": said}], add_generation_prompt=True
-            )
-        elif marker and not alone:
-            text = f"{marker}{prompt}"
-    given = processor(images=[Image.fromarray(photo)], text=[text], return_tensors="pt")
-    place = next(module.parameters())
-    return {
-        name: value.to(place.device, place.dtype if value.is_floating_point() else value.dtype)
-        if isinstance(value, Tensor)
-        else value
-        for name, value in given.items()
-        if name != "labels"
-    }
-
-
-def with_answer(module: Any, inputs: Mapping[str, Any], written: Tensor) -> dict[str, Any]:
-    """Return the inputs with all written tokens but the last behind the prompt."""
-    prompt = inputs["input_ids"]
-    number = len(written) - 1
-    whole = dict(inputs)
-    whole["input_ids"] = torch.cat([prompt, written[None, :-1].to(prompt)], 1)
-    for name in ("attention_mask", "token_type_ids", "mm_token_type_ids"):
-        if name in whole:
-            # of PaliGemma 1 marks what is written, which is read causally
-            pali = name == "token_type_ids" and module.config.model_type == "paligemma"
-            fill = 1 if name == "attention_mask" or pali else 0
-            whole[name] = torch.cat([whole[name], whole[name].new_full((1, number), fill)], 1)
-    if "cross_attention_mask" in whole and number:
-        last = whole["cross_attention_mask"][:, -1:].expand(-1, number, -1, -1)
-        whole["cross_attention_mask"] = torch.cat([whole["cross_attention_mask"], last], 1)
-    return whole
 
 
 def log_probabilities(module: Any, inputs: Mapping[str, Any], written: Tensor) -> Tensor:

@@ -16,11 +16,12 @@ from ..errors import AttentionUnavailable, DataError, MethodError
 from ..geometry import Geometry
 from ..hooks import preserved, unwrap
 from ..images import read_image
+from ..models.text import inputs_of, members, offsets
 from .image_tokens import ImageTokens, image_tokens
 from .tap import Site, Tap
 from .token_activation import activation_map, rank_gaussian
 from .word_maps import WORD_METHODS, WordMaps
-from .word_passes import inputs_of, rolled, weighted
+from .word_passes import rolled, weighted
 
 #: maps that take another pass over the prompt and the answer
 _PASSES = {"rollout": rolled, "gradient": weighted}
@@ -264,33 +265,9 @@ def _watched(module: Any, lens: _States | None) -> Iterator[None]:
         handle.remove()
 
 
-def offsets(tokenizer: Any, ids: list[int]) -> tuple[str, list[tuple[int, int]]]:
-    """Return the text, and which part of it each token wrote."""
-    text = ""
-    spans = []
-    for number in range(len(ids)):
-        longer = tokenizer.decode(ids[: number + 1], skip_special_tokens=True)
-        spans.append((min(len(text), len(longer)), len(longer)))
-        text = longer
-    # a letter of several tokens stands for each of them as a whole once it is complete
-    lead = len(text) - len(text.lstrip())
-    return text.strip(), [(max(a - lead, 0), max(b - lead, 0)) for a, b in spans]
-
-
 def split(text: str) -> list[tuple[int, int]]:
     """Return the (start, end) of each word and sign of a text."""
     return [match.span() for match in _WORD.finditer(text)]
-
-
-def members(pieces: list[tuple[int, int]], spans: list[tuple[int, int]]) -> list[list[int]]:
-    """Return the tokens of each word: those that wrote a part of it."""
-    found = []
-    for start, end in pieces:
-        own = [i for i, (a, b) in enumerate(spans) if a < end and b > start]
-        if not own:  # written by a token whose letters joined those before
-            own = [max(i for i, (a, _) in enumerate(spans) if a <= start)]
-        found.append(own)
-    return found
 
 
 def _joined(values: Tensor, member: list[list[int]]) -> Tensor:

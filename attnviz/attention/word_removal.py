@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from ..erasing import erase
 from ..errors import MethodError
 from ..hooks import unwrap
+from ..models.text import inputs_of
 from .word_maps import WordMaps
-from .word_passes import inputs_of, log_probabilities
+from .word_passes import log_probabilities
 
 #: what takes the place of the region
 REMOVALS = ("mean", "blur")

@@ -22,8 +22,9 @@ from ..heatmaps import Heatmaps, pictures
 from ..images import asked
 from ..methods import METHODS
 from ..models import LoadedModel, labels_of, read_labels, resolve_preprocess
+from ..models.activation import stated_activation
 from ..models.outputs import predicted as predicted_class
-from ..models.outputs import probabilities
+from ..models.outputs import probabilities, reading
 from ..render.colour import table
 from ..render.scaling import check_mode
 from ..report.viewer import Note, longest_side, reduced, write_viewer
@@ -240,7 +241,9 @@ def explain_batch(
         each = max(len(targets), 1)
         said = {"preprocess": described(loaded, preprocess), **asked().facts()}
         maps = {name: replace(m, meta={**m.meta, **said}) for name, m in maps.items()}
-        predicted = _predicted(next(iter(maps.values())), each, labels)
+        first = next(iter(maps.values()))
+        with reading(activation=stated_activation(loaded.module)):
+            predicted = _predicted(first, each, labels)
         for some in [m.to("cpu") for m in maps.values()]:
             for n, i in enumerate(rows):
                 made[i] += [

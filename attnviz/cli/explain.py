@@ -31,8 +31,9 @@ def explain(
         typer.Option(
             help="Class index or label; or contrast:A,B, finer:A, probability:A, "
             "region:mask.png[@A], pixel:X,Y[@A], embedding:photo.jpg, class:A; text:'a boat' for "
-            "CLIP and SigLIP. The predicted class if left out. Several, with commas or repeated, "
-            "give several maps from one forward pass; a label with a comma is class:LABEL."
+            "CLIP and SigLIP; token:boat[@PROMPT] for captioners. The predicted class if left out. "
+            "Several, with commas or repeated, give several maps from one forward pass; a label "
+            "with a comma is class:LABEL."
         ),
     ] = None,
     versus: Annotated[

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .argument import resolve_model
+    from .captions import captioner
     from .dense import dense_prompts
     from .label_files import as_labels, imagenet_labels, read_labels
     from .labels import labels_of
@@ -25,6 +26,7 @@ _PUBLIC = {
     "Layout": "layout",
     "LoadedModel": "loaded",
     "Preprocess": "preprocess",
+    "captioner": "captions",
     "default_layer": "layers",
     "dense_prompts": "dense",
     "imagenet_labels": "label_files",
@@ -46,6 +48,7 @@ __all__ = [
     "LoadedModel",
     "Preprocess",
     "as_labels",
+    "captioner",
     "default_layer",
     "dense_prompts",
     "imagenet_labels",

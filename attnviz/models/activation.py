@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .prompts import ZeroShot
+from .prompts import OfTexts
 
 
 def are_probabilities(logits: Tensor) -> bool:
@@ -28,8 +28,8 @@ PROBABILITIES = (
 
 def stated_activation(model: Any) -> str | None:
     """Return the activation that a model or its config states (Hugging Face), or None."""
-    if isinstance(model, ZeroShot):
-        return model.activation
+    if isinstance(model, OfTexts):
+        return model.stated_activation()
     problem = getattr(getattr(model, "config", None), "problem_type", None)
     return {"regression": "none", "multi_label_classification": "sigmoid"}.get(problem or "")
 

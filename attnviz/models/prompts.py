@@ -18,7 +18,15 @@ from .loaded import LoadedModel
 _TEXT_PARTS = ("transformer", "token_embedding", "ln_final")
 
 
-class ZeroShot(nn.Module):
+class OfTexts(nn.Module):
+    """Another model's parts, under the same names, whose logits are texts; nothing is copied."""
+
+    def stated_activation(self) -> str:
+        """Return how the logits become probabilities."""
+        raise NotImplementedError
+
+
+class ZeroShot(OfTexts):
     """The image half of an image-text model, with the cosines to given prompts as logits.
 
     Its modules are those of the model, under the same names; nothing is copied. The text half has
@@ -52,6 +60,10 @@ class ZeroShot(nn.Module):
         binary = single and self.activation == "sigmoid"
         self.labels = (f"not {prompts[0]}", *prompts) if binary else tuple(prompts)
         self.train(model.training)
+
+    def stated_activation(self) -> str:
+        """Return how the logits become probabilities."""
+        return self.activation
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (B, K) of images (B, 3, H, W): cosines, times the model's scale."""
@@ -127,8 +139,15 @@ def zero_shot(model: Any, prompts: Sequence[str], *, tokenizer: Any = None) -> L
 
 def image_half(loaded: LoadedModel) -> nn.Module:
     """Return what photos alone go through: of an image-text model that half, else the model."""
+    if loaded.tokenizer is None:
+        return loaded.module
+    if not is_image_text(loaded.module):
+        raise ModelError(
+            f"{loaded.name} writes about photos, and runs on a photo and text together: explain a "
+            "word (token:WORD as target); attend has its attention (`attnviz attend PHOTO --text`)"
+        )
     # which prompt it is makes no difference to the layers
-    return loaded.module if loaded.tokenizer is None else zero_shot(loaded, ["a"]).module
+    return zero_shot(loaded, ["a"]).module
 
 
 def _sees(model: Any, name: str) -> bool:

@@ -123,8 +123,8 @@ def empty() -> Any:
     return model.eval()
 
 
-def build() -> tuple[Any, Processor]:
-    """Return the trained model in eval mode and its processor.
+def build(pretrained: bool = True) -> tuple[Any, Processor]:
+    """Return the trained model (or its random words) in eval mode, and its processor.
 
     Raises:
         EnvironmentFault: transformers is not installed, or the weights are missing.
@@ -132,6 +132,8 @@ def build() -> tuple[Any, Processor]:
     from .checkpoints import read_state_dict
 
     model = empty()
+    if not pretrained:
+        return model, Processor()
     state = {k: v.float() for k, v in read_state_dict(tiny_clip.weights_path(FILE)).items()}
     kept = {k: v for k, v in model.state_dict().items() if ".vision_tower." in k}
     model.load_state_dict({**kept, **state})

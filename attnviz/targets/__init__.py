@@ -12,7 +12,7 @@ from .finer import FinerTarget
 from .grammar import parse, parsed
 from .kinds import ClassTarget, Contrast, Probability, RegionTarget, Target
 from .placed import EmbeddingTarget, PhotoRegion, Setting, ready
-from .prompted import TextTarget, prompted
+from .prompted import TextTarget, TokenTarget, prompted
 
 __all__ = [
     "BoxTarget",
@@ -27,6 +27,7 @@ __all__ = [
     "Setting",
     "Target",
     "TextTarget",
+    "TokenTarget",
     "class_index",
     "logits_of",
     "parse",

@@ -10,7 +10,7 @@ from .detected import BoxTarget
 from .finer import FinerTarget
 from .kinds import ClassTarget, Contrast, Probability, Target
 from .placed import EmbeddingTarget, PhotoRegion
-from .prompted import TextTarget
+from .prompted import TextTarget, TokenTarget
 
 #: kinds that a text may name, and how each is written
 FORMS = {
@@ -23,6 +23,7 @@ FORMS = {
     "box": "box:3 or box:120,80,300,260 or box:120,80,300,260@boat",
     "embedding": "embedding:other.jpg",
     "text": "text:a boat",
+    "token": "token:boat or token:boat@a photo of",
 }
 
 
@@ -89,6 +90,11 @@ def _box(text: str) -> Target:
     return BoxTarget((x0, y0, x1, y1), cls.strip() or None)
 
 
+def _token(text: str) -> Target:
+    word, _, prompt = text.partition("@")
+    return TokenTarget(word.strip(), prompt=prompt.strip())
+
+
 _MADE: dict[str, Callable[[str], Target]] = {
     "class": ClassTarget,
     "probability": Probability,
@@ -99,4 +105,5 @@ _MADE: dict[str, Callable[[str], Target]] = {
     "box": _box,
     "embedding": EmbeddingTarget,
     "text": TextTarget,
+    "token": _token,
 }

@@ -28,12 +28,14 @@ class Setting:
         input_size: (H, W) of the model's input, None where it is no picture.
         geometry: where each input lies on its photo; None where inputs were given as tensors.
         embed: runs the model on another photo, and returns its output.
+        words: that a `Captioner` scores.
     """
 
     batch: int
     input_size: tuple[int, int] | None
     geometry: Sequence[Geometry] | None
     embed: Callable[[Any], Any]
+    words: Sequence[str] = ()
 
     def places(self) -> list[Geometry]:
         """Return where each input lies on its photo; a tensor is its own photo."""

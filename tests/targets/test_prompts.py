@@ -184,7 +184,7 @@ def test_a_classifier_of_prompts_is_a_model_like_others(clip, images):
 def test_what_is_wrong_is_said(clip, images):
     with pytest.raises(ModelError, match="tokenizer of CLIPModel is not known"):
         attnviz.explain(clip, images, target="text:a boat")
-    with pytest.raises(TargetError, match="by themselves, and 'boat' is none"):
+    with pytest.raises(TargetError, match="by themselves, and 'boat' is of another kind"):
         attnviz.explain(clip, images, classes=[TextTarget("a boat", letters), "boat"])
     plain = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.AdaptiveAvgPool2d(1))
     with pytest.raises(ModelError, match="Sequential embeds no texts"):

@@ -1,4 +1,4 @@
-"""Models that come along: EfficientNet-Lite0 with its ImageNet weights, and tiny-clip."""
+"""Models that come along: EfficientNet-Lite0 with its ImageNet weights, tiny-clip, tiny-llava."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from ...errors import EnvironmentFault, ModelError
-from .. import tiny_clip
+from .. import tiny_clip, tiny_llava
 from ..environment import import_timm
 from ..label_files import imagenet_labels
 from ..loaded import LoadedModel
@@ -33,7 +33,7 @@ _FILE = "efficientnet-lite0-57934424.pth"
 
 def names() -> list[str]:
     """Return the names of the embedded models."""
-    return [NAME, tiny_clip.NAME]
+    return [NAME, tiny_clip.NAME, tiny_llava.NAME]
 
 
 def weights_path() -> Path:
@@ -64,6 +64,9 @@ def build(name: str, *, pretrained: bool, num_classes: int | None) -> LoadedMode
     """
     if name == tiny_clip.NAME:
         return tiny_clip.build(pretrained)
+    if name == tiny_llava.NAME:
+        module, processor = tiny_llava.build(pretrained)
+        return LoadedModel(module, name, tiny_clip.PREPROCESS, None, processor)
     timm = import_timm()
     if pretrained and num_classes not in (None, 1000):
         raise ModelError(

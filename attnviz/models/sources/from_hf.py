@@ -48,8 +48,8 @@ def build(name: str, *, pretrained: bool, num_classes: int | None) -> LoadedMode
             f"{' and more' if len(missing) > 3 else ''}: it is not a trained image classifier, and "
             "its scores would be random; choose a checkpoint that was trained to classify"
         )
-    if is_image_text(module):
-        tokenizer = _tokenizer(transformers, name)
+    if is_image_text(module) or type(module) in _writers(transformers):
+        tokenizer = _tokenizer(transformers, name, processors=not is_image_text(module))
         return LoadedModel(module.eval(), f"hf:{name}", processor, None, tokenizer)
     labels = labels_of(module) if pretrained else None
     return LoadedModel(module.eval(), f"hf:{name}", processor, labels)
@@ -122,6 +122,12 @@ def _read(
     by_words = transformers.AutoModelForZeroShotImageClassification
     if type(config) in by_words._model_mapping and not named.endswith("ForImageClassification"):
         auto, num_classes = by_words, None
+    writing = transformers.AutoModelForImageTextToText
+    if (
+        type(config) in writing._model_mapping
+        and named == writing._model_mapping[type(config)].__name__
+    ):
+        auto, num_classes = writing, None
     if num_classes is not None and num_classes != config.num_labels:
         if pretrained:
             raise ModelError(
@@ -136,8 +142,16 @@ def _read(
     return module, _processor(transformers, name, local), sorted(info.get("missing_keys") or [])
 
 
-def _tokenizer(transformers: Any, name: str) -> Any:
+def _writers(transformers: Any) -> tuple[type, ...]:
+    """Return the classes of models that write about pictures."""
+    return tuple(transformers.AutoModelForImageTextToText._model_mapping.values())
+
+
+def _tokenizer(transformers: Any, name: str, *, processors: bool) -> Any:
+    """Return the tokenizer, or where it is to be the whole processor that, if there is one."""
     try:
+        if processors:
+            return transformers.AutoProcessor.from_pretrained(name, local_files_only=True)
         return transformers.AutoTokenizer.from_pretrained(name, local_files_only=True)
     except (OSError, ValueError, ImportError):
         return None  # it is then asked for with the first prompt
