@@ -78,7 +78,22 @@ def test_spatial_half_of_cbam():
     assert figure.axes[1].images[-1].get_clim() == (0, 1)
     close(drawn(figure.axes[2]), y[0].abs().mean(0))
     close(drawn(figure.axes[3]), (y[0] * want[0]).abs().mean(0))
-    assert figure.axes[2].images[-1].get_clim() == figure.axes[3].images[-1].get_clim()
+    for ax in figure.axes[2:4]:
+        assert ax.images[-1].get_clim() == (0, drawn(ax).max())
+
+
+def test_noise_is_left_out_under_a_map_and_a_clear_picture_stays():
+    """Maps over scenes of 40 pixels under heavy noise could not be seen."""
+    clear = np.full((3, 20, 20), 0.5)
+    clear[:, 5:15, 5:15] = 0.9
+    noisy = clear + 0.3 * np.random.default_rng(0).standard_normal(clear.shape)
+    under = [
+        spatial_gate(np.zeros((4, 4)), photo).axes[1].images[0].get_array()
+        for photo in (clear, noisy.clip(0, 1))
+    ]
+    assert np.ptp(under[0][7:13, 7:13]) == 0
+    assert under[1][7:13, 7:13].std() < 0.05  # of 0.3 * 0.6 before
+    assert under[1][7:13, 7:13].mean() - under[1][:3].mean() > 0.1
 
 
 def test_attention_gate():

@@ -117,7 +117,8 @@ def token_heatmap(
     top = 1.0 if share else float(matrix.max()) or 1.0
     picture = ax.imshow(matrix, cmap=COLORMAP, vmin=0, vmax=top, interpolation="nearest")
     size = float(np.clip(cell * 28, 4, 9))
-    ax.set_xticks(range(len(keys)), keys, rotation=90, fontsize=size)
+    upright = max(map(len, keys), default=0) <= 1
+    ax.set_xticks(range(len(keys)), keys, rotation=0 if upright else 90, fontsize=size)
     ax.set_yticks(range(len(queries)), queries, fontsize=size)
     ax.set_xlabel("key: is looked at")
     ax.set_ylabel("query: looks")

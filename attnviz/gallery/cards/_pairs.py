@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from ..drawings.spatial import edge
 from ._trained import centres, scene
 
 NUMBER = 4
 MADE = (
     "A network of one convolution, this layer and a linear head, trained for a few seconds to "
-    "name the colours in generated scenes under heavy noise"
+    "name the colours of two shapes (outlined) under heavy noise, which is left out under the maps"
 )
 
 
@@ -24,6 +27,14 @@ def queries() -> list[tuple[int, int]]:
     masks = scene(NUMBER)[2]
     free = (masks.amax(0).view(20, 2, 20, 2).amax((1, 3)) == 0).nonzero()
     return [*centres(masks), tuple(free[len(free) // 8].tolist())]
+
+
+def outline(figure: Any) -> None:
+    """Draw the objects' edges into every picture of a figure."""
+    mask = scene(NUMBER)[2].amax(0).numpy()
+    for ax in figure.axes:
+        if ax.images:
+            edge(ax, mask.shape, mask, colors="white", linewidths=0.8)
 
 
 def on_own_kind(dense: Tensor, reach: Tensor | None = None) -> tuple[float, float]:

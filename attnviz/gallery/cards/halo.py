@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...inspection import inspect
 from ..card import Shown, register_card
 from ..drawings.windows import blocks, on_grid
-from ._pairs import MADE, example, on_own_kind, queries
+from ._pairs import MADE, example, on_own_kind, outline, queries
 from ._trained import judge, scene_network
 
 _BLOCK, _HALO, _SIDE = 5, 3, 20
@@ -52,6 +52,7 @@ def card() -> Shown:
     figure = blocks(
         weights, image[0].clamp(0, 1), queries(), block=_BLOCK, halo=_HALO, title="Halo attention"
     )
+    outline(figure)
     dense = _dense(weights.mean(1))
     own, chance = on_own_kind(dense, _dense(torch.ones_like(weights[:, 0])))
     numbers = {"mean_iou": judge(model), "on_own_colour": own, "on_own_colour_chance": chance}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ...inspection import inspect
 from ..card import Shown, register_card
 from ..drawings.parts import parts
-from ._pairs import MADE, NUMBER, example
+from ._pairs import MADE, NUMBER, example, outline
 from ._trained import GRID, judge, scene, scene_network
 
 
@@ -48,6 +48,7 @@ def card() -> Shown:
         maps, image[0].clamp(0, 1), name="key", each=True, winner=False, label="key's weight",
         title="Lambda layer: the softmax of each key over the picture",
     )  # fmt: skip
+    outline(figure)
     cells = scene(NUMBER)[2].view(2, GRID, 2, GRID, 2).mean((2, 4)) >= 0.5
     mass = (maps[:, None] * cells).sum((2, 3))
     numbers = {

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ...inspection import inspect
 from ..card import Shown, register_card
 from ..drawings.pairs import place_maps
-from ._pairs import MADE, example, on_own_kind, queries
+from ._pairs import MADE, example, on_own_kind, outline, queries
 from ._trained import judge, scene_network
 
 
@@ -44,6 +44,7 @@ def card() -> Shown:
     model, image = subject()
     weights = inspect(model, image).of_kind("self")[0].read()
     figure = place_maps(weights[0], image[0].clamp(0, 1), queries(), title="Non-local block")
+    outline(figure)
     own, chance = on_own_kind(weights[0, 0])
     numbers = {"mean_iou": judge(model), "on_own_colour": own, "on_own_colour_chance": chance}
     caption = (

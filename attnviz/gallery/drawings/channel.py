@@ -36,7 +36,7 @@ def channel_gates(
         gate: (C,) or (C, 1, 1), each in [0, limit]: bars, on an axis from 0 to `limit`.
         activation: (C, h, w), what the gate multiplies; a thumbnail for each of the most and the
             least opened channels, over the photo, each from 0 to its own maximum. Negative
-            values are drawn as 0.
+            values are drawn as 0, and channels that are 0 everywhere passed over.
         photo: (3, H, W) in [0, 1] or (H, W, 3) uint8.
         other: gates of another image, (C,) or (C, 1, 1), drawn as dots.
         other_photo: that image.
@@ -50,19 +50,26 @@ def channel_gates(
         DataError: shapes do not fit.
     """
     values = array(gate.reshape(-1) if hasattr(gate, "reshape") else gate, 1, "the gate")
+    maps = None if activation is None else array(activation, 3, "the activation")
+    if maps is not None and len(maps) != len(values):
+        raise DataError(
+            f"{len(values)} gates for an activation of {len(maps)} channels {maps.shape}; pass "
+            "the tensor that this gate multiplies"
+        )
     order = np.argsort(-values, kind="stable")
-    most = min(most, len(values))
-    least = min(least, len(values) - most)
+    if maps is not None:
+        order = order[maps[order].max((1, 2)) > 0]
+    most = min(most, len(order))
+    least = min(least, len(order) - most)
     high, low = order[:most], order[len(order) - least :]
-    thumbs = activation is not None
     seen = None if photo is None else picture(photo)
     inputs = [] if seen is None else [(seen, "input" if other is None else names[0])]
     if other_photo is not None:
         inputs.append((picture(other_photo), names[1]))
     shown = [*high, *low]
-    figure = new_figure(8.6, 4.1 if thumbs else 2.4)
+    figure = new_figure(8.6, 2.4 if maps is None else 4.1)
     across = max(len(shown) + len(inputs), 1)
-    panels = figure.add_gridspec(1 + thumbs, across)
+    panels = figure.add_gridspec(1 + (maps is not None), across)
     bars = figure.add_subplot(panels[0, :])
     colours = np.full(len(values), QUIET, object)
     colours[high] = ACCENT
@@ -86,14 +93,8 @@ def channel_gates(
         f"{values.max():.2f}, mean {values.mean():.2f} (dotted)",
         fontsize=9,
     )
-    if not thumbs:
+    if maps is None:
         return figure
-    maps = array(activation, 3, "the activation")
-    if len(maps) != len(values):
-        raise DataError(
-            f"{len(values)} gates for an activation of {len(maps)} channels {maps.shape}; pass "
-            "the tensor that this gate multiplies"
-        )
     for place, (image, name) in enumerate(inputs):
         show_photo(figure.add_subplot(panels[1, place]), image, name)
     for place, channel in enumerate(shown, start=len(inputs)):

@@ -9,6 +9,7 @@ import numpy as np
 from ._canvas import array, new_figure, picture, scale_bar, show_map, show_photo
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -33,7 +34,7 @@ def spatial_gate(
         gate: (h, w) or (1, h, w), not negative.
         photo: (3, H, W) in [0, 1] or (H, W, 3) uint8.
         before: (C, h, w), what the gate multiplies: drawn as its mean size over channels.
-        after: (C, h, w), what comes out: drawn likewise and on the same scale.
+        after: (C, h, w), what comes out: drawn likewise, from 0 to its own maximum.
         title: above.
         top: end of the colour scale; None: the largest weight.
         label: of the colour bar.
@@ -50,23 +51,27 @@ def spatial_gate(
         for name, part in (("before", before), ("after", after))
         if part is not None
     ]
-    figure = new_figure(2.3 * (2 + len(sizes)) + 1.3, 2.9)
+    figure = new_figure(2.5 * (2 + len(sizes)) + 1.0, 2.9)
     axes = figure.subplots(1, 2 + len(sizes))
     show_photo(axes[0], seen, "input")
     show_map(
         axes[1], seen, values, top=top, title=f"{label}: {values.min():.3g} to {values.max():.3g}"
     )
     if outline is not None:
-        mask = array(outline, 2, "the outline")
-        y, x = (
-            (np.arange(n) + 0.5) * side / n for n, side in zip(mask.shape, seen.shape, strict=False)
-        )
-        axes[1].contour(x, y, mask, [0.5], colors="#00d5ff", linewidths=1.2)
+        edge(axes[1], seen.shape[:2], array(outline, 2, "the outline"))
     scale_bar(figure, axes[1], top, f"{label}, 0 to {top:.3g}")
-    if sizes:
-        most = max(float(size.max()) for _, size in sizes)
-        for ax, (name, size) in zip(axes[2:], sizes, strict=True):
-            show_map(ax, None, size, top=most, title=f"mean |activation| {name}", colormap="gray")
-        scale_bar(figure, axes[2:], most, f"0 to {most:.3g}", colormap="gray")
+    for ax, (name, size) in zip(axes[2:], sizes, strict=True):
+        most = float(size.max())
+        show_map(ax, None, size, top=most, title=f"mean |activation| {name}", colormap="gray")
+        scale_bar(figure, ax, most, f"0 to {most:.3g}", colormap="gray")
     figure.suptitle(title, fontsize=9)
     return figure
+
+
+def edge(ax: Axes, size: tuple[int, int], mask: np.ndarray, **style: Any) -> None:
+    """Draw the edge of a mask (h, w) that covers a photo of this (height, width)."""
+    y, x = (
+        (np.arange(count) + 0.5) * side / count
+        for count, side in zip(mask.shape, size, strict=True)
+    )
+    ax.contour(x, y, mask, [0.5], **{"colors": "#00d5ff", "linewidths": 1.2} | style)
