@@ -144,6 +144,48 @@ def factorise(values: Tensor, count: int, *, steps: int = 300) -> tuple[Tensor, 
     return left, right
 
 
+def rows_of(activation: Tensor) -> Tensor:
+    """Return activations (B, C, h, w) as a row a position, (B * h * w, C)."""
+    return activation.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def concept_vectors(
+    rows: Tensor, count: int, layer: str, *, steps: int = 300
+) -> tuple[Tensor, Tensor]:
+    """Return how much of each concept each row holds (N, K), and the concepts (K, C) of length 1.
+
+    The largest concept comes first.
+
+    Args:
+        rows: (N, C) activations, at least 0.
+        count: K.
+        layer: where they are from, for what it says.
+        steps: updates of the factorisation.
+
+    Raises:
+        AttnvizError: fewer rows or channels than concepts, or no positive activation.
+    """
+    if not 1 <= count <= min(rows.shape) or not bool(rows.any()):
+        raise AttnvizError(
+            f"{count} concepts of {len(rows)} positions with {rows.shape[1]} channels at {layer!r},"
+            f" {float((rows > 0).float().mean()):.0%} of them above 0; ask for 1 to "
+            f"{min(rows.shape)} at a layer that is active"
+        )
+    left, right = factorise(rows, count, steps=steps)
+    length = right.norm(dim=1)
+    order = (left * length).sum(0).argsort(descending=True)
+    return (left * length)[:, order], (right / length.clamp_min(1e-30)[:, None])[order]
+
+
+def held(rows: Tensor, vectors: Tensor, *, steps: int = 100) -> Tensor:
+    """Return how much of each known concept (K, C) each row (N, C) holds, at least 0, (N, K)."""
+    across, among = rows.clamp_min(0) @ vectors.T, vectors @ vectors.T
+    left = across
+    for _ in range(steps):
+        left = left * across / (left @ among).clamp_min(torch.finfo(rows.dtype).eps)
+    return left
+
+
 def find_concepts(
     model: Model,
     images: Any,
@@ -210,20 +252,11 @@ def find_concepts(
     if len({tuple(a.shape[1:]) for a in found}) > 1:
         raise LayoutError(f"{name!r} gives grids of different sizes; give photos of one size")
     every = torch.cat(found)
-    number, channels, height, width = every.shape
-    rows = every.permute(0, 2, 3, 1).reshape(-1, channels)
+    number, _, height, width = every.shape
+    rows = rows_of(every)
     cut = float(rows.clamp_max(0).abs().sum() / rows.abs().sum().clamp_min(1e-30))
     rows = rows.clamp_min(0)
-    if not 1 <= count <= min(rows.shape) or not bool(rows.any()):
-        raise AttnvizError(
-            f"{count} concepts of {len(rows)} positions with {channels} channels at {name!r}, "
-            f"{float((rows > 0).float().mean()):.0%} of them above 0; ask for 1 to "
-            f"{min(rows.shape)} at a layer that is active"
-        )
-    left, right = factorise(rows, count, steps=steps)
-    length = right.norm(dim=1)
-    order = (left * length).sum(0).argsort(descending=True)
-    left, right = (left * length)[:, order], (right / length.clamp_min(1e-30)[:, None])[order]
+    left, right = concept_vectors(rows, count, name, steps=steps)
     error = float((rows - left @ right).norm() / rows.norm())
     total = left.sum()
     maps = left.view(number, height, width, count).permute(0, 3, 1, 2).reshape(-1, height, width)

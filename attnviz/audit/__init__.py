@@ -5,7 +5,8 @@
     found.save("audit-boat")     # report.html, audit.json, images.csv
 
 `against` compares two models on the same images, `rank_pairs` ranks all class pairs of a dataset
-by risk. Without annotated contexts: `discover` clusters what the maps of a class cover,
+by risk. Without annotated contexts: `discover` clusters what the maps of a class cover, or audits
+the concepts of a layer as contexts (`by="concepts"`),
 `confusion(..., context_masks=segment)` takes masks of the context from a function photo -> mask,
 and `text_context` labels it by two prompts and a CLIP model. A study,
 `notebooks/studies/audit_photographs.py`, trains a confused

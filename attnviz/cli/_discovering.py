@@ -57,12 +57,12 @@ def told_by_words(dataset: Any, context: str, clip: Path, prompts: str, batch_si
     return text_context(dataset, context=context, prompts=words, model=clip, batch_size=batch_size)
 
 
-def find_contexts(loaded: Any, dataset: Any, options: dict[str, Any]) -> Any:
-    """Return the clusters of what the maps of the object's class cover."""
+def find_contexts(loaded: Any, dataset: Any, options: dict[str, Any], **discovery: Any) -> Any:
+    """Return the clusters of what the maps of the object's class cover, or the concepts."""
     from ..audit import discover
 
-    taken = ("object", "target", "layer", "labels", "batch_size", "seed")
-    return discover(loaded, dataset, **{k: options[k] for k in taken})
+    taken = ("object", "target", "layer", "labels", "fills", "batch_size", "seed")
+    return discover(loaded, dataset, **{k: options[k] for k in taken}, **discovery)
 
 
 def write(found: Any, out: Path, *, as_json: bool, force: bool) -> None:
@@ -82,12 +82,28 @@ def print_clusters(found: Any) -> None:
     """Print a line a cluster."""
     from ._console import print_table
 
+    concepts = found.by == "concepts"
+    header = ["concept" if concepts else "cluster", "images", f"without {found.object}"]
+    header += [f"on {found.object}", "audited as the context"] if concepts else []
     print_table(
-        ["cluster", "images", f"without {found.object}", "mean log-odds", "labels (lift)"],
+        [*header, "mean log-odds", "labels (lift)"],
         [
-            [str(number), str(len(c.images)),
-             "-" if c.wrong != c.wrong else f"{100 * c.wrong:.0f} %", f"{c.score:+.2f}",
+            [c.name.removeprefix("concept ") or str(number), str(len(c.images)), _percent(c.wrong),
+             *([_percent(c.on_object), _judged(c)] if concepts else []), f"{c.score:+.2f}",
              ", ".join(f"{name} {lift:.1f}x" for name, lift in c.labels)]
             for number, c in enumerate(found.clusters, 1)
         ],
     )  # fmt: skip
+
+
+def _percent(share: float) -> str:
+    return "-" if share != share else f"{100 * share:.0f} %"
+
+
+def _judged(concept: Any) -> str:
+    """Return what an audit found of a concept, with the severity."""
+    if concept.verdict is None:
+        return "no: it is the object"
+    kind, severity = concept.verdict.kind, concept.verdict.severity
+    known = severity is not None and severity.value == severity.value
+    return f"{kind} {severity.value:.2f}" if known else kind

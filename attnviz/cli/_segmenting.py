@@ -12,6 +12,7 @@ from ._app import say
 
 if TYPE_CHECKING:
     from ..data import Dataset
+    from ..models.dense import DensePrompts
 
 
 def segmented(
@@ -46,22 +47,29 @@ def by_prompts(dataset: Dataset, text: str, clip: Path, device: str | None) -> t
         DataError: nothing of it is found anywhere.
         ModelError, TargetError: as `attnviz.models.dense.dense_prompts`.
     """
-    from ..models import load
-    from ..models.dense import dense_prompts
-
-    prompts = [word.strip() for word in text.split("|") if word.strip()]
-    if len(prompts) < 2:
-        raise typer.BadParameter(
-            "--context text:... is a contest: say what else is on the photos, text:water|land"
-        )
-    model = load(f"hf:{clip}" if clip.is_dir() else str(clip), device=device)
-    found = dense_prompts(model, prompts)
+    found = dense(text, clip, device)
+    prompts = found.labels
     source = f"{found.name} by the prompt {prompts[0]!r} against {', '.join(prompts[1:])}"
 
     def segment(photo: Any) -> Any:
         return found(photo).astype(int)
 
     return _marked(dataset, segment, {prompts[0]: 1}, source, prompts[:1]), prompts[0]
+
+
+def dense(text: str, clip: Path, device: str | None) -> DensePrompts:
+    """Return the CLIP model that says where it sees which of the prompts of "water|land"."""
+    from ..models import load
+    from ..models.dense import dense_prompts
+
+    prompts = [word.strip() for word in text.split("|") if word.strip()]
+    if len(prompts) < 2:
+        raise typer.BadParameter(
+            "prompts are a contest: say what else is on the photos, --context 'text:water|land' "
+            "or --prompts 'water|land'"
+        )
+    model = load(f"hf:{clip}" if clip.is_dir() else str(clip), device=device)
+    return dense_prompts(model, prompts)
 
 
 def _marked(

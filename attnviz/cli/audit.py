@@ -60,7 +60,9 @@ def audit(
     ] = None,
     prompts: Annotated[
         str | None,
-        typer.Option(help="For --clip: what shows the context | what does not."),
+        typer.Option(
+            help="For --clip: what shows the context | what does not; names for concepts."
+        ),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Audit one split of the data only.")] = None,
     against: Annotated[
@@ -77,6 +79,13 @@ def audit(
             help="Cluster what is called the object by what its maps cover; needs no --context.",
         ),
     ] = False,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="For --discover: features or maps, which part the images; or concepts of the "
+            "layer, each audited as the context, and named by --clip and --prompts 'water|land|...'"
+        ),
+    ] = "features",
     trained_on: Annotated[
         Path | None, typer.Option(help="Training data; an image of it in DATA is refused.")
     ] = None,
@@ -113,6 +122,7 @@ def audit(
 
     Prints the verdict with its uncertainty and writes a report that opens offline.
     """
+    from ..audit.discovery import BY
     from ..audit.pictures import BACKGROUND
     from ..data import open_dataset
     from ..models import read_labels
@@ -122,12 +132,14 @@ def audit(
     from ._console import print_json
     from ._discovering import find_contexts, mask_function, rank, told_by_words, write
     from ._files import refuse_existing
-    from ._segmenting import by_prompts, segmented
+    from ._segmenting import by_prompts, dense, segmented
 
     if (masks is not None) + boxes + groups > 1:
         raise typer.BadParameter("--masks, --boxes and --groups exclude one another")
     if not all_classes and object is None:
         raise typer.BadParameter("--object is needed, or --all-classes")
+    if by not in BY or (by != BY[0] and not discover):
+        raise typer.BadParameter(f"--by {by!r} is not one of {', '.join(BY)}, with --discover")
     discovery_alone = discover and context is None
     if masks_from is not None and (boxes or groups or object is None):
         raise typer.BadParameter("--masks-from makes masks of --object: not with --boxes, --groups")
@@ -137,7 +149,10 @@ def audit(
             "--context text:... needs --clip, the folder of a CLIP model (tiny-clip for generated "
             "scenes), and neither --prompts nor --groups"
         )
-    if not by_text and ((clip is None) != (prompts is None) or (clip and context is None)):
+    named = discovery_alone and by == "concepts"
+    if not by_text and (
+        (clip is None) != (prompts is None) or (clip and context is None and not named)
+    ):
         raise typer.BadParameter("--clip, --prompts and --context belong together")
     if fail_above is not None and not 0 <= fail_above <= 1:
         raise typer.BadParameter(f"--fail-above {fail_above} is no share from 0 to 1")
@@ -157,7 +172,7 @@ def audit(
         assert context is not None
         assert clip is not None
         dataset, context = by_prompts(dataset, context.removeprefix("text:"), clip, subject.device)
-    elif clip is not None:
+    elif clip is not None and not named:
         dataset = told_by_words(dataset, str(context), clip, str(prompts), batch_size)
     if masks_from is not None:
         around = [context] if context not in (None, BACKGROUND) else []
@@ -197,9 +212,13 @@ def audit(
         models.append((after, "journal-after.jsonl"))
     with group.locked(out):
         if discovery_alone:
-            write(find_contexts(loaded, dataset, options), out, as_json=as_json, force=force)
+            words = dense(str(prompts), clip, subject.device) if clip is not None else None
+            contexts = find_contexts(loaded, dataset, options, by=by, words=words)
+            write(contexts, out, as_json=as_json, force=force)
             return
-        found, results, paths = _judge(models, dataset, options, out, discover, force)
+        found, results, paths = _judge(
+            models, dataset, options, out, by if discover else None, force
+        )
     gate = None if fail_above is None else _gate(results[-1], fail_above)
     if as_json:
         document = found.as_dict()
@@ -286,9 +305,12 @@ def _print_places(result: Any) -> None:
 
 def _judge(
     models: list[tuple[Any, str]], dataset: Any, options: dict[str, Any], out: Path,
-    discover: bool, force: bool,
+    by: str | None, force: bool,
 ) -> tuple[Any, list[Any], dict[str, Path]]:  # fmt: skip
-    """Audit each model with a journal of its own in `out`, compare two, and write the report."""
+    """Audit each model with a journal of its own in `out`, compare two, and write the report.
+
+    `by` is how contexts are discovered, None: not at all.
+    """
     from ..audit import compare, confusion
     from ..audit.journal import journals
     from ..processes import current
@@ -316,8 +338,8 @@ def _judge(
                 seen[0] = done
 
             results.append(confusion(each, dataset, journal=out / name, progress=step, **options))
-    if discover:
-        contexts = find_contexts(models[-1][0], dataset, options)
+    if by is not None:
+        contexts = find_contexts(models[-1][0], dataset, options, by=by)
         results[-1] = replace(results[-1], discovery=contexts)
     found: Any = results[0] if len(models) == 1 else compare(*results)
     paths = group.once(lambda: found.save(out, force=force))

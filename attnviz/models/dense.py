@@ -19,8 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError, TargetError
+from ..geometry import Geometry
 from ..hooks import own_thread, preserved
 from ..render.place import place_tensor
+from ..statistics.clustering import otsu
 from .argument import device_of, dtype_of
 from .loaded import LoadedModel
 from .prompts import zero_shot
@@ -81,6 +83,12 @@ class DensePrompts:
             )
         return found
 
+    def of(self, photo: np.ndarray) -> tuple[Tensor, Geometry]:
+        """Return the prompts' logits (K, h, w) on a photo, uint8 RGB, and where they lie on it."""
+        module = self.model.module
+        inputs, place = resolve_preprocess(None, module, self.model)(photo)
+        return self.maps(inputs[None].to(device_of(module), dtype_of(module)))[0], place
+
     def __call__(self, photo: np.ndarray) -> np.ndarray:
         """Return where the first prompt is, (h, w) bool.
 
@@ -91,11 +99,9 @@ class DensePrompts:
         Args:
             photo: (h, w, 3) uint8 RGB.
         """
-        module = self.model.module
-        inputs, place = resolve_preprocess(None, module, self.model)(photo)
-        maps = self.maps(inputs[None].to(device_of(module), dtype_of(module)))[0]
+        maps, place = self.of(photo)
         ahead = maps[0] - maps[1:].amax(0)
-        least = max(0.0, _split(ahead.flatten()))
+        least = max(0.0, otsu(ahead.flatten()))
         return (place_tensor(ahead[None].float(), place)[0] > least).cpu().numpy()
 
 
@@ -185,16 +191,6 @@ def _attended(block: Any, tokens: Tensor, spread: float) -> Tensor:
     similar[..., -(side**2) :, -(side**2) :] += near
     read = (similar.softmax(-1) @ values).transpose(1, 2).flatten(2)
     return out(read)
-
-
-def _split(values: Tensor) -> float:
-    """Return the threshold with the largest variance between the two sides (Otsu 1979)."""
-    ordered = values.double().sort().values
-    count = torch.arange(1, len(ordered), device=ordered.device)
-    below, total = ordered.cumsum(0)[:-1], ordered.sum()
-    gap = (total - below) / (len(ordered) - count) - below / count
-    at = int((count * (len(ordered) - count) * gap.square()).argmax())
-    return float(ordered[at : at + 2].mean())
 
 
 def _side(tokens: int) -> int:

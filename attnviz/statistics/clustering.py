@@ -1,4 +1,4 @@
-"""Spectral clustering of a few hundred points, with k-means."""
+"""Spectral clustering of a few hundred points, with k-means; a threshold between two kinds."""
 
 from __future__ import annotations
 
@@ -72,3 +72,13 @@ def kmeans(points: Tensor, clusters: int, *, seed: int = 0, starts: int = 10) ->
             best, least = torch.cdist(points, centres).argmin(1), inertia
     # an empty cluster has no number
     return torch.unique(best, return_inverse=True)[1]
+
+
+def otsu(values: Tensor) -> float:
+    """Return the threshold with the largest variance between the two sides (Otsu 1979)."""
+    ordered = values.double().sort().values
+    count = torch.arange(1, len(ordered), device=ordered.device)
+    below, total = ordered.cumsum(0)[:-1], ordered.sum()
+    gap = (total - below) / (len(ordered) - count) - below / count
+    at = int((count * (len(ordered) - count) * gap.square()).argmax())
+    return float(ordered[at : at + 2].mean())

@@ -101,6 +101,26 @@ def test_discovery_alone_and_in_the_report(folder, tmp_path, capsys):
     assert page.count('class="sheet"') == len(found["clusters"])
 
 
+def test_concepts_named_and_judged(folder, tmp_path, capsys):
+    words = ["audit", "--model", "tests.audit.makers:reads_water", "--data", str(folder),
+             "--object", "boat", "--discover", "--by", "concepts", "--preprocess", "unit",
+             "--labels", "other,boat", "--device", "cpu", "--fill", "blur", "--out",
+             str(tmp_path / "c")]  # fmt: skip
+    assert main([*words, "--clip", "tiny-clip", "--prompts", "land|water"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "audited as the context" in said[0]
+    first = next(line for line in said[1:] if line[:1].isdigit())
+    assert first.split()[1] == "(water)"
+    assert "context 1.00" in first
+    found = json.loads((tmp_path / "c" / "discovery.json").read_text())["clusters"][0]
+    assert found["name"].endswith("(water)")
+    assert found["verdict"]["kind"] == "context"
+    page = (tmp_path / "c" / "discovery.html").read_text("utf-8")
+    assert f"reads the {found['name']}: " in page
+    assert main([*words, "--by", "concept"]) == 2
+    assert "not one of features, maps, concepts" in capsys.readouterr().err
+
+
 def test_context_from_a_segmenter(folder, tmp_path, capsys):
     out = tmp_path / "s"
     assert run(folder, out, "--context-masks", "tests.audit.makers:sea") == 0

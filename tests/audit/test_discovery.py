@@ -1,5 +1,7 @@
 """Contexts found without annotation, and pairs ranked by risk."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -73,13 +75,45 @@ def test_discovery_finds_the_two_ways_to_be_called_boat():
         audit.discover(model, data.subset(range(3)), object="boat", labels=("other", "boat"))
 
 
+@pytest.mark.parametrize(("reads", "alarms"), [("water", 1), ("object", 0)])
+def test_concepts_are_judged_as_contexts(reads, alarms):
+    """The water's concept is found and judged in a reader of it, and no concept in one of boats."""
+    data = bw.generate(groups=bw.balanced(12), seed=3, marked=True)
+    found = audit.discover(
+        planting.planted(reads), data, object="boat", labels=("other", "boat"), by="concepts",
+        clusters=4, fills=("blur",),
+    )  # fmt: skip
+    kinds = [None if c.verdict is None else c.verdict.kind for c in found.clusters]
+    assert sum(c.verdict is not None and c.verdict.alarm for c in found.clusters) == alarms
+    boat = [c for c in found.clusters if c.verdict is None]
+    assert len(boat) == 1  # what lies on the object is no candidate
+    assert boat[0].on_object > 0.9
+    if not alarms:
+        assert "object" in kinds
+        return
+    first = found.clusters[0]
+    assert kinds[0] == "context"
+    assert first.verdict.severity.low > 0.9
+    samples = data.dataset()
+    water = [samples[i].mask("water").reshape(16, 4, 16, 4).mean((1, 3)) for i in first.images]
+    share = (first.maps * water).sum((1, 2)) / first.maps.sum((1, 2))
+    assert share.mean() > 0.7
+
+
+def test_concepts_need_to_know_where_the_object_is():
+    data = bw.generate(groups=bw.balanced(4), seed=3, marked=True)
+    bare = [replace(s, masks={}, boxes=()) for s in data.dataset()]
+    with pytest.raises(DataError, match="no image says where 'boat' is"):
+        audit.discover(planting.planted("water"), bare, object="boat", labels=("other", "boat"),
+                       by="concepts", clusters=3, preprocess="unit")  # fmt: skip
+    with pytest.raises(DataError, match="did you mean 'concepts'"):
+        audit.discover(planting.planted("water"), data, object="boat", by="concept")
+
+
 def test_words_give_the_context():
     """A stand-in for CLIP that knows blue from the rest: its labels are the scenes' own."""
     data = bw.generate(groups=bw.balanced(5), seed=3, marked=True)
-    bare = [s for s in data.dataset()]
-    from dataclasses import replace
-
-    bare = [replace(s, labels=(s.label,), group="") for s in bare]
+    bare = [replace(s, labels=(s.label,), group="") for s in data.dataset()]
 
     def processor(text, images, return_tensors, padding):
         assert text == ["a photo of water", "a photo of land"]
@@ -128,8 +162,6 @@ def test_words_by_a_saved_clip(tmp_path):
     model.save_pretrained(tmp_path / "clip")
     processor.save_pretrained(tmp_path / "clip")
     data = bw.generate(groups=bw.balanced(3), seed=3)
-    from dataclasses import replace
-
     bare = [replace(s, labels=(s.label,), group="") for s in data.dataset()]
     options = {"context": "water", "prompts": ("water", "land"), "threshold": 0.5}
     found = audit.text_context(bare, model=tmp_path / "clip", **options)
