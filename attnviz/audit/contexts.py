@@ -23,7 +23,7 @@ from ..models.dense import DensePrompts
 from ..render.place import place_tensor
 from ..statistics.clustering import otsu
 from .measuring import Audited
-from .pictures import BACKGROUND, PRESENT, Reader
+from .pictures import BACKGROUND, PRESENT, PictureReader
 from .running import confusion
 from .verdict import Verdict
 
@@ -90,7 +90,7 @@ class Candidates:
         Raises:
             DataError: no image says where the object is.
         """
-        reader = Reader(samples, object, BACKGROUND, prepare=self.prepare)
+        reader = PictureReader(samples, object, BACKGROUND, prepare=self.prepare)
         inside, everywhere = torch.zeros(len(self.vectors)), torch.zeros(len(self.vectors))
         for row, number in enumerate(numbers):
             mask = reader.read(number).object_mask

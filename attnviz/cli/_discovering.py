@@ -105,5 +105,6 @@ def _judged(concept: Any) -> str:
     if concept.verdict is None:
         return "no: it is the object"
     kind, severity = concept.verdict.kind, concept.verdict.severity
-    known = severity is not None and severity.value == severity.value
-    return f"{kind} {severity.value:.2f}" if known else kind
+    if severity is None or severity.value != severity.value:
+        return kind
+    return f"{kind} {severity.value:.2f}"

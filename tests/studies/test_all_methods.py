@@ -1,8 +1,14 @@
-"""The study of all methods: which photos fit, one method's maps, and the table."""
+"""The study of all methods: which photos fit, the dataset that it writes, and the table."""
+
+import json
 
 import all_methods
-import torch
-from torch import nn
+import numpy as np
+from PIL import Image
+
+from attnviz import load
+from attnviz.benchmark import Settings, evaluate, from_dataset
+from attnviz.data import open_dataset
 
 
 def test_a_label_names_a_thing_by_a_whole_synonym_or_by_its_range():
@@ -13,18 +19,28 @@ def test_a_label_names_a_thing_by_a_whole_synonym_or_by_its_range():
     assert not all_methods.names("grass", 3, "grass")
 
 
-def test_rows_of_one_method(monkeypatch):
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    model.eval()
-    x = torch.rand(3, 3, 16, 16)
-    masks = torch.zeros(3, 16, 16, dtype=torch.bool)
-    masks[:, :8] = True
-    maps, seconds = all_methods.one_method(model, x, "gradcam", [0, 1, 2])
-    assert maps.shape[0] == 3
-    assert seconds > 0
-    row = all_methods.measured(model, x, masks, masks.float(), [0, 1, 2])
-    assert abs(row["over_chance"] - 2) < 1e-6
-    assert row["energy"][0] == 1
-    rows = [{"method": "gradcam", "family": "cam", "seconds": seconds} | row]
-    assert "| `gradcam` | cam | 2.00 | 1.000 [1.000, 1.000] |" in all_methods.table(rows)
+def test_the_dataset_is_judged_and_the_table_stands_over_chance(tmp_path, repo):
+    photo, mask = tmp_path / "photo.jpg", np.zeros((60, 80), np.uint8)
+    Image.open(repo / "assets" / "coffee.jpg").resize((80, 60)).save(photo)
+    mask[:, :40] = 7
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    data = {"classes": {"7": "cup"}, "images": [
+        {"image": "photo.jpg", "mask": "mask.png", "area": {"cup": 0.4}}
+    ]}  # fmt: skip
+    (tmp_path / "index.json").write_text(json.dumps(data))
+    model = load(None, device="cpu")
+    assert all_methods.chosen(tmp_path, model, 5) == []  # the network names no cup of WORDS
+    file = all_methods.as_dataset([(photo, "cup", mask == 7)], tmp_path / "run")
+    subjects = from_dataset(open_dataset(file))
+    assert (subjects[0].mask("cup") == (mask == 7)).all()
+    metrics = ("energy", "deletion", "insertion", "road")
+    settings = Settings(("gradcam", "saliency"), metrics, ("mean",), steps=2)
+    summary = evaluate(model, subjects, settings, out=tmp_path / "run")
+    energy = {r.name: r.interval.value for t in summary.tables if t.key == "energy" for r in t.rows}
+    times = {"gradcam": all_methods.seconds(model, [photo], "gradcam")}
+    assert times["gradcam"] > 0
+    lines = all_methods.table(summary, times).splitlines()
+    assert f"| `gradcam` | cam | {energy['gradcam'] / energy['constant']:.2f} [" in lines[2]
+    assert lines[3].startswith("| `saliency` | attribution | ")
+    constant = next(line for line in lines if line.startswith("| `constant` | control | "))
+    assert "| 1.00 [" in constant
