@@ -147,7 +147,11 @@ class Capture:
         return MappingProxyType(tensors)
 
     def gradients(
-        self, score: Tensor | Callable[[], Tensor], *, retain_graph: bool = True
+        self,
+        score: Tensor | Callable[[], Tensor],
+        *,
+        retain_graph: bool = True,
+        zeros: bool = False,
     ) -> Mapping[str, Tensor]:
         """Return d score / d activation of each layer, {name: tensor of the activation's shape}.
 
@@ -156,6 +160,8 @@ class Capture:
                 arguments that computes it, which works under `no_grad` and `inference_mode` too.
             retain_graph: keep the graph for another call. It is freed with the score and this
                 object in any case.
+            zeros: zeros for a layer that the score does not depend on, as long as it depends on
+                one of them.
 
         Raises:
             CaptureError: the score is not one number, has no graph, or does not depend on a layer.
@@ -197,9 +203,12 @@ class Capture:
                     ) from error
                 raise
         for name, gradient in zip(tensors, found, strict=True):
-            if gradient is None:
+            if gradient is None and not (zeros and any(g is not None for g in found)):
                 raise CaptureError(_independent(self._model, name, score))
-        return MappingProxyType(dict(zip(tensors, found, strict=True)))
+        return MappingProxyType({
+            name: torch.zeros_like(tensor) if gradient is None else gradient
+            for (name, tensor), gradient in zip(tensors.items(), found, strict=True)
+        })  # fmt: skip
 
 
 #: why what lies inside re-entrant checkpointing, or in front of it, has no gradient

@@ -56,7 +56,9 @@ class ForwardPass:
     heads: Mapping[str, LinearHead] = field(default_factory=dict)
     captured: Capture | None = None
 
-    def gradients(self, column: int = 0, *, read_off: bool = True) -> dict[str, Tensor]:
+    def gradients(
+        self, column: int = 0, *, read_off: bool = True, zeros: bool = False
+    ) -> dict[str, Tensor]:
         """Return d score / d activation for one column of targets, {layer: (B, C, h, w)}.
 
         The graph is freed with the last column, unless the request keeps it (`create_graph`).
@@ -65,6 +67,8 @@ class ForwardPass:
             column: which targets.
             read_off: where a layer has its head in `heads`, take the gradient from the weights:
                 exact, and one product instead of a backward pass. False differentiates.
+            zeros: of several layers some may have no gradient at all, such as the levels of a
+                pyramid that a box is not read from.
 
         Raises:
             MethodError: the score reads a prefix token only, so that the patches' gradient is
@@ -82,12 +86,13 @@ class ForwardPass:
         last = column == len(self.columns) - 1
         if self.captured is None:
             raise CaptureError("the pass read no layer, so there is no gradient of one")
-        raw = self.captured.gradients(self.scores[column].sum(), retain_graph=not last)
+        raw = self.captured.gradients(self.scores[column].sum(), retain_graph=not last, zeros=zeros)
         for name in self.activations:
             if name not in found:
                 layout = self.layouts[name]
                 found[name] = layout.to_spatial(raw[name])
-                _check_gradient(found[name], raw[name], layout, name)
+                if not zeros:
+                    _check_gradient(found[name], raw[name], layout, name)
         return found
 
     @property

@@ -81,6 +81,18 @@ def static_layer(module: nn.Module) -> str | None:
     return name if name and name in dict(module.named_modules()) else None
 
 
+def static_levels(module: nn.Module) -> tuple[str, ...]:
+    """Return the levels of a detector's feature pyramid, fine to coarse: torchvision's."""
+    pyramid: Any = getattr(getattr(module, "backbone", None), "fpn", None)
+    if type(pyramid).__name__ != "FeaturePyramidNetwork":
+        return ()
+    found = [f"layer_blocks.{i}" for i in range(len(pyramid.layer_blocks))]
+    found += [
+        f"extra_blocks.{n}" for n, _ in (pyramid.extra_blocks or nn.Module()).named_children()
+    ]
+    return tuple(f"backbone.fpn.{name}" for name in found)
+
+
 def _first(module: Any, names: tuple[str, ...]) -> str | None:
     for name in names:
         part = getattr(module, name, None)

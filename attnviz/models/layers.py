@@ -12,14 +12,16 @@ from ..errors import LayerNotFound
 from ..hooks.capture import quantised_part
 from ..hooks.modules import unwrap
 from ..inputs import Inputs
-from .families import static_layer
+from .families import static_layer, static_levels
 from .outputs import reading, stated
-from .probing import Seen, choose, probe
+from .probing import Seen, choose, levels, probe
 
 _lock = threading.Lock()
 #: model -> (which of its outputs are the logits, see `stated`; the layer). Without the width where
 #: the output is one tensor: no labels tell it from another
 _chosen: weakref.WeakKeyDictionary[nn.Module, tuple[Any, str]] = weakref.WeakKeyDictionary()
+#: model -> the levels of its pyramid, as the probing run has shown them
+_levels: weakref.WeakKeyDictionary[nn.Module, tuple[str, ...]] = weakref.WeakKeyDictionary()
 
 
 class LayerRow(NamedTuple):
@@ -65,7 +67,7 @@ def default_layer(module: nn.Module, example: Inputs | None = None) -> str:
     said = stated()
     if known is not None and known[0] in (said, said[:1]):
         return known[1]
-    name = static_layer(module)
+    name, seen = static_layer(module), []
     if name is None:
         with reading() as read:
             seen = probe(module, example)
@@ -83,7 +85,22 @@ def default_layer(module: nn.Module, example: Inputs | None = None) -> str:
         )
     with _lock:
         _chosen[module] = said, name
+        _levels[module] = levels(seen) if seen else static_levels(module)
     return name
+
+
+def default_layers(module: nn.Module, example: Inputs | None = None) -> tuple[str, ...]:
+    """Return the levels of a detector's feature pyramid; of all other models the default layer.
+
+    A box is read from one level, or from a few: which, depends on its size. Those of torchvision
+    are known; of others they are the maps of several grids that one part, the head, is given.
+
+    Args:
+        module, example: as in `default_layer`, which says what is raised.
+    """
+    name = default_layer(module, example)
+    with _lock:
+        return _levels.get(unwrap(module)) or (name,)
 
 
 def _why_none(module: nn.Module, seen: list[Seen]) -> str:
@@ -114,9 +131,10 @@ def list_layers(module: nn.Module, example: Inputs | None = None) -> list[LayerR
     """
     module = unwrap(module)
     seen = probe(module, example)
-    chosen = static_layer(module) or choose(seen)
+    name = static_layer(module)
+    chosen = (levels(seen) if name is None else static_levels(module)) or (name or choose(seen),)
     return [
-        LayerRow(s.name, s.kind, s.shape[1:], ("default; " if s.name == chosen else "") + _note(s))
+        LayerRow(s.name, s.kind, s.shape[1:], ("default; " if s.name in chosen else "") + _note(s))
         for s in seen
     ]
 

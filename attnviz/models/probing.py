@@ -61,6 +61,7 @@ class Seen:
         dense: whether the model's output has positions itself (masks, boxes, queries).
         places: whether its channels' mean gradients tell one half of a dense output from the
             other; behind the last bend of a network they do not.
+        level: whether it is one of the maps of several grids that a detector's head is given.
         blind: share of the model's layers with weights that finish behind it and give something
             of unknown layout (no plain vector), 0 to 1.
     """
@@ -77,6 +78,7 @@ class Seen:
     dense: bool
     places: bool
     blind: float
+    level: bool = False
 
 
 def probe(module: nn.Module, example: Inputs | None = None) -> list[Seen]:
@@ -221,10 +223,14 @@ def _probe(module: nn.Module, image: Inputs) -> list[Seen]:
     names = {part: name for name, part in module.named_modules() if name and takes_hooks(part)}
     outputs: dict[str, Tensor] = {}
     calls: dict[str, int] = {}
+    made: dict[int, tuple[str, Tensor]] = {}  # which layer a tensor comes from
+    given: dict[str, dict[str, tuple[int, ...]]] = {}  # the maps that a layer was given, all calls
 
     def read(part: nn.Module, inputs: Any, output: Any) -> Any:
         name = names[part]
         calls[name] = calls.get(name, 0) + 1
+        sources = {made[id(t)][0]: tuple(t.shape[2:]) for t in _maps_in(inputs) if id(t) in made}
+        given[name] = {**given.pop(name, {}), **sources}
         if isinstance(output, Mapping) and len(output) > 1:
             return None  # of several tensors in one output, which one the head reads is open
         try:
@@ -238,6 +244,9 @@ def _probe(module: nn.Module, image: Inputs) -> list[Seen]:
         torch.set_grad_enabled(True)
         traced = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
         outputs[name] = traced.clone()  # no leaf: what follows may change it in place
+        # of the maps that a part returns together each is the layer's that made it
+        source = name if key is None else made.get(id(tensor), (name,))[0]
+        made[id(outputs[name])] = source, outputs[name]
         return put(output, key, outputs[name])
 
     with ExitStack() as stack:
@@ -310,11 +319,33 @@ def _probe(module: nn.Module, image: Inputs) -> list[Seen]:
                 blind=0.0,
             )
         )
+    if dense and all(aim.ndim == 3 for aim in aims):  # boxes or queries, no masks
+        pyramid = _pyramid(given, {s.name for s in seen if s.live and s.calls == 1})
+        seen = [replace(s, level=s.name in pyramid) for s in seen]
     hidden = 0
     for place in range(len(seen) - 1, -1, -1):
         one = seen[place] = replace(seen[place], blind=hidden / max(len(weighted), 1))
         hidden += one.name in weighted and one.layout is None and len(one.shape) > 2
     return seen
+
+
+def _maps_in(inputs: Any) -> Iterator[Tensor]:
+    """Return the feature maps (B, C, h, w) among what a layer is called with."""
+    for value in inputs.values() if isinstance(inputs, Mapping) else inputs:
+        if isinstance(value, Tensor):
+            if value.ndim == 4:
+                yield value
+        elif isinstance(value, Mapping | list | tuple):
+            yield from _maps_in(value)
+
+
+def _pyramid(given: Mapping[str, Mapping[str, tuple[int, ...]]], usable: set[str]) -> list[str]:
+    """Return the maps of several grids that the last part to take such maps was given."""
+    for sources in reversed(list(given.values())):
+        found = {name: size for name, size in sources.items() if name in usable}
+        if len(found) > 1 and len(set(found.values())) == len(found) == len(sources):
+            return sorted(found, key=lambda name: found[name], reverse=True)
+    return []
 
 
 def _layout(
@@ -328,6 +359,12 @@ def _layout(
         return infer_layout(module, part, tensor, size, batch=batch), ""
     except LayoutError as error:
         return None, str(error)
+
+
+def levels(seen: list[Seen]) -> tuple[str, ...]:
+    """Return the levels of a detector's feature pyramid, fine to coarse; none of other models."""
+    found = [s for s in seen if s.level]
+    return tuple(s.name for s in sorted(found, key=lambda s: s.positions, reverse=True))
 
 
 def choose(seen: list[Seen]) -> str | None:

@@ -45,37 +45,68 @@ def build(name):
     return model.double().eval()
 
 
-def by_hand(model, layer, x, number):
-    """Grad-CAM of one detection's score with two hooks; torchvision's detectors take a list."""
+def by_hand(model, layers, x, number, call=lambda model, x: model([x])[0]["scores"]):
+    """Grad-CAM of one detection's score with hooks, the maximum over levels scaled alike."""
     kept = {}
 
-    def read(module, inputs, output):
-        kept["a"] = output
-        output.retain_grad()
+    def read(name):
+        def hook(module, inputs, output):
+            kept[name] = output
+            output.retain_grad()
 
-    handle = model.get_submodule(layer).register_forward_hook(read)
-    score = model([x])[0]["scores"][number]
+        return hook
+
+    handles = [model.get_submodule(n).register_forward_hook(read(n)) for n in layers]
+    score = call(model, x)[number]
     score.backward()
-    handle.remove()
+    for handle in handles:
+        handle.remove()
     model.zero_grad()
-    weights = kept["a"].grad.mean((2, 3), keepdim=True)
-    return (weights * kept["a"]).sum(1).detach(), score.detach()
+    finest = kept[layers[0]].shape[2:]
+    maps, most = [], []
+    for name in layers:
+        a = kept[name].detach()
+        if kept[name].grad is None:  # the box is not read from this level
+            continue
+        one = (kept[name].grad.mean((2, 3), keepdim=True) * a).sum(1)
+        maps.append(F.interpolate(one[None], finest, mode="bilinear")[0, 0])
+        most.append(float(maps[-1].abs().max()))
+    scaled = [m * max(most) / (own or 1) for m, own in zip(maps, most, strict=True)]
+    best = torch.zeros(finest, dtype=x.dtype)
+    for m in scaled:
+        best = torch.where(m.abs() > best.abs(), m, best)
+    return best, score.detach(), sum(own > 0 for own in most)
+
+
+LEVELS = {
+    "fasterrcnn": ["layer_blocks.0", "layer_blocks.1"],
+    "retinanet": ["layer_blocks.0", "layer_blocks.1", "layer_blocks.2", "extra_blocks.p6",
+                  "extra_blocks.p7"],
+}  # fmt: skip
+LEVELS["fcos"] = LEVELS["retinanet"]
 
 
 @pytest.mark.parametrize("name", ["fasterrcnn", "retinanet", "fcos", "ssdlite"])
 def test_a_detection_equals_grad_cam_by_hand(name):
     model = build(name)
-    layer = default_layer(model)
-    assert layer.startswith("backbone.")
     x = torch.rand(3, 90, 130, dtype=torch.float64)
-    maps = attnviz.explain(model, x, classes=["box:0", "box:3"], labels=LABELS, signed=True)
-    assert maps.layer == layer
-    for row, number in enumerate((0, 3)):
-        values, score = by_hand(model, layer, x, number)
-        torch.testing.assert_close(maps.score[row], score, rtol=1e-6, atol=1e-6)
-        scale = values.abs().max()
-        assert scale > 0
-        torch.testing.assert_close(maps.values[row] / scale, values[0] / scale, rtol=0, atol=1e-6)
+    names = [f"backbone.fpn.{name}" for name in LEVELS.get(name, [])] or ["backbone.features.0"]
+    below = default_layer(model)
+    for layer, layers in ((None, names), (below, [below])):
+        maps = attnviz.explain(
+            model, x, classes=["box:0", "box:3"], labels=LABELS, signed=True, layer=layer
+        )
+        if layer is None and len(names) > 1:
+            assert maps.layer == f"{names[0]} ... {names[-1]} (maximum)"
+            assert maps.meta["layers"] == names
+            assert f"maximum of {len(names)} levels" in maps.meta["fused"]
+        for row, number in enumerate((0, 3)):
+            values, score, read = by_hand(model, layers, x, number)
+            torch.testing.assert_close(maps.score[row], score, rtol=1e-6, atol=1e-6)
+            scale = values.abs().max()
+            assert scale > 0
+            assert read == 1 or "extra_blocks.p7" in names[-1]
+            torch.testing.assert_close(maps.values[row] / scale, values / scale, rtol=0, atol=1e-6)
 
 
 def test_default_layers_are_stages_that_boxes_of_every_size_depend_on():
@@ -92,6 +123,78 @@ def test_default_layers_are_stages_that_boxes_of_every_size_depend_on():
         plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
         plain.out_channels = 8
         assert default_layer(Own(plain, 3)) == "backbone"
+
+
+class Levels(nn.Module):
+    """A detector of one's own with three levels: a shared head, a list of heads, or in one part."""
+
+    def __init__(self, form):
+        super().__init__()
+        torch.manual_seed(0)
+        self.form = form
+        self.stem = nn.Conv2d(3, 8, 3, 2, 1)
+        self.down = nn.ModuleList(nn.Conv2d(8, 8, 3, 2, 1) for _ in range(3))
+        self.side = nn.ModuleList(nn.Conv2d(8, 8, 1) for _ in range(3))
+        self.out = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))
+        self.head = {"shared": nn.Conv2d(8, 7, 1), "part": Head()}[form]
+
+    def forward(self, x):
+        x, stages = self.stem(x).relu(), []
+        for down in self.down:
+            x = down(x).relu()
+            stages.append(x)
+        levels, above = [], None
+        for side, out, stage in zip(self.side, self.out, stages[::-1], strict=False):
+            above = side(stage) + (0 if above is None else F.interpolate(above, stage.shape[2:]))
+            levels.insert(0, out(above))
+        if self.form == "part":
+            return self.head(levels)
+        return decoded([self.head(level) for level in levels])
+
+
+class Head(nn.Module):
+    """One convolution for each level, with a tower that all share before it."""
+
+    def __init__(self):
+        super().__init__()
+        self.tower = nn.Conv2d(8, 8, 3, padding=1)
+        self.each = nn.ModuleList(nn.Conv2d(8, 7, 1) for _ in range(3))
+
+    def forward(self, levels):
+        seen = [self.tower(level).relu() for level in levels]
+        return decoded([each(one) for each, one in zip(self.each, seen, strict=True)])
+
+
+def decoded(outs):
+    """(B, n, 4 + 3): boxes of the size of a cell's neighbourhood, and probabilities."""
+    rows = []
+    for out in outs:
+        p = out.flatten(2).transpose(1, 2).mul(5).sigmoid()
+        step, w = 64 / out.shape[2], out.shape[3]
+        number = torch.arange(p.shape[1])
+        centre = (torch.stack([number % w, number // w], 1) + 0.5) * step
+        boxes = torch.cat([centre, torch.full_like(centre, 2 * step)], 1).to(p)
+        rows.append(torch.cat([boxes.expand(len(p), -1, -1), p[..., 4:]], -1))
+    return torch.cat(rows, 1)
+
+
+@pytest.mark.parametrize("form", ["shared", "part"])
+def test_levels_of_a_detector_of_ones_own_are_found(form):
+    model = Levels(form).double().eval()
+    x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    names = ["out.2", "out.1", "out.0"]  # fine to coarse
+    labels = ["boat", "car", "dock"]
+    numbers = (5, 256 + 3, 256 + 64 + 7)  # a cell of each level: 16 x 16, 8 x 8, 4 x 4
+    kinds = [f"box:{k}" for k in numbers]
+    maps = attnviz.explain(model, x, classes=kinds, labels=labels, signed=True)
+    assert maps.meta["layers"] == names
+    for row, number in enumerate(numbers):
+        values, score, read = by_hand(
+            model, names, x, number, lambda model, x: model(x)[0, :, 4:].max(1).values
+        )
+        assert read == 1
+        torch.testing.assert_close(maps.score[row], score)
+        torch.testing.assert_close(maps.values[row], values, rtol=1e-6, atol=1e-12)
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,12 @@ from torch import Tensor
 from ...errors import MethodError
 from ...hooks import wide
 from ...models import default_layer
+from ...models.layers import default_layers
 from ...registry import Entry
 from .. import RawMaps, Request, rectifies, taken_by
 from ..forward import ForwardPass, forward_pass
 from ._augment import augmented
+from ._stages import at_finest
 from .eigencam import eigen_smoothed
 
 #: a pass, its maps by layer (K of (B, h, w) each), and facts about them
@@ -50,14 +52,14 @@ def read_layers(request: Request, entries: Sequence[Entry]) -> ForwardPass:
     """Run the model once and read all that some class activation maps need.
 
     Args:
-        request: what to explain; without layers, at the model's default.
+        request: what to explain; without layers, at the model's default ones.
         entries: the methods.
 
     Raises:
         MethodError: CAM on a model without a GAP + linear head behind the layer.
     """
     wants_head = [e.name for e in entries if e.meta["needs_linear_head"]]
-    layers = list(request.layers or [default_layer(request.model, request.example)])
+    layers = list(request.layers or default_layers(request.model, request.example))
     done = forward_pass(
         request,
         layers=layers,
@@ -167,8 +169,9 @@ def _shared(request: Request, entries: Sequence[Entry]) -> dict[str, list[RawMap
     done = read_layers(request, entries)
     maps: dict[tuple[str, str], list[Tensor]] = {}
     wants_gradient = any(e.meta["needs_gradient"] for e in entries)
+    joined = request.layers is None and len(done.activations) > 1
     for number in range(len(done.columns)):
-        gradients = done.gradients(number) if wants_gradient else {}
+        gradients = done.gradients(number, zeros=joined) if wants_gradient else {}
         for entry in entries:
             for name, activation in done.activations.items():
                 with torch.set_grad_enabled(request.create_graph):
@@ -183,7 +186,11 @@ def _shared(request: Request, entries: Sequence[Entry]) -> dict[str, list[RawMap
     found = {}
     for entry in entries:
         read = entry.meta["needs_gradient"] or entry.meta["needs_linear_head"]
-        facts = {} if read else {"class_specific": False}
+        facts: dict[str, Any] = {} if read else {"class_specific": False}
+        if joined:
+            levels = {name: maps[entry.name, name] for name in done.activations}
+            found[entry.name] = [_joined(done, entry, levels, facts)]
+            continue
         found[entry.name] = [
             done.raw_maps(
                 entry,
@@ -194,3 +201,27 @@ def _shared(request: Request, entries: Sequence[Entry]) -> dict[str, list[RawMap
             for name in done.activations
         ]
     return found
+
+
+def _joined(
+    done: ForwardPass, entry: Entry, levels: Mapping[str, list[Tensor]], facts: Mapping[str, Any]
+) -> RawMaps:
+    """Return the maximum of the maps of several levels, each scaled to the largest of them.
+
+    Where one level alone has a map, as for a box that is read from it, that map is unchanged.
+    """
+    names = list(levels)
+    values = []
+    for column in range(len(done.columns)):
+        finest = at_finest({name: maps[column] for name, maps in levels.items()})
+        maps = torch.stack(list(finest.values()))
+        most = maps.abs().amax((2, 3), keepdim=True)
+        scaled = maps / torch.where(most > 0, most, 1.0) * most.amax(0)
+        values.append(scaled.gather(0, scaled.abs().argmax(0, keepdim=True))[0])
+    said = {
+        "layers": names,
+        "fused": f"maximum of {len(names)} levels, each scaled to the largest of them",
+        "layout": done.layouts[names[0]].describe(),
+    }
+    name = f"{names[0]} ... {names[-1]} (maximum)"
+    return done.raw_maps(entry, name, values, {**said, **facts})
