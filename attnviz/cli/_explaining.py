@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from ..explaining import explain, output_for
 from ..geometry import Geometry, size_of
 from ..heatmaps import Heatmaps, pictures
 from ..images import asked
-from ..methods import METHODS
+from ..methods import METHODS, check_options
 from ..models import LoadedModel, labels_of, read_labels, resolve_preprocess
 from ..models.activation import stated_activation
 from ..models.outputs import predicted as predicted_class
@@ -144,6 +144,15 @@ def methods_named(names: Sequence[str]) -> list[str]:
         raise typer.BadParameter(f"{error} (`attnviz methods` describes them)") from error
 
 
+def method_options(methods: Sequence[str], given: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of `--set`; one that none of the methods takes is a usage error."""
+    try:
+        check_options(given, [METHODS.get(name) for name in methods])
+    except MethodError as error:
+        raise typer.BadParameter(f"--set: {error.command or error}") from error
+    return given
+
+
 def targets_named(targets: Sequence[str], versus: str | None) -> list[Any]:
     """Return what to explain; with `versus` each target is held against that class."""
     if versus is None:
@@ -169,6 +178,7 @@ def explain_photos(
     layer: str | None = None,
     preprocess: str | None = None,
     labels: str | None = None,
+    options: Mapping[str, Any] | None = None,
     look: DrawOptions = DrawOptions(),
     batch_size: int | None = None,
     force: bool = False,
@@ -185,7 +195,7 @@ def explain_photos(
     def compute(jobs: list[PhotoFiles], ready: list[Prepared]) -> list[list[Seen]]:
         return explain_batch(
             loaded, ready, methods=methods, targets=targets, layer=layer, labels=names,
-            preprocess=preprocess, batch_size=batch_size,
+            preprocess=preprocess, batch_size=batch_size, options=options,
         )  # fmt: skip
 
     def write(job: PhotoFiles, made: list[Seen]) -> tuple[Record, ...]:
@@ -220,6 +230,7 @@ def explain_batch(
     labels: Sequence[str] | None = None,
     preprocess: Any = None,
     batch_size: int | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> list[list[Seen]]:
     """Return for each photo its maps, method by method and in them target by target."""
     made: list[list[Seen]] = [[] for _ in ready]
@@ -236,7 +247,7 @@ def explain_batch(
             loaded, inputs, method=list(methods), layer=layer, labels=labels,
             target=chosen[0] if len(chosen) == 1 else None,
             classes=chosen if len(chosen) > 1 else None,
-            batch_size=batch_size,
+            batch_size=batch_size, **(options or {}),
         )  # fmt: skip
         each = max(len(targets), 1)
         said = {"preprocess": described(loaded, preprocess), **asked().facts()}

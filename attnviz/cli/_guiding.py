@@ -33,7 +33,7 @@ from ..guidance import (
 from ..models import LoadedModel, Preprocess, resolve_preprocess
 from ..writing import write_file
 from ._app import say
-from ._options import Subject
+from ._options import Subject, named_values
 from ._segmenting import segmented
 
 
@@ -295,24 +295,14 @@ def prepare(
 
 
 def split_options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return NAME=VALUE words as options of the loss, and of what stands before a dot.
-
-    Values are JSON, or else text.
-    """
+    """Return NAME=VALUE words as options of the loss, and of what stands before a dot."""
     found: dict[str, dict[str, Any]] = {}
-    for word in given:
-        name, equals, text = word.partition("=")
-        if not name or not equals:
-            raise typer.BadParameter(f"--set {word!r}: expected NAME=VALUE, such as form=relu")
+    for name, value in named_values(given, "form=relu").items():
         kind, dot, own = name.partition(".")
         if dot and kind not in ("erasing", "pooling", "exchange"):
             raise typer.BadParameter(
-                f"--set {word!r}: before the dot stands erasing, pooling or exchange, not {kind!r}"
+                f"--set {name}: before the dot stands erasing, pooling or exchange, not {kind!r}"
             )
-        try:
-            value = limits.parse_json(text, f"--set {name}")
-        except DataError:
-            value = text
         found.setdefault(f"{kind if dot else 'loss'}_options", {})[own if dot else name] = value
     return found
 

@@ -7,7 +7,7 @@ import copy
 import functools
 import inspect
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -352,3 +352,20 @@ def listed(given: list[str] | None) -> list[str]:
     """Return what an option names, by commas or repeated; `kind:...` is one with its commas."""
     words = [[text] if ":" in text else text.split(",") for text in given or ()]
     return [word.strip() for part in words for word in part if word.strip()]
+
+
+def named_values(given: Sequence[str], example: str) -> dict[str, Any]:
+    """Return the words NAME=VALUE of `--set` as options; values are JSON, or else text."""
+    from .. import limits
+    from ..errors import DataError
+
+    found: dict[str, Any] = {}
+    for word in given:
+        name, equals, text = word.partition("=")
+        if not name or not equals:
+            raise typer.BadParameter(f"--set {word!r}: expected NAME=VALUE, such as {example}")
+        try:
+            found[name] = limits.parse_json(text, f"--set {name}")
+        except DataError:
+            found[name] = text
+    return found

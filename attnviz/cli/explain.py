@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ._app import FAILURE, one_line, say
-from ._options import Labels, Layer, Subject, listed, takes_model
+from ._options import Labels, Layer, Subject, listed, named_values, takes_model
 
 EXPLAIN_SCHEMA = 1
 
@@ -26,6 +26,15 @@ def explain(
     method: Annotated[
         list[str], typer.Option(help="A name of `attnviz methods`, or several with commas.")
     ] = ["gradcam"],  # noqa: B006  (typer copies it)
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="An option of the methods, such as masks=500 (rise), steps=100 or baseline=blur "
+            "(integrated_gradients); may be repeated. An unknown one lists them.",
+        ),
+    ] = None,
     target: Annotated[
         list[str] | None,
         typer.Option(
@@ -103,6 +112,7 @@ def explain(
         described,
         explain_photos,
         grid_picture,
+        method_options,
         methods_named,
         targets_named,
         write_page,
@@ -111,13 +121,15 @@ def explain(
     from ._photos import gather, result_stems, slug
     from ._pipeline import Failed
 
+    methods = methods_named(method)
+    given = method_options(methods, named_values(options or (), "masks=500"))
     if shards:
         from ._sharding import write_shards
 
         wanted = [f"contrast:{t},{versus}" if versus else t for t in listed(target)]
         write_shards(
-            subject, photos, out, methods_named(method), wanted, layer=layer, labels=labels,
-            batch_size=batch_size, force=force,
+            subject, photos, out, methods, wanted, layer=layer, labels=labels,
+            batch_size=batch_size, force=force, **given,
         )  # fmt: skip
         return
     known = (*PICTURE_FORMATS, *VECTOR_FORMATS)
@@ -125,7 +137,6 @@ def explain(
         raise typer.BadParameter(f"--format {picture_format!r} is not one of {', '.join(known)}")
     look = DrawOptions(panel, colormap, alpha, scale)
     look.check()
-    methods = methods_named(method)
     target = listed(target)
     targets = targets_named(target, versus)
     group = current()
@@ -183,7 +194,7 @@ def explain(
         mine = [jobs[i] for i in group.mine(len(jobs), block)]
         outcomes = explain_photos(
             loaded, mine, methods=methods, targets=targets, layer=layer,
-            labels=labels, look=look, batch_size=batch_size, force=force or resume,
+            labels=labels, options=given, look=look, batch_size=batch_size, force=force or resume,
             keep=bool(extra),
         )  # fmt: skip
         if group.count > 1:

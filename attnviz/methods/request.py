@@ -7,6 +7,7 @@ a batch, what to explain) into one `RawMaps` for each method and layer.
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -189,17 +190,24 @@ def check_options(
             if always or not entry.meta.get("own_pass"):
                 names.add(name)
     known = sorted(names)
-    for name in options:
-        if name in known:
-            continue
-        if _ELSEWHERE.get(name) in (*known, *arguments):
-            meant = f"; use {_ELSEWHERE[name]}="
-        else:
-            meant = did_you_mean(name, [*known, *arguments])
-        raise MethodError(
-            f"{name!r} is no argument, and no option of {', '.join(e.name for e in entries)}"
-            f"{meant or '.'} Options here: {', '.join(known) or 'none'}"
-        )
+    for name, value in options.items():
+        if name not in known:
+            if _ELSEWHERE.get(name) in (*known, *arguments):
+                meant = f"; use {_ELSEWHERE[name]}="
+            else:
+                meant = did_you_mean(name, [*known, *arguments])
+            of = f"option of {', '.join(e.name for e in entries)}{meant or '.'}"
+            here = f"Options here: {', '.join(known) or 'none'}"
+            raise MethodError(
+                f"{name!r} is no argument, and no {of} {here}",
+                command=f"{name!r} is no {of} {here}",
+            )
+        for entry in entries:
+            default = inspect.signature(entry.fn).parameters.get(name)
+            usual = default and default.default
+            if isinstance(value, str) and isinstance(usual, int | float):
+                kind = "true or false" if isinstance(usual, bool) else "a number"
+                raise MethodError(f"{name}={value!r}: {entry.name} takes {kind}, such as {usual}")
 
 
 def runner(family: str) -> Callable[[Request, list[Entry]], list[RawMaps]]:

@@ -607,3 +607,41 @@ def test_resume_finishes_a_photo_of_which_one_picture_is_there(run: Run, photos:
     Path("out/red.eigencam.jpg").unlink()
     assert run(*command, "--resume").code == 0
     assert Path("out/red.eigencam.jpg").exists()
+
+
+def test_options_of_methods(run: Run, photos: Path) -> None:
+    """They reach the methods that take them; a wrong one is told before the model is loaded."""
+    model, photo = attnviz.load("tests.cli.tiny:colours"), photos / "red.png"
+    words = ("explain", photo, *TINY, "--format", "png", "--force", "--json", "--method")
+    options: dict[str, Any] = {"steps": 3, "baseline": "blur"}
+    given = [part for name, value in options.items() for part in ("--set", f"{name}={value}")]
+    done = run(*words, "integrated_gradients,gradcam", *given)
+    assert done.code == 0, done.err
+    methods = ["integrated_gradients", "gradcam"]
+    want = attnviz.explain(model, photo, preprocess="imagenet", method=methods, **options)
+    for row in done.json["results"]:
+        drawn = np.asarray(Image.open(row["picture"]))
+        np.testing.assert_array_equal(drawn, np.asarray(want[row["method"]].overlay(0)))
+    usual = attnviz.explain(model, photo, preprocess="imagenet", method=methods[0])
+    assert (usual.values != want[methods[0]].values).any()
+    for word, said in (
+        ("step=3", "'step' is no option of integrated_gradients; did you mean 'steps'"),
+        ("steps=many", "steps='many': integrated_gradients takes a number, such as 50"),
+        ("steps", "expected NAME=VALUE"),
+    ):
+        done = run("explain", photo, "--model", "none:none", "--method", "ig", "--set", word)
+        assert done.code == 2
+        assert said in " ".join(done.err.replace("│", " ").split())
+
+
+def test_options_of_methods_in_shards(run: Run, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "maps"
+    done = run("explain", photos, *TINY, "--shards", "--method", "occlusion", "--set", "window=90",
+               "--out", out)  # fmt: skip
+    assert done.code == 0, done.err
+    model, paths = attnviz.load("tests.cli.tiny:colours"), sorted(photos.iterdir())
+    want = attnviz.explain(model, paths, preprocess="imagenet", method="occlusion", window=90)
+    rows = [json.loads(line) for line in (out / "index.jsonl").read_text().splitlines()]
+    for i, row in enumerate(rows):
+        made = attnviz.Heatmaps.load(out / row["shard"])[row["row"]]
+        torch.testing.assert_close(made.values[0], want.values[i])
