@@ -16,12 +16,17 @@ from .image_tokens import ImageTokens
 from .tap import Site, Tap
 
 
-def log_probabilities(module: Any, inputs: Mapping[str, Any], written: Tensor) -> Tensor:
-    """Return (T,) log-probability of each token of an answer, read in one pass."""
+def log_rows(module: Any, inputs: Mapping[str, Any], written: Tensor) -> Tensor:
+    """Return (T, V) log-probabilities at each place of an answer, read in one pass."""
     with torch.no_grad(), preserved(module, eval_mode=True):
         logits = module(**with_answer(module, inputs, written)).logits
-    rows = logits[0, -len(written) :].float().log_softmax(-1)
-    return rows.gather(1, written[:, None].to(rows.device))[:, 0].cpu()
+    return logits[0, -len(written) :].float().log_softmax(-1).cpu()
+
+
+def log_probabilities(module: Any, inputs: Mapping[str, Any], written: Tensor) -> Tensor:
+    """Return (T,) log-probability of each token of an answer, read in one pass."""
+    rows = log_rows(module, inputs, written)
+    return rows.gather(1, written[:, None].to(rows.device))[:, 0]
 
 
 def rolled(

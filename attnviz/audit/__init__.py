@@ -4,6 +4,7 @@
     print(found)                 # what it reads, how surely
     found.save("audit-boat")     # report.html, audit.json, images.csv
 
+`Question` puts a vision-language model in the place of the classifier: what it answers is scored.
 `against` compares two models on the same images, `rank_pairs` ranks all class pairs of a dataset
 by risk. Without annotated contexts: `discover` clusters what the maps of a class cover, or audits
 the concepts of a layer as contexts (`by="concepts"`),
@@ -28,6 +29,7 @@ _PUBLIC = {
     "Journal": "journal",
     "LogOdds": "log_odds",
     "Pair": "ranking",
+    "Question": "asking",
     "Verdict": "verdict",
     "against": "comparing",
     "compare": "comparing",

@@ -30,9 +30,9 @@ from .contexts import NAMED_BY, Candidates
 from .interventions import DEFAULT_FILLS
 from .log_odds import LogOdds, called, find_target, score_of
 from .measuring import Audited
-from .pictures import as_samples
+from .pictures import as_samples, unit_range
 from .result import plain
-from .running import preparation, unit_range
+from .running import preparation
 from .verdict import Verdict
 
 _SIDE = 16

@@ -103,12 +103,22 @@ class Instrument(Audited):
             name: maps.values.float().cpu() for name, maps in found.items()
         }, logits.float().cpu()
 
+    def look(self, pictures: Sequence[AuditPicture]) -> tuple[dict[str, Tensor], Tensor, list[Row]]:
+        """Return maps, logits, and of each picture where attention goes (none without attention).
+
+        Shares by region are of what goes to the photo.
+        """
+        inputs = torch.stack([p.input for p in pictures])
+        maps, logits = self.maps(inputs)
+        if not self.attention:
+            return maps, logits, []
+        mass = attention_mass(self, inputs, regions_of(pictures)).tolist()
+        return maps, logits, [dict(zip(REGIONS, map(finite, m), strict=True)) for m in mass]
+
     def measure(self, pictures: Sequence[AuditPicture]) -> list[Row]:
         """Return one row a picture, ready for the journal."""
-        inputs = torch.stack([p.input for p in pictures])
         with self.running():
-            maps, logits = self.maps(inputs)
-            mass = attention_mass(self, inputs, _regions(pictures)) if self.attention else None
+            maps, logits, shares = self.look(pictures)
             changed = list(variants(pictures, fills=self.fills, donors=self.donors, seed=self.seed))
             after = self.logits(torch.stack([v.input for v in changed])) if changed else None
         scores = score_of(logits, self.target.indices).tolist()
@@ -117,7 +127,7 @@ class Instrument(Audited):
             {
                 "i": p.index, "id": p.id, "source": p.source, "background": p.background,
                 "object": int(p.has_object), "context": int(p.has_context), "digest": p.digest,
-                "score": _number(score), "called": answer, "area": _areas(p), "maps": {},
+                "score": finite(score), "called": answer, "area": _areas(p), "maps": {},
                 "donor": donor_of(p, self.donors, self.seed) if self.donors else None,
                 "scores": {}, "called_after": {}, "room": {},
             }
@@ -125,21 +135,22 @@ class Instrument(Audited):
         ]  # fmt: skip
         for name, values in maps.items():
             _locate(rows, pictures, name, values)
-        if mass is not None:
-            _locate_attention(rows, pictures, mass)
+        for row, picture, share in zip(rows, pictures, shares, strict=self.attention):
+            _locate_attention(row, picture, share)
         if after is not None:
             moved = score_of(after, self.target.indices).tolist()
             answered = called(after, self.target.indices).tolist()
             for variant, score, answer in zip(changed, moved, answered, strict=True):
-                rows[variant.row]["scores"][variant.name] = _number(score)
+                rows[variant.row]["scores"][variant.name] = finite(score)
                 rows[variant.row]["called_after"][variant.name] = answer
                 kind = variant.name.partition(":")[0]
                 if kind.endswith("-control"):
-                    rows[variant.row]["room"][kind.removesuffix("-control")] = _number(variant.room)
+                    rows[variant.row]["room"][kind.removesuffix("-control")] = finite(variant.room)
         return rows
 
 
-def _number(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """Return a number as the journal takes it: six digits, None for NaN."""
     return round(value, 6) if math.isfinite(value) else None
 
 
@@ -179,12 +190,12 @@ def _locate(rows: list[Row], pictures: Sequence[AuditPicture], name: str, maps: 
                 ("object", picture.object_mask), ("context", picture.context_mask)
             ):  # fmt: skip
                 if mask is not None:
-                    entry[region] = _number(float(share[mask].sum()))
+                    entry[region] = finite(float(share[mask].sum()))
                     rest -= entry[region] or 0.0
-            entry["elsewhere"] = _number(max(rest, 0.0))
+            entry["elsewhere"] = finite(max(rest, 0.0))
         for key, found in scores.items():
             if number in found:
-                entry[key] = _number(found[number])
+                entry[key] = finite(found[number])
         row["maps"][name] = entry
 
 
@@ -225,7 +236,7 @@ def attention_mass(instrument: Instrument, inputs: Tensor, masks: Tensor) -> Ten
     return torch.cat(found)
 
 
-def _regions(pictures: Sequence[AuditPicture]) -> Tensor:
+def regions_of(pictures: Sequence[AuditPicture]) -> Tensor:
     """Return (B, 3, H, W): object, context and the rest of each picture, as 0 and 1."""
     masks = torch.zeros(len(pictures), 3, *pictures[0].input.shape[-2:])
     for row, picture in enumerate(pictures):
@@ -236,16 +247,13 @@ def _regions(pictures: Sequence[AuditPicture]) -> Tensor:
     return masks
 
 
-def _locate_attention(rows: list[Row], pictures: Sequence[AuditPicture], mass: Tensor) -> None:
-    """Write into each row the share of attention on each region."""
-    for row, picture, shares in zip(rows, pictures, mass.tolist(), strict=True):
-        known = {"object": picture.object_mask, "context": picture.context_mask}
-        if all(mask is None for mask in known.values()):
-            continue
-        row["maps"]["attention"] = {
-            region: _number(share) for region, share in zip(REGIONS, shares, strict=True)
-            if region == "elsewhere" or known[region] is not None
-        }  # fmt: skip
+def _locate_attention(row: Row, picture: AuditPicture, share: Row) -> None:
+    """Write into a row the share of attention on each region that is known."""
+    known = {"object": picture.object_mask, "context": picture.context_mask}
+    if all(mask is None for mask in known.values()):
+        return
+    entry = {n: value for n, value in share.items() if known.get(n, True) is not None}
+    row["maps"].setdefault("attention", {}).update(entry)
 
 
 def has_attention(instrument: Instrument, inputs: Tensor) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..data import BoxMask, Dataset, Sample
@@ -265,3 +266,9 @@ class PictureReader:
                 f"{photo.shape[:2]}: one value a pixel of the photo"
             )
         return found if found.dtype == bool else found >= 0.5
+
+
+def unit_range(photo: np.ndarray) -> tuple[Tensor, Geometry]:
+    """Return a photo (h, w, 3) uint8 as (3, h, w) in 0..1, and its geometry: itself."""
+    tensor = torch.from_numpy(np.ascontiguousarray(photo.transpose(2, 0, 1))).float().div_(255)
+    return tensor, Geometry.identity(*photo.shape[:2])

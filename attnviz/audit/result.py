@@ -47,7 +47,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a map's evidence lies in a group: the share in a region beside the region's area."""
+    """Where a map's evidence lies in a group: the share in a region beside the region's area.
+
+    The region "text" is what a word's attention gives to the question and the answer so far,
+    beside the photo, and has no area: NaN.
+    """
 
     method: str
     group: str

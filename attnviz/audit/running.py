@@ -17,7 +17,6 @@ import torch
 from ..data import Sample, refuse_leaks
 from ..data.identity import data_stamp, run_versions, weights_stamp
 from ..errors import AttnvizError, AttnvizWarning, DataError, MissingFile, PreprocessError
-from ..geometry import Geometry
 from ..limits import reading
 from ..methods import METHODS
 from ..models import default_layer, labels_of, resolve_model, resolve_preprocess
@@ -25,13 +24,14 @@ from ..models.activation import PROBABILITIES, are_probabilities
 from ..models.outputs import class_count, is_binary
 from ..processes import current
 from ..targets import logits_of
+from .asking import Asked, Interview, Question, as_it_is, interview, talk
 from .examples import Example, choose_examples, examples_of
 from .interventions import DEFAULT_FILLS, check_fills
 from .journal import Row, SharedJournal
 from .lending import draw_donors
 from .log_odds import find_target
 from .measuring import Audited, Instrument, has_attention, score_inputs
-from .pictures import BACKGROUND, AuditPicture, PictureReader, as_samples
+from .pictures import BACKGROUND, AuditPicture, PictureReader, as_samples, unit_range
 from .result import AuditResult
 from .selecting import distinct, without
 from .summary import Names, Thresholds, summarise
@@ -49,7 +49,7 @@ def confusion(
     target: Any = None,
     regions: str = "auto",
     context_masks: Callable[[np.ndarray], np.ndarray] | None = None,
-    methods: Sequence[str] = DEFAULT_METHODS,
+    methods: Sequence[str] | None = None,
     layer: Any = None,
     fills: Sequence[str] = DEFAULT_FILLS,
     preprocess: Any = None,
@@ -76,20 +76,23 @@ def confusion(
     it was. Memory does not grow with the images but for some 300 bytes each.
 
     Args:
-        model: a module, a name, or what `attnviz.load` returns.
+        model: a module, a name, or what `attnviz.load` returns; or a `Question` to a
+            vision-language model.
         data: a `Dataset`, samples, or `GroupedImages`: images with and without the object, with
             and without the context, that the model was not trained on.
         object, context: class names in the data. The context "background", taken where none is
             named, is all that is not the object: the object is put in front of what surrounds
             others of its kind, and in front of images without it.
         target: the model's class for the object, by index or label, or several; None takes the
-            class that is called like the object; of a model with a single logit class 1.
+            class that is called like the object; of a model with a single logit class 1. Of a
+            question: the words that mean the object (see `Question`).
         regions: where object and context are: "masks", "boxes", "groups" (only which image has
             what), or "auto": masks, and boxes where there is no mask. An image with neither counts
             in its group alone, and is counted (`settings["annotated"]`).
         context_masks: a function photo -> (h, w) mask of the context, such as a segmentation
             model; for data without masks of it.
-        methods: names of the CAM family.
+        methods: names of the CAM family; None takes Grad-CAM, HiResCAM and LayerCAM. Of a
+            question: of attnviz.attention.words; None takes "attention".
         layer: of the maps; None takes the model's default.
         fills: how regions are emptied.
         preprocess, labels, device: as in `attnviz.explain`. Generated scenes need no preprocess.
@@ -116,8 +119,13 @@ def confusion(
             another audit.
     """
     samples, skipped = distinct(as_samples(data), identical)
-    module, loaded = resolve_model(model, device)
-    prepare, described = preparation(preprocess, module, loaded, data)
+    if isinstance(model, Question):
+        given = {"layer": layer, "preprocess": preprocess, "labels": labels, "device": device}
+        module = loaded = model.about(object, target, given)
+        prepare, described, batch_size = as_it_is, "by the model's processor", 1
+    else:
+        module, loaded = resolve_model(model, device)
+        prepare, described = preparation(preprocess, module, loaded, data)
 
     def reading_of(samples: Sequence[Sample]) -> PictureReader:
         return PictureReader(
@@ -144,6 +152,7 @@ def confusion(
         "object": object, "context": context, "images": len(samples),
         "donors": len(instrument.donors) if instrument.donors else 0, "seed": seed,
         "weights": weights_stamp(module), "data": data_stamp(samples),
+        **(talk(instrument, reader) if isinstance(instrument, Interview) else {}),
     }  # fmt: skip
     with _kept(journal) as path:
         rows = SharedJournal(path, settings, len(samples), batch_size, resume=resume)
@@ -254,16 +263,20 @@ def _kept(journal: str | Path | None) -> Iterator[Path]:
 
 def _instrument(
     module: Any, loaded: Any, reader: PictureReader, data: Any, *, target: Any,
-    methods: Sequence[str],
-    layer: Any, fills: Sequence[str], labels: Sequence[str] | None, batch_size: int, seed: int,
+    methods: Sequence[str] | None, layer: Any, fills: Sequence[str],
+    labels: Sequence[str] | None, batch_size: int, seed: int,
 ) -> Instrument:  # fmt: skip
     if batch_size < 1:
         raise DataError(f"batch_size is at least 1, got {batch_size}")
+    fills = check_fills(fills)
+    if isinstance(module, Asked):
+        return interview(module, reader, methods, fills, seed)
+    methods = DEFAULT_METHODS if methods is None else methods
     names = tuple(METHODS.get(m).name for m in ([methods] if isinstance(methods, str) else methods))
     if not names:
         raise DataError("methods is empty; give at least one of the CAM family, such as gradcam")
     first = _sightings(reader)
-    bare, fills = Audited(module), check_fills(fills)
+    bare = Audited(module)
     one = first[:1].to(bare.device).clone().requires_grad_()
     with bare.running(), torch.enable_grad():
         logits = logits_of(module(one))  # for the number of classes
@@ -352,12 +365,6 @@ def preparation(preprocess: Any, module: Any, loaded: Any, data: Any) -> tuple[A
             raise
         return unit_range, "generated scenes: RGB in 0 to 1"
     return pipeline, pipeline.describe() if hasattr(pipeline, "describe") else str(pipeline)
-
-
-def unit_range(photo: np.ndarray) -> tuple[torch.Tensor, Geometry]:
-    """Return a photo (h, w, 3) uint8 as (3, h, w) in 0..1, and its geometry: itself."""
-    tensor = torch.from_numpy(np.ascontiguousarray(photo.transpose(2, 0, 1))).float().div_(255)
-    return tensor, Geometry.identity(*photo.shape[:2])
 
 
 def _check_groups(

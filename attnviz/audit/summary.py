@@ -230,6 +230,10 @@ def _places(table: AuditTable, boot: ClusterBootstrap, names: Names) -> list[Pla
     found = []
     for method in table.methods():
         for g in ORDER:
+            text = f"map:{method}:text:{g}"
+            if text in boot.point:
+                share = within(boot.estimate(text).interval)
+                found.append(Place(method, names.group(g), "text", share, np.nan))
             for region in ("object", "context", "elsewhere"):
                 energy, area = f"map:{method}:{region}:{g}", f"area:{region}:{g}"
                 if energy in boot.point and area in boot.point:
@@ -305,12 +309,16 @@ def _facts(
     """Return what a reader should know: where evidence lies, what removal costs, worst group."""
     parts = []
     for region in ("context", "object"):
-        place = next((p for p in places if p.group == names.group(BOTH) and p.region == region
-                      and p.method != "attention"), None)  # fmt: skip
+        found = [p for p in places if p.group == names.group(BOTH) and p.region == region]
+        place = next((p for p in found if p.method != "attention"), next(iter(found), None))
         if place is not None and place.energy.low == place.energy.low:
             name = getattr(names, region)
+            of = (
+                f"the evidence for {names.object}" if place.method != "attention"
+                else "the attention to the photo"
+            )  # fmt: skip
             start = (
-                f"{percent(place.energy)} of the evidence for {names.object} lies on the {name}"
+                f"{percent(place.energy)} of {of} lies on the {name}"
                 if not parts else f"{percent(place.energy)} on the {name}"
             )  # fmt: skip
             parts.append(f"{start} ({100 * place.area:.0f} % of the area)")

@@ -1,4 +1,4 @@
-"""`attnviz attend PHOTO --text ...`: what a vision-language model writes, word by word."""
+"""What a vision-language model writes: word by word, and the answer to an audit's question."""
 
 from __future__ import annotations
 
@@ -8,7 +8,22 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from ..audit import Question
     from ._options import Subject
+
+
+def asked(subject: Subject, question: str, answer: str) -> Question:
+    """Return a vision-language model with what it is asked, for an audit."""
+    from ..audit import Question
+    from ..models.text import load_writer
+
+    if subject.model is None:
+        raise typer.BadParameter(
+            "--question needs --model hf:NAME, a folder, or tiny-llava: the embedded model writes "
+            "nothing"
+        )
+    model, processor = load_writer(subject.model, device=subject.device)
+    return Question(model, processor, question, answer, name=subject.model)
 
 
 def write_words(

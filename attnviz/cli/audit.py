@@ -64,6 +64,17 @@ def audit(
             help="For --clip: what shows the context | what does not; names for concepts."
         ),
     ] = None,
+    question: Annotated[
+        str | None,
+        typer.Option(
+            help="For a vision-language model: what it is asked of each photo, such as 'Is there a "
+            "{class} in the picture?'. --target is then the words of the answer that mean the "
+            "object: its name, or yes where the question names it."
+        ),
+    ] = None,
+    answer: Annotated[
+        str, typer.Option(help="With --question: how the answer starts, up to that word.")
+    ] = "",
     split: Annotated[str | None, typer.Option(help="Audit one split of the data only.")] = None,
     against: Annotated[
         str | None,
@@ -106,8 +117,12 @@ def audit(
     ] = False,
     labels: Labels = None,
     method: Annotated[
-        str, typer.Option(help="Maps of the CAM family, with commas.")
-    ] = "gradcam,hirescam,layercam",
+        str | None,
+        typer.Option(
+            help="Maps of the CAM family, with commas: gradcam,hirescam,layercam. With --question "
+            "of words: attention,gradient,tam,rollout."
+        ),
+    ] = None,
     fill: Annotated[
         str, typer.Option(help="How regions are emptied, with commas.")
     ] = "inpaint,blur,mean",
@@ -133,6 +148,7 @@ def audit(
     from ._discovering import find_contexts, mask_function, rank, told_by_words, write
     from ._files import refuse_existing
     from ._segmenting import by_prompts, dense, segmented
+    from ._writing import asked
 
     if (masks is not None) + boxes + groups > 1:
         raise typer.BadParameter("--masks, --boxes and --groups exclude one another")
@@ -160,6 +176,15 @@ def audit(
         raise typer.BadParameter(
             "--against and --fail-above need an audit: --object, and --context beside --discover"
         )
+    if answer and question is None:
+        raise typer.BadParameter("--answer goes with --question")
+    if question is not None:
+        given = {"--layer": layer, "--labels": labels, "--checkpoint": subject.checkpoint,
+                 "--logits": subject.logits, "--all-classes": all_classes,
+                 "--discover": discover}  # fmt: skip
+        extra = [*(name for name, value in given.items() if value), *subject.of_photos()]
+        if extra:
+            raise typer.BadParameter(f"{', '.join(extra)}: not with --question")
     group = current()
     if group.count > 1 and (all_classes or discover):
         raise typer.BadParameter("--all-classes and --discover run in one process")
@@ -179,7 +204,7 @@ def audit(
         dataset = segmented(
             dataset, masks_from, [object, *around], subject.device, everywhere=around
         )
-    loaded = subject.load()
+    loaded = subject.load() if question is None else asked(subject, question, answer)
     common: dict[str, Any] = {
         "labels": read_labels(labels) if labels else None,
         "batch_size": batch_size,
@@ -192,20 +217,21 @@ def audit(
         say(f"no --context is named: all that is not {object} is its context ({context})")
     options = common | {
         "object": object, "context": context,
-        "target": [int(t) if t.isdecimal() else t for t in listed(target)] if target
+        "target": [int(t) if t.isdecimal() and not question else t for t in listed(target)]
+        if target
         else members.get(str(object)),
         "regions": "boxes" if boxes else "groups" if groups else "auto",
         "identical": "skip" if skip_identical else "refuse",
         "context_masks": mask_function(context_masks) if context_masks else None,
         "trained_on": open_dataset(trained_on) if trained_on else None,
-        "allow_empty_groups": allow_empty_groups, "methods": method.split(","),
+        "allow_empty_groups": allow_empty_groups, "methods": method.split(",") if method else None,
         "fills": fill.split(","), "layer": layer, "examples": examples, "seed": seed,
         "resume": resume,
     }  # fmt: skip
     models: list[tuple[Any, str]] = [(loaded, "journal.jsonl")]
     if against is not None:
         second = Path(against)
-        after = (
+        after = asked(replace(subject, model=against), question, answer) if question else (
             replace(subject, checkpoint=second).load() if second.exists()
             else Subject(model=against, **subject.beside()).load()
         )  # fmt: skip
@@ -294,8 +320,11 @@ def _print_places(result: Any) -> None:
     if not places:
         return
     names = {"object": result.object, "context": result.context, "elsewhere": "elsewhere"}
+    if any(p.region == "text" for p in places):
+        names["text"] = "text"
     rows = [
-        [method, *(next((f"{percent(p.energy)} on {100 * p.area:.0f} %" for p in places
+        [method, *(next((percent(p.energy) + ("" if region == "text" else
+                                              f" on {100 * p.area:.0f} %") for p in places
                          if (p.method, p.region) == (method, region)), "-") for region in names)]
         for method in dict.fromkeys(p.method for p in places)
     ]  # fmt: skip

@@ -152,7 +152,12 @@ def p_text(p: float) -> str:
 
 
 def _charts(result: Any) -> dict[str, Any]:
-    names = {"object": result.object, "context": result.context, "elsewhere": "elsewhere"}
+    names = {
+        "object": result.object,
+        "context": result.context,
+        "elsewhere": "elsewhere",
+        "text": "text",
+    }
     both = next((c.name for c in result.cells if c.object and c.context), "")
     verdict = result.verdict
     lines: list[ChartRow] = []
@@ -173,7 +178,10 @@ def _charts(result: Any) -> dict[str, Any]:
         ),
         "where": intervals(
             [
-                ChartRow(f"{p.method}: {names[p.region]}", p.energy, mark=p.area, kind=p.region)
+                ChartRow(
+                    f"{p.method}: {names[p.region]}", p.energy,
+                    mark=None if p.region == "text" else p.area, kind=p.region,
+                )
                 for p in result.places
                 if p.group == both
             ],
