@@ -17,8 +17,6 @@ from ..altered import AlteredGroup, Passes, replacement
 from ..forward import ForwardPass
 from ..twin import twin
 
-#: a pass that records a graph takes about as many times the memory of one that does not
-GRAPH = 4
 #: a completeness gap larger than this share of the score difference is warned of
 GAP = 0.05
 
@@ -131,7 +129,7 @@ def run(request: Request, entries: Sequence[Entry]) -> list[RawMaps]:
         model = twin(request.model)
     except MethodError:
         model = request.model
-    rows = max(1, passes.rows() // GRAPH)
+    rows = passes.graph_rows()
     found = []
     for entry in entries:
         options, drop = taken_by(entry, request.options), rectifies(entry, request.signed)

@@ -29,8 +29,8 @@ class _Scored(nn.Module):
 def lrp(job: Job) -> Tensor:
     """LRP: the score passed back layer by layer with the epsilon rule (Bach et al. 2015).
 
-    captum's, on a copy of the model. It knows linear layers, convolutions, pools, batch norms and
-    ReLUs as modules; others are an error. What is lost (at biases, and where branches are added)
+    captum's, on a copy of the model. It knows linear layers, convolutions, pools, batch norms,
+    ReLUs and what only reshapes as modules; others are an error. What is lost (at biases, and where branches are added)
     is meta["convergence_delta"], and warned of above 5 %. For transformers: attnlrp, cplrp.
 
     Args:
@@ -40,6 +40,7 @@ def lrp(job: Job) -> Tensor:
         (K, g, H, W), signed; sums to the score where nothing is lost.
     """
     from captum.attr import LRP
+    from captum.attr._utils.lrp_rules import EpsilonRule
 
     found = []
     for k in job.classes:
@@ -48,6 +49,8 @@ def lrp(job: Job) -> Tensor:
         for module in model.modules():
             if getattr(module, "inplace", False):
                 setattr(module, "inplace", False)  # noqa: B010
+            if type(module) in (nn.Flatten, nn.Unflatten, nn.Identity):
+                setattr(module, "rule", EpsilonRule())  # noqa: B010
         with torch.enable_grad():
             try:
                 rules = LRP(_Scored(model, job.score(k, model)))

@@ -74,7 +74,9 @@ def extremal(
             for k in range(number)
         ]
     )
-    return maps.view(number, images, height, width).float()
+    return maps.view(number, images, height, width).to(
+        torch.promote_types(torch.float32, group.inputs.dtype)
+    )
 
 
 def _optimised(
@@ -100,7 +102,7 @@ def _optimised(
             gradient = torch.empty_like(grid)
             start = 0
             while start < count:
-                stop = min(count, start + max(1, group.passes.rows() // (4 * images)))
+                stop = min(count, start + max(1, group.passes.graph_rows() // images))
                 part = grid[start:stop].clone().requires_grad_()
                 try:
                     with torch.enable_grad():

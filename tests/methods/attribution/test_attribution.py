@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 import attnviz
 from attnviz.errors import AttnvizWarning, MethodError
-from attnviz.methods import METHODS
+from attnviz.methods import METHODS, Request
+from attnviz.methods.altered import CPU_BUDGET, Passes
 from attnviz.methods.twin import twin
 
 NAMES = (
@@ -145,6 +146,36 @@ def test_lrp_is_captums_and_sums_to_the_score(x):
     got = explain(model, x, "lrp", target=2)
     same(got.values, want)
     torch.testing.assert_close(got.values.sum((1, 2)), got.score, rtol=1e-4, atol=1e-6)
+
+
+def test_lrp_passes_through_what_only_reshapes(x):
+    """Flattening by a module and by a function is one thing; captum knows the function alone."""
+
+    class Net(nn.Module):
+        def __init__(self, flat):
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv = nn.Conv2d(3, 4, 3, bias=False)
+            self.fc = nn.Linear(4 * (x.shape[2] - 2) * (x.shape[3] - 2), 3, bias=False)
+            self.flat, self.act = flat, nn.ReLU()
+
+        def forward(self, x):
+            return self.fc(self.flat(self.act(self.conv(x))))
+
+    want = explain(Net(lambda a: a.flatten(1)).double().eval(), x, "lrp", target=1)
+    got = explain(Net(nn.Flatten()).double().eval(), x, "lrp", target=1)
+    torch.testing.assert_close(got.values, want.values)
+    named = nn.Sequential(nn.Identity(), nn.Flatten())
+    got = explain(Net(named).double().eval(), x, "lrp", target=1)
+    torch.testing.assert_close(got.values, want.values)
+
+
+@pytest.mark.parametrize(("budget", "rows"), [(None, 4), (10**9, 100), (1, 1)])
+def test_a_pass_with_a_graph_takes_a_few_copies_unless_memory_is_bounded(x, budget, rows):
+    """A pixel's copy is small: many fit, and as few as the budget says."""
+    passes = Passes(Request(nn.Identity(), x, len(x)), budget=budget)
+    passes._each = CPU_BUDGET // 6 if budget is None else 10**9 // 400
+    assert passes.graph_rows() == rows
 
 
 def test_lrp_refuses_what_its_rules_do_not_cover(x):

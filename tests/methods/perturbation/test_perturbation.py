@@ -404,6 +404,7 @@ def test_passes_of_any_size_give_one_map(name, model, x):
     few = explain(model, x, name, target=1, budget=1, **options)
     many = explain(model, x, name, target=1, budget=10**9, **options)
     torch.testing.assert_close(few, many)
+    assert few.dtype == x.dtype
 
 
 @pytest.mark.parametrize("name", NAMES)
