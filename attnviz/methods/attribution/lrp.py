@@ -30,8 +30,9 @@ def lrp(job: Job) -> Tensor:
     """LRP: the score passed back layer by layer with the epsilon rule (Bach et al. 2015).
 
     captum's, on a copy of the model. It knows linear layers, convolutions, pools, batch norms,
-    ReLUs and what only reshapes as modules; others are an error. What is lost (at biases, and where branches are added)
-    is meta["convergence_delta"], and warned of above 5 %. For transformers: attnlrp, cplrp.
+    ReLUs and what only reshapes as modules; others are an error. What is lost (at biases, and
+    where branches are added) is meta["convergence_delta"], and warned of above 5 %. For
+    transformers: attnlrp, cplrp.
 
     Args:
         job: the images.
@@ -49,7 +50,7 @@ def lrp(job: Job) -> Tensor:
         for module in model.modules():
             if getattr(module, "inplace", False):
                 setattr(module, "inplace", False)  # noqa: B010
-            if type(module) in (nn.Flatten, nn.Unflatten, nn.Identity):
+            if type(module) in (nn.Flatten, nn.Unflatten):
                 setattr(module, "rule", EpsilonRule())  # noqa: B010
         with torch.enable_grad():
             try:
