@@ -140,7 +140,7 @@ class PictureReader:
         for name in asked:
             if name not in known - {""}:
                 raise DataError(
-                    f"{name!r} is no class of the data{did_you_mean(name, known)} It has: "
+                    f"{name!r} is no class of the data{did_you_mean(name, known) or '.'} It has: "
                     f"{', '.join(sorted(known - {''})[:40])}"
                 )
         self._by_label = {name: labels[name] > 0 for name in (object, context)}

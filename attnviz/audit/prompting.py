@@ -77,6 +77,8 @@ def _from_folder(folder: Path) -> tuple[Any, Any]:
     """Return a saved CLIP model, in eval mode, and its processor; from this folder alone."""
     from ..models.environment import import_transformers
 
+    if not folder.is_dir():
+        raise ModelError(f"no such folder of a CLIP model: {str(folder)!r}")
     transformers = import_transformers()
     try:
         model = transformers.CLIPModel.from_pretrained(

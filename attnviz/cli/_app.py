@@ -187,9 +187,34 @@ def printable(line: str) -> str:
     return _CONTROL.sub(lambda found: repr(found[0])[1:-1], line)
 
 
+#: Python's arguments that a message names: `target= (--target)`, `labels=[...]`, `train='al'`;
+#: what a name of a file looks like is left alone
+_ARGUMENT = re.compile(
+    r"(?<![\w./'\"-])([a-z]\w*)=(\.\.\.|\[\.\.\.\]|'[^']*'|\w*)(?: \((--[a-z-]+)\)|, (--[a-z-]+)(?=\)))?"
+)
+_OPTION = {"output": "--logits"} | {
+    name: "--" + name
+    for name in (
+        "checkpoint", "context", "crop", "device", "force", "head", "labels", "layer", "masks",
+        "method", "monitor", "object", "preprocess", "resize", "resume", "target", "train",
+    )
+}  # fmt: skip
+
+
 def one_line(error: BaseException) -> str:
     """Return an error in one line, in the words of the command line."""
-    return " ".join(str(getattr(error, "command", None) or error).split())
+    text = getattr(error, "command", None) or _ARGUMENT.sub(_as_option, str(error))
+    return " ".join(text.split())
+
+
+def _as_option(found: re.Match[str]) -> str:
+    name, value, *option = found.groups()
+    if any(option):
+        return option[0] or option[1]
+    if name not in _OPTION:
+        return found[0]
+    said = "" if value in ("...", "[...]", "True") else value
+    return f"{_OPTION[name]} {said}".rstrip()
 
 
 def _usage(error: Any) -> int:

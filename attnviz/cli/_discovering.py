@@ -37,9 +37,9 @@ def mask_function(name: str) -> Any:
     from ..errors import ModelError, did_you_mean
     from ..models.sources.from_python import import_module
 
-    path, colon, attribute = name.partition(":")
-    module = import_module(path)
-    found = getattr(module, attribute, None) if colon else None
+    path, _, attribute = name.partition(":")
+    module = import_module(path) if attribute else None
+    found = getattr(module, attribute or "", None)
     if not callable(found):
         near = did_you_mean(attribute, [n for n in dir(module) if not n.startswith("_")])
         raise ModelError(

@@ -48,5 +48,5 @@ def write_file(path: Path, data: bytes, *, force: bool = False) -> None:
         raise
     except OSError as error:
         raise DataError(
-            f"cannot write {str(path)!r}: {error.strerror or error}; choose another --out"
+            f"cannot write {str(path)!r}: {error.strerror or error}; write it elsewhere"
         ) from error

@@ -95,7 +95,7 @@ class Dataset(Sequence[Sample]):
         """Return the index of a class name; an unknown one raises with the nearest names."""
         if name not in self.classes:
             raise DataError(
-                f"class {name!r} is not in the dataset{did_you_mean(name, self.classes)} "
+                f"class {name!r} is not in the dataset{did_you_mean(name, self.classes) or '.'} "
                 f"It has: {', '.join(self.classes[:40])}{' ...' * (len(self.classes) > 40)}"
             )
         return self.classes.index(name)

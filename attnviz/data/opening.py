@@ -83,10 +83,13 @@ def _detect(root: Path) -> str:
     for name in (*_ORDER, *further, _PLAIN):
         if READERS.get(name).meta["detect"](root):
             return name
-    raise DataError(
+    what = (
         f"{root} has no layout that is known. Expected one of: a folder a class; COCO JSON; "
-        f"a folder with Annotations/*.xml (VOC); a CSV with a column 'path'; a folder with "
-        f"index.json. Name it with format=..., one of {', '.join(READERS.names())}"
+        "a folder with Annotations/*.xml (VOC); a CSV with a column 'path'; a folder with "
+        "index.json"
+    )
+    raise DataError(
+        f"{what}. Name it with format=..., one of {', '.join(READERS.names())}", command=what
     )
 
 
@@ -94,8 +97,9 @@ def _one_split(dataset: Dataset, split: str) -> Dataset:
     kept = dataset.filter(lambda s: s.split == split_name(split))
     if not len(kept):
         known = sorted({s.split for s in dataset if s.split})
+        what = f"{dataset.root} has no split {split!r}; it has {known or 'none'}"
         raise DataError(
-            f"{dataset.root} has no split {split!r}; it has "
-            f"{known or 'none: make them with attnviz.data.splits'}"
+            what + ": make them with attnviz.data.splits" * (not known),
+            command=what + ": leave --split out" * (not known),
         )
     return kept

@@ -180,9 +180,13 @@ def splits(
     result = {n: dataset.subset(np.flatnonzero(part_of == k)) for k, n in enumerate(names)}
     empty = [n for n, d in result.items() if not len(d)]
     if empty:
-        raise DataError(
+        what = (
             f"{len(dataset)} samples of {len({s.source for s in dataset})} sources leave no image "
-            f"for {empty}; use fewer parts or other fractions"
+            f"for {', '.join(empty)}"
+        )
+        raise DataError(
+            f"{what}; use fewer parts or other fractions",
+            command=f"{what}; give another share by --validation, or more images",
         )
     return result
 

@@ -174,8 +174,8 @@ class GuideConfig:
             for name in self.loss_options:
                 if name not in known:
                     raise GuidanceError(
-                        f"the loss {self.loss!r} has no option {name!r}{did_you_mean(name, known)} "
-                        f"It has: {', '.join(known) or 'none'}"
+                        f"the loss {self.loss!r} has no option {name!r}"
+                        f"{did_you_mean(name, known) or '.'} It has: {', '.join(known) or 'none'}"
                     )
         elif self.loss_options:
             raise GuidanceError("loss='none' has no options")
@@ -227,7 +227,7 @@ class GuideConfig:
             if option not in known:
                 what = f"{name}={chosen!r}" if chosen else name
                 raise GuidanceError(
-                    f"{what} has no option {option!r}{did_you_mean(option, known)} It has: "
+                    f"{what} has no option {option!r}{did_you_mean(option, known) or '.'} It has: "
                     f"{', '.join(known) or 'none'}"
                 )
 

@@ -117,7 +117,8 @@ def find_layers(
         else:
             raise LayerNotFound(
                 f"layer {layer!r} not found in {type(model).__name__}"
-                f"{did_you_mean(layer, [n for n in named if n])} `attnviz layers MODEL` lists all"
+                f"{did_you_mean(layer, [n for n in named if n]) or '.'} "
+                "`attnviz layers MODEL` lists all"
             )
         found[name] = named[name]
     return found

@@ -119,9 +119,9 @@ def _checked_path(source: str | os.PathLike[str]) -> Path:
     path = Path(os.fsdecode(text)).expanduser()
     try:
         if path.is_dir():
+            what = f"{str(path)!r} is a directory; expected an image file"
             raise ImageError(
-                f"{str(path)!r} is a directory; expected an image file. "
-                "attnviz.images.find_images lists the images in it"
+                f"{what}. attnviz.images.find_images lists the images in it", command=what
             )
         if not path.exists():
             siblings = os.listdir(path.parent) if path.parent.is_dir() else []

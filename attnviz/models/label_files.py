@@ -56,8 +56,10 @@ def read_labels(given: str | Path) -> tuple[str, ...]:
         if isinstance(given, str) and "," in text:
             return as_labels([name.strip() for name in text.split(",")], "the names given")
         near = [p.name for p in path.parent.glob("*")] if os.path.isdir(path.parent) else []
+        why = "it is a folder" if os.path.isdir(path) else "no such file"
+        meant = did_you_mean(path.name, [n for n in near if n != path.name])
         raise ModelError(
-            f"labels {text!r} cannot be read: no such file{did_you_mean(path.name, near)}; give a "
+            f"labels {text!r} cannot be read: {why}{meant.removesuffix('?')}; give a "
             "file, imagenet, or the names with commas between them"
         )
     try:

@@ -67,7 +67,7 @@ def load(
     place = _device(device)
     if checkpoint is None and (checkpoint_key or drop_keys):
         raise ModelError(
-            "checkpoint_key= and drop_keys= (--checkpoint-key, --drop-keys) say how to read a "
+            "checkpoint_key= (--checkpoint-key) and drop_keys= (--drop-keys) say how to read a "
             "checkpoint, and there is none: give checkpoint=FILE (--checkpoint)"
         )
     with torch.random.fork_rng(devices=[]):
@@ -163,8 +163,9 @@ def _find_bare(name: str) -> tuple[ModuleType, str]:
     if found:
         return _SOURCES[found[0]], name
     if Path(name).suffix in (".safetensors", ".pth", ".pt"):
+        gone = "" if Path(name).exists() else " that does not exist"
         raise ModelError(
-            f"{name!r} is a checkpoint: give it as checkpoint= (--checkpoint) beside the name of "
+            f"{name!r} is a checkpoint{gone}: give it as checkpoint= (--checkpoint) beside the name of "
             "its architecture"
         )
     if "/" in name:

@@ -108,6 +108,11 @@ class Preprocess:
                 f"sizes must be positive, got resize={self.resize!r}, crop={self.crop!r}"
             )
 
+        if crop is not None and crop[0] * crop[1] > _MOST_PIXELS:
+            raise PreprocessError(
+                f"crop {crop[0]} x {crop[1]}: an input has at most {_MOST_PIXELS:,} pixels"
+            )
+
     @property
     def _sides(self) -> tuple[int, int] | None:
         """`crop` as (height, width), which an int becomes when the object is made."""

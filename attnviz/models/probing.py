@@ -112,9 +112,10 @@ def probe(module: nn.Module, example: Inputs | None = None) -> list[Seen]:
                 raise why from error
             first = (str(error).strip().splitlines() or [""])[0][:120]
             failures.append(f"{_shape(image)}: {type(error).__name__}: {first}")
+    what = f"{type(module).__name__} does not run on the inputs tried ({'; '.join(failures[:3])})"
     raise ModelError(
-        f"{type(module).__name__} does not run on the inputs tried ({'; '.join(failures[:3])}); "
-        "pass layer=..., or example=tensor with an input that it takes"
+        f"{what}; pass layer=..., or example=tensor with an input that it takes",
+        command=f"{what}; name a --layer, or inputs that it takes (--resize, --crop; --size)",
     )
 
 

@@ -98,8 +98,8 @@ def tokenize(texts: Sequence[str]) -> Tensor:
         for word in words:
             if word not in WORDS:
                 raise TargetError(
-                    f"{NAME} does not know the word {word!r}{did_you_mean(word, WORDS)} It knows: "
-                    f"{', '.join(WORDS)}"
+                    f"{NAME} does not know the word {word!r}"
+                    f"{did_you_mean(word, WORDS) or '.'} It knows: {', '.join(WORDS)}"
                 )
         if not 0 < len(words) <= LONGEST:
             raise TargetError(f"{NAME} reads 1 to {LONGEST} words, got {text!r}")

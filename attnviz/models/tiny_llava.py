@@ -61,8 +61,9 @@ class WordTokenizer:
         for word in text.replace("<image>", " <image> ").split():
             if word not in self.words:
                 raise ModelError(
-                    f"{NAME} does not know the word {word!r}{did_you_mean(word, self.words)} It "
-                    f"knows: {', '.join(tiny_clip.WORDS)}"
+                    f"{NAME} does not know the word {word!r}"
+                    f"{did_you_mean(word, self.words) or '.'} It knows: "
+                    f"{', '.join(tiny_clip.WORDS)}"
                 )
             ids += [self.words.index(word)] * (_PATCHES if word == "<image>" else 1)
         return ids

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def test_options_change_what_is_named(run: Callable, photos: Path) -> None:
         (["--preprocess", "imagnet"], 1, "did you mean 'imagenet' or"),
         (["--preprocess", "none.json"], 1, "'none.json' holds no preprocessing"),
         (["--preprocess", "imagenet", "--std", "0"], 1, "std must be positive"),
-        (["--drop-keys", "x"], 1, "there is none: give checkpoint=FILE (--checkpoint)"),
+        (["--drop-keys", "x"], 1, "there is none: give --checkpoint"),
     ],
 )
 def test_what_makes_no_sense(
@@ -208,3 +209,53 @@ def test_a_class_is_named_alike_in_every_command(run: Callable, photos: Path) ->
     wrong = run("benchmark", photos / "red.png", *TINY, "--target", "contrast:1,2")
     assert wrong.code == 2
     assert "methods are judged on a class, class:LABEL" in wrong.err
+
+
+AUDIT = ["audit", "--data", "{scenes}", "--object", "boat", "--context", "water", *MODEL,
+         "--preprocess", "unit"]  # fmt: skip
+PHOTO = ["explain", "{red}", *MODEL, "--preprocess", "imagenet"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([*PHOTO, "--method", "rollout"], "activation map, e.g. --method 'gradcam'"),
+        ([*PHOTO, "--target", "red"], "pass an index from 0 to 2, or --labels"),
+        ([*PHOTO, "--target", "finer:red"], "pass an index from 0 to 2, or --labels"),
+        ([*PHOTO, "--logits", "heads"], "--logits 'heads': the model's output (Tensor) has no"),
+        ([*PHOTO, "--resize", "8", "--crop", "8"], "inputs that it takes (--resize, --crop"),
+        ([*PHOTO, "--crop", "99999999"], "an input has at most 67,108,864 pixels"),
+        ([*PHOTO, "--layer", ""], "not found in Colours. `attnviz layers MODEL` lists all"),
+        ([*PHOTO, "--labels", "{photos}"], "cannot be read: it is a folder; give a file"),
+        (["erase", "{photos}", *PHOTO[2:]], "is a directory; expected an image file\n"),
+        (["audit", "--data", "{red}", *AUDIT[3:]], "a folder with index.json\n"),
+        ([*AUDIT, "--split", "tst"], "has no split 'tst'; it has none: leave --split out"),
+        ([*AUDIT, "--object", "x1"], "'x1' is no class of the data. It has: boat, land"),
+        ([*AUDIT, "--target", "ship"], "class or classes with --target, as indices"),
+        ([*AUDIT, "--target", "0", "--against", "no.pth"], "'no.pth' is a checkpoint that does not exist"),
+        ([*AUDIT, "--context-masks", "foo"], "name one as package.module:function that takes"),
+        ([*AUDIT, "--target", "0", "--boxes"], "(--masks), or audit by groups alone (--groups)"),
+        ([*AUDIT, "--clip", "no", "--prompts", "a|b"], "no such folder of a CLIP model: 'no'"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_in_the_words_of_the_command_line(
+    run: Callable, photos: Path, tmp_path: Path, words: list[str], said: str
+) -> None:
+    from attnviz.data import boatwater
+
+    if words[0] == "audit":
+        scenes = boatwater.generate(groups=boatwater.balanced(1), seed=3, marked=True)
+        scenes.write(tmp_path / "scenes")
+    places = {"red": photos / "red.png", "photos": photos, "scenes": tmp_path / "scenes"}
+    done = run(*[word.format(**places) for word in words])
+    assert done.code == 1
+    assert said in done.err
+    assert not re.findall(r"\w=(?:\.|\[|'|True|,| )|attnviz\.\w+\.", done.err)
+
+
+def test_a_name_of_a_file_is_no_argument() -> None:
+    from attnviz.cli._app import one_line
+    from attnviz.errors import DataError
+
+    for text in ("no such file: 'layer=3.png'", "runs/labels=a/x.png is missing", "3 = 4, x=1"):
+        assert one_line(DataError(text)) == text

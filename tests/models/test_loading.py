@@ -132,7 +132,7 @@ def test_names_of_each_source() -> None:
         ("", "name is empty"),
         ("timm:", "expected timm:NAME"),
         ("google/vit-base-patch16-224", "named hf:google/vit-base-patch16-224"),
-        ("weights.pth", "give it as checkpoint="),
+        ("weights.pth", "that does not exist: give it as checkpoint="),
         ("https://example.org/x", "names no model source"),
         ("timn:make", "'timn:make' names no model source; did you mean 'timm'"),
         ("Torchvison:make", "did you mean 'torchvision'"),
@@ -162,7 +162,7 @@ def test_without_network_one_error_says_what_to_do(
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *a, **o: None)
-    with pytest.raises(ModelError, match=r"cannot be fetched .*--checkpoint.*pretrained=False"):
+    with pytest.raises(ModelError, match=r"cannot be fetched .*checkpoint=FILE.*pretrained=False"):
         load(name)
 
 

@@ -59,7 +59,7 @@ def _rows(file: Path) -> dict[str, list[tuple[int, dict[str, str]]]]:
             key = next((h for h in header if h.strip().lower() in _PATH), None)
             if key is None:
                 raise DataError(
-                    f"{file}: no column 'path' in {header}{did_you_mean('path', header)} "
+                    f"{file}: no column 'path' in {header}{did_you_mean('path', header) or '.'} "
                     f"The first line names the columns: path,label,x0,y0,x1,y1,mask"
                 )
             if len(set(header)) != len(header):

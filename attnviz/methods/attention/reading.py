@@ -364,7 +364,7 @@ def of_layers(sites: Sequence[Site], layers: Sequence[str]) -> list[Site]:
         if not inside:
             raise LayerNotFound(
                 f"layer {layer!r} holds no attention among patches"
-                f"{did_you_mean(layer, [s.name for s in sites])} With attention: "
+                f"{did_you_mean(layer, [s.name for s in sites]) or '.'} With attention: "
                 f"{', '.join(s.name for s in sites)}"
             )
         kept += inside

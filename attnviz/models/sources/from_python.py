@@ -59,7 +59,7 @@ def import_module(path: str) -> Any:
         if path == missing or path.startswith(missing + "."):
             raise ModelError(
                 f"no Python module {path!r} (searched the installed packages and the working "
-                "directory); a model object is named package.module:factory"
+                "directory); what is meant is named package.module:name"
             ) from error
         raise ModelError(f"importing {path!r} failed: {error}") from error
     except AttnvizError:

@@ -26,10 +26,14 @@ def fetching(name: str) -> Iterator[None]:
     except Exception as error:  # each hub's client has errors of its own
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-        raise ModelError(
+        what = (
             f"the files of {name} cannot be fetched or read ({reason[:300]}). Without a network: "
-            "give weights you have with checkpoint=FILE (--checkpoint), use random ones with "
-            "pretrained=False, or use the embedded model (no name)"
+            "give weights you have with"
+        )
+        raise ModelError(
+            f"{what} checkpoint=FILE, use random ones with pretrained=False, or use the embedded "
+            "model (no name)",
+            command=f"{what} --checkpoint, or use the embedded model (no --model)",
         ) from error
 
 
