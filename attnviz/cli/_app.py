@@ -190,7 +190,8 @@ def printable(line: str) -> str:
 #: Python's arguments that a message names: `target= (--target)`, `labels=[...]`, `train='al'`;
 #: what a name of a file looks like is left alone
 _ARGUMENT = re.compile(
-    r"(?<![\w./'\"-])([a-z]\w*)=(\.\.\.|\[\.\.\.\]|'[^']*'|\w*)(?: \((--[a-z-]+)\)|, (--[a-z-]+)(?=\)))?"
+    r"(?<![\w./'\"-])([a-z]\w*)=(\.\.\.|\[\.\.\.\]|'[^']*'|\w*)"
+    r"(?: \((--[a-z-]+)\)|, (--[a-z-]+)(?=\)))?"
 )
 _OPTION = {"output": "--logits"} | {
     name: "--" + name

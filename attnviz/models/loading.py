@@ -165,8 +165,8 @@ def _find_bare(name: str) -> tuple[ModuleType, str]:
     if Path(name).suffix in (".safetensors", ".pth", ".pt"):
         gone = "" if Path(name).exists() else " that does not exist"
         raise ModelError(
-            f"{name!r} is a checkpoint{gone}: give it as checkpoint= (--checkpoint) beside the name of "
-            "its architecture"
+            f"{name!r} is a checkpoint{gone}: give it as checkpoint= (--checkpoint) beside the "
+            "name of its architecture"
         )
     if "/" in name:
         raise ModelError(f"model {name!r} is not known; a Hugging Face model is named hf:{name}")

@@ -23,7 +23,7 @@ def test_what_is_there_stays_unless_forced(tmp_path: Path) -> None:
 
 def test_a_file_in_the_way_of_the_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
-    with pytest.raises(DataError, match="--out"):
+    with pytest.raises(DataError, match="File exists; write it elsewhere"):
         write_file(tmp_path / "out" / "p.png", b"")
 
 

@@ -232,7 +232,7 @@ PHOTO = ["explain", "{red}", *MODEL, "--preprocess", "imagenet"]
         ([*AUDIT, "--split", "tst"], "has no split 'tst'; it has none: leave --split out"),
         ([*AUDIT, "--object", "x1"], "'x1' is no class of the data. It has: boat, land"),
         ([*AUDIT, "--target", "ship"], "class or classes with --target, as indices"),
-        ([*AUDIT, "--target", "0", "--against", "no.pth"], "'no.pth' is a checkpoint that does not exist"),
+        ([*AUDIT, "--target", "0", "--against", "no.pth"], "checkpoint that does not exist"),
         ([*AUDIT, "--context-masks", "foo"], "name one as package.module:function that takes"),
         ([*AUDIT, "--target", "0", "--boxes"], "(--masks), or audit by groups alone (--groups)"),
         ([*AUDIT, "--clip", "no", "--prompts", "a|b"], "no such folder of a CLIP model: 'no'"),
