@@ -17,6 +17,7 @@ _METHODS = "attnviz.methods.attention"
 _PUBLIC: dict[str, str] = {
     "Relevance": f"{_METHODS}.relevance",
     "attention_flow": f"{_METHODS}.flow",
+    "aligned": f"{__name__}.word_alignment",
     "explain_text": f"{__name__}.text",
     "hf": "",
     "region_mass": f"{_METHODS}.mass",

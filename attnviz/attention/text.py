@@ -150,7 +150,7 @@ def explain_text(
             values, column, score = _attended(module, inputs, target, labels, method)
     tokens = tuple(map(str, tokenizer.convert_ids_to_tokens(encoded["input_ids"][0].tolist())))
     values = values.detach().cpu()
-    spans, sums = _joined(encoded, values)
+    spans, sums = joined(encoded, values)
     return TextRelevance(
         text, tuple(text[a:b] for a, b in spans), tuple(spans), sums, tokens, values, method,
         column.labels[0], float(score.detach()),
@@ -169,7 +169,7 @@ def _encoded(tokenizer: Any, text: str) -> Any:
     return encoded
 
 
-def _joined(encoded: Any, values: Tensor) -> tuple[list[tuple[int, int]], Tensor]:
+def joined(encoded: Any, values: Tensor) -> tuple[list[tuple[int, int]], Tensor]:
     """Return the span of each word and the sum over its tokens."""
     offsets = encoded["offset_mapping"][0].tolist()
     spans: dict[int, tuple[int, int]] = {}

@@ -165,7 +165,11 @@ class Following:
             places = chains[largest]
             if places is not None:
                 where = (dim, sum(sizes[:largest]), output.shape[dim])
-                self._note(output, Rearranged(places, op="cat", args=where))
+                new = chains[1 - largest] if len(parts) == 2 else None
+                if new is not None:
+                    self.recorder.own_stack()  # hears of a new call
+                    new = new if self.recorder.keys.cached(places) else None
+                self._note(output, Rearranged(places, op="cat", args=where, beside=new))
         return output
 
     def same(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -92,6 +92,7 @@ class TapMode(Following, TorchFunctionMode):
             scale=given.get("scale"), moved=(asks, leading(*looks)), same=_same_tokens(asks, looks),
             made=self.moved.get(output),
         )  # fmt: skip
+        self.recorder.keys.note(looks)
         return output
 
     def multihead(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -283,6 +284,7 @@ class TapMode(Following, TorchFunctionMode):
             same=None if pair is None else _same_tokens(pair[0], [looks, pair[1]]), rows=rows,
             made=self.moved.get(output),
         )  # fmt: skip
+        self.recorder.keys.note([looks, *(pair or ())[1:]])
 
     def multiply(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A product: weights broadcast over what they multiply are a gate; places stay."""

@@ -27,7 +27,7 @@ from ._modules import Running, running
 from .functions import in_backward
 from .gate import Gate, Missed, axes_of
 from .site import Site, SiteLayout, same_block
-from .tags import Rearranged, Stream
+from .tags import Keys, Rearranged, Stream
 
 
 def _guarded(method: Callable[..., None]) -> Callable[..., None]:
@@ -84,6 +84,7 @@ class Recorder:
         self._root: Any = None  # frame of the outermost module call
         self._step = -1
         self._calls: dict[str, int] = {}
+        self.keys = Keys()
         self._places: dict[Any, Any] = {}  # histories that were replayed already
         self._made: dict[int, Made] = {}  # what attentions of this step put out
         self.mha: tuple[int, int] | None = None  # (batch, heads) inside nn.MultiheadAttention
@@ -113,6 +114,7 @@ class Recorder:
         root = modules[-1].frame
         if root is not self._root:
             self._root, self._step, self._calls, self._made = root, self._step + 1, {}, {}
+            self.keys.turn()
         return modules
 
     def begin(self, output: Tensor) -> Tensor:

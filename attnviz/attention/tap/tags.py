@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,7 @@ class Rearranged:
             in a table), "pairs", or "" where it is not known.
         made_of: at a source that a convolution or a pooling made, the chain of what it read.
         pair: at a source "pairs", the chains of the two factors, first queries and then keys.
+        beside: at a "cat" to keys of earlier calls (a cache), the chain of the new tokens.
         depth: number of steps.
     """
 
@@ -70,6 +71,7 @@ class Rearranged:
     origin: str = ""
     made_of: Rearranged | None = None
     pair: tuple[Rearranged | None, Rearranged | None] | None = None
+    beside: Rearranged | None = None
 
     def __post_init__(self) -> None:
         if self.parent is not None:
@@ -113,8 +115,38 @@ def common(first: Rearranged | None, second: Rearranged | None) -> bool | None:
         # two patch embeddings of one image are two streams
         if id(step) in seen and not (step.origin == "given" and step.root is not first.root):
             return True
+        if step.beside is not None and common(first, step.beside):
+            return True
     # where a way could not be followed to its beginning, they may still be the same
     return None if "" in (first.origin, second.origin) else False
+
+
+class Keys:
+    """What served attentions as keys and values in this call and in the one before."""
+
+    def __init__(self) -> None:
+        self._now: dict[int, Rearranged] = {}
+        self._before: dict[int, Rearranged] = {}
+
+    def turn(self) -> None:
+        """Hear of a new call of the model."""
+        self._now, self._before = {}, self._now
+
+    def note(self, chains: Sequence[Rearranged | None]) -> None:
+        """Note the keys and values of an attention: a cache may bring them back."""
+        for chain in chains:
+            self._now.update((id(step), step) for step in _moves(chain))
+
+    def cached(self, chain: Rearranged) -> bool:
+        """Say whether a tensor is keys or values of the call before."""
+        return any(id(step) in self._before for step in _moves(chain))
+
+
+def _moves(chain: Rearranged | None) -> Iterator[Rearranged]:
+    """Yield the steps back to the first that is no move, and that one."""
+    while chain is not None:
+        yield chain
+        chain = chain.parent if chain.op == "move" else None
 
 
 def projected(chain: Rearranged | None) -> bool:
