@@ -23,6 +23,7 @@ from ..hooks.threads import own_thread, takes_hooks
 from ..inputs import Inputs, mismatch, samples_in, size_of
 from .layout import Layout, infer_layout
 from .outputs import read_from
+from .ways import Way, beside, halves, maps_in, origin, pyramid, stage_rank, weightless
 
 #: paths inside attention: queries, keys and values are no picture of the input
 _ATTENTION = re.compile(r"(^|\.)(\w+_)?(attn|attention)(_pool|_layer|_out|_in)?\d*(\.|$)", re.I)
@@ -33,10 +34,11 @@ _LOOKING = (
     re.compile(r"(^|\.)(backbone|body|trunk|feature_extractor)(\.|$)"),
     re.compile(r"(^|\.)(?!text_|pixel_level|transformer)(\w+_)?encoder(\.|$)"),
 )
-_DRAWING = re.compile(r"(^|\.)(\w+_)?(decoder|head|neck|fpn)(\.|$)")
+_DRAWING = re.compile(r"(^|\.)(\w+_)?(decoder|head|neck|fpn|aux(iliary)?\w*)(\.|$)")
 
-#: steps of a graph that mix channels by weights
-_MIXING = ("Convolution", "Addmm", "Mm", "Bmm", "Baddbmm", "Linear", "ScaledDot", "Einsum")
+#: kinds that hand on what they are given when a model is explained
+_IDLE = ("Dropout", "AlphaDropout", "FeatureAlphaDropout", "DropPath", "DropBlock", "Identity")
+
 #: cosine from which two vectors of mean gradients make one map
 _ALIKE = 0.9999
 _POOLS = [f"Adaptive{kind}Pool{rank}d" for kind in ("Avg", "Max") for rank in (1, 2, 3)]
@@ -61,6 +63,10 @@ class Seen:
         dense: whether the model's output has positions itself (masks, boxes, queries).
         places: whether its channels' mean gradients tell one half of a dense output from the
             other; behind the last bend of a network they do not.
+        beside: whether it is one of several ways through a block whose output has its grid: a
+            shortcut, a gate, or what a shortcut passes by.
+        stage: 2 for a part of the whole model and for what holds several layers with weights, 1
+            for what has other parts, 0 for a single step.
         level: whether it is one of the maps of several grids that a detector's head is given.
         blind: share of the model's layers with weights that finish behind it and give something
             of unknown layout (no plain vector), 0 to 1.
@@ -78,6 +84,8 @@ class Seen:
     dense: bool
     places: bool
     blind: float
+    beside: bool = False
+    stage: int = 2
     level: bool = False
 
 
@@ -183,54 +191,18 @@ def _called(module: nn.Module, inputs: Inputs) -> Any:
     return module(traced(inputs))
 
 
-def _weightless(aims: list[Tensor], outputs: Mapping[str, Tensor]) -> set[str]:
-    """Return the layers that nothing with weights stands behind: the output, by another name."""
-    names = {tensor.grad_fn: name for name, tensor in outputs.items() if tensor.grad_fn is not None}
-    found, seen = set(), set()
-    steps = [tensor.grad_fn for tensor in aims]
-    while steps:
-        step = steps.pop()
-        if step is None or step in seen:
-            continue
-        seen.add(step)
-        if step in names:
-            found.add(names[step])
-        if not step.name().startswith(_MIXING):
-            steps += [before for before, _ in step.next_functions]
-    return found
-
-
-def _halves(aims: list[Tensor], outputs: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return the gradients of the sum over either half of a dense output, for every layer."""
-    generator = torch.Generator().manual_seed(2)
-    scores: list[Any] = [0, 0]
-    for aim in aims:
-        axis, channels = (2, 1) if aim.ndim > 3 else (1, -1)  # maps, or queries and tokens
-        shape = [1] * aim.ndim
-        shape[channels] = aim.shape[channels]
-        weighted = aim * torch.randn(shape, generator=generator).to(aim)
-        half = aim.shape[axis] // 2
-        scores[0] = scores[0] + weighted.narrow(axis, 0, half).sum()
-        scores[1] = scores[1] + weighted.narrow(axis, half, aim.shape[axis] - half).sum()
-    found = [
-        torch.autograd.grad(score, list(outputs.values()), allow_unused=True, retain_graph=True)
-        for score in scores
-    ]
-    pairs = zip(outputs, *found, strict=True)
-    return {name: (a, b) for name, a, b in pairs if a is not None and b is not None}
-
-
 def _probe(module: nn.Module, image: Inputs) -> list[Seen]:
     names = {part: name for name, part in module.named_modules() if name and takes_hooks(part)}
     outputs: dict[str, Tensor] = {}
     calls: dict[str, int] = {}
     made: dict[int, tuple[str, Tensor]] = {}  # which layer a tensor comes from
     given: dict[str, dict[str, tuple[int, ...]]] = {}  # the maps that a layer was given, all calls
+    ways: dict[str, Way] = {}  # of layers that return one tensor
 
     def read(part: nn.Module, inputs: Any, output: Any) -> Any:
         name = names[part]
         calls[name] = calls.get(name, 0) + 1
-        sources = {made[id(t)][0]: tuple(t.shape[2:]) for t in _maps_in(inputs) if id(t) in made}
+        sources = {made[id(t)][0]: tuple(t.shape[2:]) for t in maps_in(inputs) if id(t) in made}
         given[name] = {**given.pop(name, {}), **sources}
         if isinstance(output, Mapping) and len(output) > 1:
             return None  # of several tensors in one output, which one the head reads is open
@@ -248,6 +220,10 @@ def _probe(module: nn.Module, image: Inputs) -> list[Seen]:
         # of the maps that a part returns together each is the layer's that made it
         source = name if key is None else made.get(id(tensor), (name,))[0]
         made[id(outputs[name])] = source, outputs[name]
+        if key is None:
+            maps = list(maps_in(inputs))
+            grids = {tuple(t.shape[2:]) for t in (tensor, *maps)}
+            ways[name] = Way(outputs[name].grad_fn, {origin(t) for t in maps}, grids)
         return put(output, key, outputs[name])
 
     with ExitStack() as stack:
@@ -280,8 +256,8 @@ def _probe(module: nn.Module, image: Inputs) -> list[Seen]:
         gradients = torch.autograd.grad(
             score, [outputs[n] for n in traced], allow_unused=True, retain_graph=dense
         )
-        halves = _halves(aims, {n: outputs[n] for n in traced}) if dense else {}
-    ends = _weightless(aims, outputs) if dense else set()
+        parted = halves(aims, {n: outputs[n] for n in traced}) if dense else {}
+    ends = weightless(aims, outputs) if dense else set()
     gradient = dict(zip(traced, gradients, strict=True))
     parts = dict(module.named_modules())
     weighted = [n for n in outputs if next(parts[n].parameters(recurse=False), None) is not None]
@@ -297,8 +273,8 @@ def _probe(module: nn.Module, image: Inputs) -> list[Seen]:
             positions = spatial.shape[2:].numel()
             slope = gradient.get(name)
             live = slope is not None and bool(layout.to_spatial(slope).ne(0).any())
-            if name in halves:
-                first, second = (layout.to_spatial(g).flatten(2).mean(2) for g in halves[name])
+            if name in parted:
+                first, second = (layout.to_spatial(g).flatten(2).mean(2) for g in parted[name])
                 places = bool((F.cosine_similarity(first, second) < _ALIKE).any())
         first = layout is None or layout.kind == "channels_first"
         channels = tensor.shape[1 if first and tensor.ndim > 1 else -1]
@@ -321,32 +297,17 @@ def _probe(module: nn.Module, image: Inputs) -> list[Seen]:
             )
         )
     if dense and all(aim.ndim == 3 for aim in aims):  # boxes or queries, no masks
-        pyramid = _pyramid(given, {s.name for s in seen if s.live and s.calls == 1})
-        seen = [replace(s, level=s.name in pyramid) for s in seen]
+        found = pyramid(given, {s.name for s in seen if s.live and s.calls == 1})
+        seen = [replace(s, level=s.name in found) for s in seen]
+    around = beside({s.name: s.shape[2:] for s in seen if s.calls == 1 and len(s.shape) == 4}, ways)
+    seen = [
+        replace(s, beside=s.name in around, stage=stage_rank(s.name, parts[s.name])) for s in seen
+    ]
     hidden = 0
     for place in range(len(seen) - 1, -1, -1):
         one = seen[place] = replace(seen[place], blind=hidden / max(len(weighted), 1))
         hidden += one.name in weighted and one.layout is None and len(one.shape) > 2
     return seen
-
-
-def _maps_in(inputs: Any) -> Iterator[Tensor]:
-    """Return the feature maps (B, C, h, w) among what a layer is called with."""
-    for value in inputs.values() if isinstance(inputs, Mapping) else inputs:
-        if isinstance(value, Tensor):
-            if value.ndim == 4:
-                yield value
-        elif isinstance(value, Mapping | list | tuple):
-            yield from _maps_in(value)
-
-
-def _pyramid(given: Mapping[str, Mapping[str, tuple[int, ...]]], usable: set[str]) -> list[str]:
-    """Return the maps of several grids that the last part to take such maps was given."""
-    for sources in reversed(list(given.values())):
-        found = {name: size for name, size in sources.items() if name in usable}
-        if len(found) > 1 and len(set(found.values())) == len(found) == len(sources):
-            return sorted(found, key=lambda name: found[name], reverse=True)
-    return []
 
 
 def _layout(
@@ -383,6 +344,8 @@ def choose(seen: list[Seen]) -> str | None:
     # where all run several times (a siamese network), the capture asks for one of the calls
     usable = [s for s in usable if s.calls == 1] or usable
     usable = [s for s in usable if not s.classes] or usable
+    whole = [s for s in usable if not s.beside or _is_tokens(s)]
+    usable = [s for s in whole if not s.kind.startswith(_IDLE)] or whole or usable
     if usable and usable[-1].dense:
         usable = _coarsest(seen, usable)
     return usable[-1].name if usable and usable[-1].blind < 0.5 else None
@@ -397,4 +360,14 @@ def _coarsest(seen: list[Seen], usable: list[Seen]) -> list[Seen]:
     rest = [s for s in usable if s.shape[2:] not in grids]
     usable = next((some for some in [*named, rest] if some), usable)
     fewest = min(s.positions for s in usable)
+    # the end of a stage, rather than a step inside its last block, if it is one stage finer at most
+    for rank in (2, 1):
+        stages = [s for s in usable if s.stage >= rank]
+        least = min((s.positions for s in stages), default=5 * fewest)
+        if least <= 4 * fewest:
+            return [s for s in stages if s.positions == least]
     return [s for s in usable if s.positions == fewest]
+
+
+def _is_tokens(s: Seen) -> bool:
+    return s.layout is not None and s.layout.kind == "tokens"

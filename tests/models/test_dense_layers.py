@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from attnviz import explain
 from attnviz.models import default_layer, list_layers
+from attnviz.targets import RegionTarget
 
 
 def _conv(inward: int, outward: int, stride: int = 1) -> nn.Sequential:
@@ -176,9 +177,9 @@ def _segformer() -> nn.Module:
         (_UNet, "down.2"),
         (_Binary, "net.down.2"),
         (_FPN, "encoder.layer3"),
-        (_Pooled, "mix.0"),
+        (_Pooled, "net"),
         (_Boxes, "fpn.encoder.layer3"),
-        (_Linear, "second.0"),
+        (_Linear, "first"),
         (_Grid, "backbone"),
         (_segformer, "segformer.stages.3"),
     ],
@@ -299,3 +300,93 @@ def test_siglip2_takes_rows_of_patches_filled_up_to_one_length() -> None:
 def test_the_default_is_found_from_the_batch_at_hand() -> None:
     model = nn.Sequential(_conv(3, 8, 2), nn.Flatten(), nn.Linear(8 * 50 * 40, 4)).eval()
     assert default_layer(model, torch.rand(1, 3, 100, 80)) == "0"
+
+
+class Residual(nn.Module):
+    """Two convolutions with a shortcut, made last, and a gate on demand."""
+
+    def __init__(self, taken, given, stride=1, gate=False):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(taken, given, 3, stride, 1), nn.BatchNorm2d(given)
+        self.conv2, self.bn2 = nn.Conv2d(given, given, 3, 1, 1), nn.BatchNorm2d(given)
+        self.gate = nn.Conv2d(given, given, 1) if gate else None
+        self.downsample = nn.Conv2d(taken, given, 1, stride) if stride > 1 else nn.Identity()
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
+        if self.gate is not None:
+            y = y * self.gate(y).sigmoid()
+        return (y + self.downsample(x)).relu()
+
+
+class Fcn(nn.Module):
+    """Three stages of blocks, dropout, and a head of one convolution or of two."""
+
+    def __init__(self, blocks, gate, head):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, 8, 3, 2, 1)
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(Residual(a if k == 0 else b, b, 2 if k == 0 else 1, gate)
+                            for k in range(blocks)))
+            for a, b in ((8, 16), (16, 32))
+        )  # fmt: skip
+        self.drop = nn.Dropout2d(0.1)
+        self.out = (
+            nn.Conv2d(32, 5, 1)
+            if head == 1
+            else nn.Sequential(nn.Conv2d(32, 8, 3, 1, 1), nn.BatchNorm2d(8), nn.ReLU(),
+                               nn.Dropout(0.1), nn.Conv2d(8, 5, 1))
+        )  # fmt: skip
+
+    def forward(self, x):
+        size, x = x.shape[2:], self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+        return nn.functional.interpolate(self.out(self.drop(x)), size, mode="bilinear")
+
+
+@pytest.mark.parametrize(
+    ("blocks", "gate", "head", "layer"),
+    [
+        # behind the last bend of the network all places have one gradient: the block before it
+        (1, False, 1, "stages.0"),
+        (2, False, 1, "stages.1.0"),
+        (1, True, 1, "stages.0"),
+        (2, True, 1, "stages.1.0"),
+        (1, False, 2, "stages.1"),
+        (2, True, 2, "stages.1"),
+    ],
+)
+def test_the_default_is_the_end_of_a_stage_and_no_branch_beside_it(blocks, gate, head, layer):
+    model = Fcn(blocks, gate, head).double().eval()
+    x = torch.rand(1, 3, 32, 32, dtype=torch.float64)
+    assert default_layer(model, x) == layer
+    maps = []
+    for corner in (slice(0, 12), slice(20, 32)):
+        mask = torch.zeros(32, 32)
+        mask[corner, corner] = 1
+        maps.append(explain(model, x, target=RegionTarget(1, mask), signed=True).values[0])
+    maps = [m / m.norm() for m in maps]
+    assert (maps[0] - maps[1]).norm() > 1e-3
+
+
+def test_a_timm_backbone_under_a_head_of_ones_own_gives_a_block():
+    timm = pytest.importorskip("timm")
+
+    class Own(nn.Module):
+        def __init__(self, name):
+            super().__init__()
+            torch.manual_seed(0)
+            self.net = timm.create_model(name, features_only=True, pretrained=False)
+            self.cls = nn.Conv2d(self.net.feature_info.channels()[-1], 5, 1)
+
+        def forward(self, x):
+            return nn.functional.interpolate(self.cls(self.net(x)[-1]), x.shape[2:])
+
+    for name, layer in (
+        ("seresnet18", "net.layer4.0"),
+        ("resnest14d", "net.layer3"),
+        ("efficientnet_b0", "net.blocks.5"),
+    ):
+        assert default_layer(Own(name).eval(), torch.rand(1, 3, 64, 64)) == layer
