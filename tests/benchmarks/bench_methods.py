@@ -1,6 +1,6 @@
 """What perturbation and attribution cost: ratios of least CPU times in one process; memory beside.
 
-    python tests/benchmarks/bench_methods.py [--rounds 3] [--threads 1]
+    python tests/benchmarks/bench_methods.py [--rounds 3] [--threads 1] [--copies 48]
 
 Floors are written by hand. Peers are timed on the same model and input. Random weights.
 """
@@ -69,8 +69,8 @@ def show(times, pairs):
             print(f"  {name} / {base}{bar}: {times[name] / times[base]:.3f}")
 
 
-def score_cam(rounds):
-    net, x = narrow(48), torch.randn(1, 3, 224, 224)
+def score_cam(rounds, copies):
+    net, x = narrow(copies), torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         a = {}
         handle = net.layer4.register_forward_hook(lambda m, i, o: a.update(v=o))
@@ -108,7 +108,7 @@ def score_cam(rounds):
     except ImportError:
         print("pytorch-grad-cam is not installed: not compared")
     times = compare(runs, rounds)
-    print("Score-CAM, ResNet-18, 48 channels")
+    print(f"Score-CAM, ResNet-18, {copies} channels")
     show(
         times,
         [
@@ -117,10 +117,11 @@ def score_cam(rounds):
             ("scorecam", "pytorch-grad-cam"),
         ],
     )
-    print("  peak MiB:", {name: round(peak(fn)) for name, fn in memory.items()})
+    if rounds > 1:
+        print("  peak MiB:", {name: round(peak(fn)) for name, fn in memory.items()})
 
 
-def ablation(rounds):
+def ablation(rounds, copies):
     net, x = torchvision.models.resnet18().eval(), torch.randn(1, 3, 224, 224)
 
     def forward():
@@ -134,7 +135,7 @@ def ablation(rounds):
     times = compare(runs, rounds)
     print("Ablation-CAM, ResNet-18")
     show(times, [("last stage", "forward", 3)])
-    curved = narrow(48)
+    curved = narrow(copies)
     curved.avgpool = torch.nn.Sequential(curved.avgpool, torch.nn.Tanh())  # not to be read off
 
     def tail():
@@ -143,10 +144,10 @@ def ablation(rounds):
             handle = curved.layer4.register_forward_hook(lambda m, i, o: a.update(v=o))
             curved(x)
             handle.remove()
-            for start in range(0, 48, 4):
-                copies = a["v"].repeat(4, 1, 1, 1)
-                copies[range(4), range(start, start + 4)] = 0
-                curved.fc(curved.avgpool(copies).flatten(1))
+            for start in range(0, copies, 4):
+                without = a["v"].repeat(4, 1, 1, 1)
+                without[range(4), range(start, start + 4)] = 0
+                curved.fc(curved.avgpool(without).flatten(1))
 
     runs = {
         "tail": tail,
@@ -163,48 +164,48 @@ def ablation(rounds):
     show(times, [("curved head", "tail", 1.1), ("curved head", "pytorch-grad-cam")])
 
 
-def rise(rounds):
+def rise(rounds, copies):
     net, x = torchvision.models.resnet18().eval(), torch.randn(1, 3, 224, 224)
 
     def floor():
         with torch.no_grad():
             net(x)
-            for _ in range(12):
+            for _ in range(copies // 4):
                 net(x * torch.rand(4, 1, 224, 224))
 
     times = compare(
         {
             "masked forwards": floor,
-            "rise": lambda: attnviz.explain(net, x, method="rise", masks=48),
+            "rise": lambda: attnviz.explain(net, x, method="rise", masks=copies),
         },
         rounds,
     )
-    print("RISE, ResNet-18, 48 masks")
+    print(f"RISE, ResNet-18, {copies} masks")
     show(times, [("rise", "masked forwards", 1.05)])
 
 
-def gradients(rounds):
+def gradients(rounds, steps):
     from captum.attr import IntegratedGradients
 
     net, x = torchvision.models.resnet18().eval(), torch.randn(1, 3, 224, 224)
     captum = IntegratedGradients(net)
     runs = {
-        "captum, 50 at once": lambda: captum.attribute(x, target=3, n_steps=50),
+        "captum, all at once": lambda: captum.attribute(x, target=3, n_steps=steps),
         "captum, 4 at once": lambda: captum.attribute(
-            x, target=3, n_steps=50, internal_batch_size=4
+            x, target=3, n_steps=steps, internal_batch_size=4
         ),
-        "ig": lambda: attnviz.explain(net, x, target=3, method="integrated_gradients", steps=50),
+        "ig": lambda: attnviz.explain(net, x, target=3, method="integrated_gradients", steps=steps),
         "gradcam": lambda: attnviz.explain(net, x, target=3, method="gradcam", layer="layer3"),
         "shapleycam": lambda: attnviz.explain(
             net, x, target=3, method="shapleycam", layer="layer3"
         ),
     }
     times = compare(runs, rounds)
-    print("Integrated gradients of 50 steps; ShapleyCAM at the third stage; ResNet-18")
+    print(f"Integrated gradients of {steps} steps; ShapleyCAM at the third stage; ResNet-18")
     show(
         times,
         [
-            ("ig", "captum, 50 at once", 1.05),
+            ("ig", "captum, all at once", 1.05),
             ("ig", "captum, 4 at once", 1.05),
             ("shapleycam", "gradcam", 3),
         ],
@@ -214,13 +215,14 @@ def gradients(rounds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--copies", type=int, default=48, help="Masked; a multiple of 4.")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     warnings.simplefilter("ignore")
     for part in (ablation, score_cam, rise, gradients):
-        part(args.rounds)
+        part(args.rounds, args.copies)
 
 
 if __name__ == "__main__":
