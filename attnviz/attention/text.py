@@ -150,7 +150,7 @@ def explain_text(
             values, column, score = _attended(module, inputs, target, labels, method)
     tokens = tuple(map(str, tokenizer.convert_ids_to_tokens(encoded["input_ids"][0].tolist())))
     values = values.detach().cpu()
-    spans, sums = joined(encoded, values)
+    spans, sums = joined(encoded, text, values)
     return TextRelevance(
         text, tuple(text[a:b] for a, b in spans), tuple(spans), sums, tokens, values, method,
         column.labels[0], float(score.detach()),
@@ -169,8 +169,11 @@ def _encoded(tokenizer: Any, text: str) -> Any:
     return encoded
 
 
-def joined(encoded: Any, values: Tensor) -> tuple[list[tuple[int, int]], Tensor]:
-    """Return the span of each word and the sum over its tokens."""
+def joined(encoded: Any, text: str, values: Tensor) -> tuple[list[tuple[int, int]], Tensor]:
+    """Return the span of each word, without the space before it, and the sum over its tokens.
+
+    A token of the space alone counts with its word.
+    """
     offsets = encoded["offset_mapping"][0].tolist()
     spans: dict[int, tuple[int, int]] = {}
     sums: dict[int, Tensor] = {}
@@ -180,8 +183,13 @@ def joined(encoded: Any, values: Tensor) -> tuple[list[tuple[int, int]], Tensor]
         first, last = spans.get(word, (start, end))
         spans[word] = (min(first, start), max(last, end))
         sums[word] = sums.get(word, torch.zeros_like(value)) + value
-    order = sorted(spans, key=lambda word: spans[word])
-    return [spans[word] for word in order], torch.stack([sums[word] for word in order])
+    bare = {}
+    for word, (start, end) in spans.items():
+        own = text[start:end]
+        if own.strip():
+            bare[word] = (start + len(own) - len(own.lstrip()), start + len(own.rstrip()))
+    order = sorted(bare, key=lambda word: bare[word])
+    return [bare[word] for word in order], torch.stack([sums[word] for word in order])
 
 
 def _labels(module: nn.Module) -> list[str] | None:

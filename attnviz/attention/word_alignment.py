@@ -144,7 +144,7 @@ def aligned(
     member = members(pieces, places)
     names, seconds, duration = None, None, math.nan
     if isinstance(source, str):
-        spans, sums = joined(encoded, values.permute(2, 0, 1))
+        spans, sums = joined(encoded, source, values.permute(2, 0, 1))
         names, values = tuple(source[a:b] for a, b in spans), sums.permute(1, 2, 0)
     else:
         seconds, duration = _times(module, processor, inputs, source, values.shape[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -266,8 +267,26 @@ def _watched(module: Any, lens: _States | None) -> Iterator[None]:
 
 
 def split(text: str) -> list[tuple[int, int]]:
-    """Return the (start, end) of each word and sign of a text."""
-    return [match.span() for match in _WORD.finditer(text)]
+    """Return the (start, end) of each word and sign of a text; marks stay with what they mark."""
+    found: list[tuple[int, int]] = []
+    for match in _WORD.finditer(text):
+        start, end = match.span()
+        if found and found[-1][1] == start and _joins(text, found[-1][0], start):
+            found[-1] = (found[-1][0], end)
+        else:
+            found.append((start, end))
+    return found
+
+
+def _joins(text: str, first: int, start: int) -> bool:
+    """Return whether what starts here goes on a word: accents, vowel signs, parts of an emoji."""
+    after = _is_mark(text[start - 1]) and text[first].isalnum() == text[start].isalnum()
+    return _is_mark(text[start]) or after
+
+
+def _is_mark(letter: str) -> bool:
+    joiner_or_tone = letter == "\u200d" or "\U0001f3fb" <= letter <= "\U0001f3ff"
+    return joiner_or_tone or unicodedata.category(letter).startswith("M")
 
 
 def _joined(values: Tensor, member: list[list[int]]) -> Tensor:

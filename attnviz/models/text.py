@@ -209,9 +209,10 @@ def offsets(tokenizer: Any, ids: list[int]) -> tuple[str, list[tuple[int, int]]]
     spans = []
     for number in range(len(ids)):
         longer = tokenizer.decode(ids[: number + 1], skip_special_tokens=True)
-        spans.append((min(len(text), len(longer)), len(longer)))
+        # a letter of several tokens is whole with the last of them, and each wrote it
+        whole = text.rstrip("\ufffd")
+        spans.append((min(len(whole), len(longer)), len(longer)))
         text = longer
-    # a letter of several tokens stands for each of them as a whole once it is complete
     lead = len(text) - len(text.lstrip())
     return text.strip(), [(max(a - lead, 0), max(b - lead, 0)) for a, b in spans]
 
