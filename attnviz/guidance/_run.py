@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,10 +122,10 @@ class Run:
 
     def restore(self, record: Mapping[str, Any], best: dict[str, Tensor]) -> None:
         """Go on from `record`."""
-        self.epoch, self.steps = record["epoch"], record["steps"]
-        self.best = math.inf if record["best"] is None else record["best"]
-        self.best_epoch, self.alive = record["best_epoch"], record["alive"]
-        self.labels, self.annotated = set(record["labels"]), record["annotated"]
+        for name in ("epoch", "steps", "best_epoch", "annotated"):
+            setattr(self, name, operator.index(record[name]))
+        self.best = math.inf if record["best"] is None else float(record["best"])
+        self.alive, self.labels = bool(record["alive"]), set(map(operator.index, record["labels"]))
         self.history = [dict(epoch) for epoch in record["history"]]
         self.guard.load(record["guard"])
         if record["scaler"]:

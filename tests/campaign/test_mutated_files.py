@@ -193,6 +193,7 @@ def test_results(tmp_path, campaign):
 
 
 def test_json_nested_a_million_deep_and_with_numbers_that_json_has_not(folder):
+    """JSON nested a million deep, and numbers that JSON has not."""
     for text in ("[" * 1_000_000, "[" * 200 + "]" * 200, '{"images": [NaN], "annotations": []}'):
         (folder / "annotations.json").write_text(text)
         assert attempt(lambda: everything(folder)) == "refused"

@@ -435,3 +435,13 @@ def test_autocast_is_the_same_training_in_half_precision():
         assert half[0][name] == pytest.approx(whole[0][name], rel=0.03, abs=2e-3), name
         assert half[0][name] != whole[0][name], name  # it did run in half precision
     assert half[-1]["classification"] < half[0]["classification"]
+
+
+@pytest.mark.parametrize("name", ["epoch", "steps", "best", "best_epoch", "annotated", "labels"])
+def test_a_damaged_record_is_refused_before_it_trains(name, tmp_path):
+    fit(net(), Stripes(8), out=tmp_path, **SETTINGS | {"epochs": 1})
+    path = tmp_path / "run.json"
+    record = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps(record | {name: "no number"}), "utf-8")
+    with pytest.raises(errors.DataError, match="is damaged"):
+        fit(net(), Stripes(8), out=tmp_path, resume=True, **SETTINGS | {"epochs": 1})

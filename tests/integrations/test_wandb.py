@@ -26,7 +26,8 @@ def test_pictures_of_each_step_are_read_back(tmp_path: Path) -> None:
         for step in (1, 2):
             log(net, step)
             target = log.fixed.options["target"]
-            wanted.append(np.asarray(attnviz.explain(net, [PHOTO], target=target, **OPTIONS).grid()))
+            maps = attnviz.explain(net, [PHOTO], target=target, **OPTIONS)
+            wanted.append(np.asarray(maps.grid()))
             net.body.weight.data.neg_()
         folder = Path(run.dir) / "media" / "images"
     found = sorted(folder.glob("maps_*.png"), key=lambda path: int(path.name.split("_")[1]))
