@@ -145,10 +145,10 @@ class DataError(AttnvizError, ValueError):
 
 
 class MissingFile(DataError):
-    """A photo or mask is not where the dataset says, or no longer.
+    """A photo or mask is not where the dataset says, no longer, or damaged.
 
-    Cause: a file that was moved, renamed or deleted, also while an audit or a training runs
-        (these go on without it, and say so).
+    Cause: a file that was moved, renamed, deleted or cut short, also while an audit or a training
+        runs (these go on without it, and say so).
     Next: put it back, or take it out of the annotation (`faults="skip"`).
     """
 

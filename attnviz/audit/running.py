@@ -331,7 +331,11 @@ def _sightings(reader: PictureReader) -> torch.Tensor:
 
 
 def _note(reader: PictureReader, gone: Sequence[str]) -> str:
-    lost = f"{len(gone)} images had gone when it was their turn, and are left out" if gone else ""
+    lost = (
+        f"{len(gone)} images could not be read when it was their turn, and are left out"
+        if gone
+        else ""
+    )
     return "; ".join(filter(None, (_annotation_note(reader), lost)))
 
 

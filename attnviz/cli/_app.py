@@ -21,6 +21,7 @@ from ..errors import AttnvizError, AttnvizWarning, FlatMapWarning, did_you_mean
 from ..processes import current, launched, together
 
 OK, FAILURE, USAGE, GATE_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+ANEW = "interrupted: what was written is whole; the same command starts anew"
 
 # Typer brings click along as a dependency or inside itself, depending on its version; this base
 # of its usage errors is found without naming either.
@@ -57,6 +58,14 @@ class LazyGroup(TyperGroup):
                 f"Known: {', '.join(known)}"
             )
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        """Run the command; Ctrl-C is said here, since typer may leave without a word."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            say(ANEW)
+            raise typer.Exit(INTERRUPTED) from stop
 
 
 _app = typer.Typer(
@@ -145,7 +154,7 @@ def _dispatch(words: list[str], debug: bool) -> int:
     except _ClickException as error:
         return _usage(error)
     except (KeyboardInterrupt, typer.Abort):
-        say("interrupted: what was written is whole; the same command starts anew")
+        say(ANEW)
         return INTERRUPTED
     except SystemExit as stop:  # typer leaves this way when stdout was closed under it
         return _stdout_closed() if stop.code == 1 else int(stop.code or 0)

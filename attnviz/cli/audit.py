@@ -258,7 +258,7 @@ def audit(
         _print(found, results, paths)
     gone = max(len(r.settings["gone"]) for r in results)
     if gone:
-        say(f"error: {gone} of {len(dataset)} images had gone; the report is of the rest")
+        say(f"error: {gone} of {len(dataset)} images could not be read; the report is of the rest")
     if gate is not None:
         say(f"gate: {gate[1]}")
         if gate[0] is not False:

@@ -104,9 +104,9 @@ def read_label_image(path: Path) -> np.ndarray:
     except DataError:
         raise
     except ImageError as fault:
-        raise DataError(f"mask {path} cannot be read: {fault}") from fault
+        raise MissingFile(f"mask {path} cannot be read: {fault}") from fault
     except Exception as fault:  # decoders of damaged data raise nearly anything
-        raise DataError(f"mask {path} cannot be read: {fault}") from fault
+        raise MissingFile(f"mask {path} cannot be read: {fault}") from fault
     if values.ndim == 3:
         if not (values == values[..., :1]).all():
             raise DataError(

@@ -159,7 +159,7 @@ class Sample:
         try:
             pixels = read_image(source if isinstance(source, Path) else source.read_bytes())
         except (ImageError, OSError) as fault:
-            raise DataError(f"sample {self.id!r}: {fault}") from fault
+            raise MissingFile(f"sample {self.id!r}: {fault}") from fault
         if self.size is not None and pixels.shape[:2] != tuple(self.size):
             raise DataError(
                 f"sample {self.id!r}: image {self.image} is {pixels.shape[0]} x {pixels.shape[1]} "
@@ -188,7 +188,8 @@ class Sample:
         except FileNotFoundError:
             raise MissingFile(f"sample {self.id!r}: image {self.image} does not exist") from None
         except (ImageError, OSError, ValueError) as fault:
-            raise DataError(f"sample {self.id!r}: {self.image} cannot be read: {fault}") from fault
+            what = f"sample {self.id!r}: {self.image} cannot be read: {fault}"
+            raise MissingFile(what) from fault
         size = (width, height) if turned else (height, width)
         object.__setattr__(self, "size", size)  # a cache: the file states the same each time
         return size

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import AttnvizWarning, DataError
+from ..errors import AttnvizWarning, DataError, MissingFile
 from .dataset import Dataset
 from .sample import Sample
 
@@ -77,7 +77,10 @@ def find_duplicates(samples: Iterable[Sample], *, near: bool = True) -> list[Dup
     found, kept, thumbnails = [], [], []
     prints: list[np.ndarray] = []
     for index, sample in enumerate(samples):
-        image = sample.read()
+        try:
+            image = sample.read()
+        except MissingFile:  # said by whoever looks at it
+            continue
         key = content_hash(image)
         if key in first:
             found.append(Duplicate(first[key], index, True))

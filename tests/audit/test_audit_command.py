@@ -335,11 +335,32 @@ def test_a_photo_that_goes_while_the_audit_runs_is_left_out_and_said(
         assert run(data, tmp_path / "a", "--batch-size", "4") == 1
     done = capsys.readouterr()
     assert f"{gone.name} does not exist; the audit goes on without it" in done.err
-    assert f"error: 1 of {len(photos)} images had gone" in done.err
+    assert f"error: 1 of {len(photos)} images could not be read" in done.err
     found = json.loads(done.out)
-    assert "1 images had gone when it was their turn" in json.dumps(found["verdict"])
+    assert "1 images could not be read when it was their turn" in json.dumps(found["verdict"])
     assert run(data, tmp_path / "b", "--batch-size", "4", "--resume") in (0, 1)
     assert json.loads((tmp_path / "a" / "audit.json").read_text())["images"] == len(photos) - 1
+
+
+@pytest.mark.parametrize("cut", [0, 40, 400])
+def test_a_photo_that_is_damaged_from_the_start_is_left_out_and_said(folder, tmp_path, capsys, cut):
+    """It stopped the audit."""
+    import shutil
+
+    data = tmp_path / "data"
+    shutil.copytree(folder, data)
+    photos = pictured(data)
+    photos[-3].write_bytes(photos[-3].read_bytes()[:cut])
+    assert run(data, tmp_path / "a", "--batch-size", "4") == 1
+    done = capsys.readouterr()
+    assert f"{photos[-3].stem}" in done.err
+    assert "the audit goes on without it" in done.err
+    assert f"error: 1 of {len(photos)} images could not be read; the report is of" in done.err
+    found = json.loads(done.out)
+    assert found["images"] == len(photos) - 1
+    assert found["settings"]["gone"] == [
+        g for g in found["settings"]["gone"] if photos[-3].stem in g
+    ]
 
 
 def test_a_photo_that_has_gone_leaves_the_numbers_of_the_rest(folder, tmp_path, monkeypatch):

@@ -93,3 +93,34 @@ def detector() -> nn.Module:
         box_score_thresh=0.0,
         box_detections_per_img=5,
     )
+
+
+LEFT = float("inf")  # forward passes until Ctrl-C
+
+
+def _stop(*_: object) -> None:
+    global LEFT
+    LEFT -= 1
+    if LEFT < 0:
+        raise KeyboardInterrupt
+
+
+def stopping() -> Colours:
+    """`colours`, and Ctrl-C once `LEFT` forward passes have been made."""
+    model = Colours()
+    model.register_forward_pre_hook(_stop)
+    return model
+
+
+def stopping_vit() -> nn.Module:
+    model = sized()
+    model.register_forward_pre_hook(_stop)
+    return model
+
+
+def stopping_net() -> nn.Module:
+    from attnviz.data.boatwater.recipe import SmallNet
+
+    model = SmallNet()
+    model.register_forward_pre_hook(_stop)
+    return model

@@ -1,0 +1,63 @@
+"""Ctrl-C in every command that takes long: what is kept is said, and how to go on works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attnviz.data import boatwater
+
+from . import tiny
+
+MODEL = ["--model", "tests.cli.tiny:stopping", "--preprocess", "unit"]
+ANEW = "interrupted: what was written is whole; the same command starts anew"
+#: name -> command line, passes until it is stopped, what is said, what goes on
+COMMANDS = {
+    "benchmark": ("{photos} --batch-size 1 --methods gradcam --metrics average_drop --seed 0", 30,
+                  "of 3 images are judged and kept in", ""),
+    "attend": ("{photos}", 3, "of 3 photos are written; name the others, or --force", "--force"),
+    "audit": ("--data {scenes} --object boat --context water --target 0 --method gradcam "
+              "--fill mean --batch-size 2", 30, "images are judged and kept in", "--resume"),
+    "guide": ("--data {images} --masks {masks} --validation 0.5 --epochs 3 --batch-size 2 "
+              "--photos 0 --no-exchange --lr 0.001", 30,
+              "kept in", "--resume"),
+    "choose": ("{images} --budget 3 --classes disc=0,ring=1", 3, ANEW, ""),
+    "concepts": ("{photos} --count 1", 1, ANEW, ""),
+    "erase": ("{photos}/red.png", 3, ANEW, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_ctrl_c_says_what_is_kept_and_how_to_go_on(
+    name: str, run: Callable, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line, passes, said, again = COMMANDS[name]
+    boatwater.generate(groups=boatwater.balanced(3), seed=3, marked=True).write(tmp_path / "scenes")
+    rng = np.random.default_rng(0)
+    for k in range(16):
+        mask = np.zeros((32, 32), np.uint8)
+        mask[8:24, 8:24] = 255
+        image = rng.integers(0, 60, (32, 32, 3), dtype=np.uint8)
+        image[mask > 0, k % 2] = 250
+        for kind, array in (("images", image), ("masks", mask)):
+            folder = tmp_path / kind / ("ring" if k % 2 else "disc")
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(folder / f"{k:02d}.png")
+    places = {n: tmp_path / n for n in ("scenes", "images", "masks")} | {"photos": photos}
+    model = {
+        "attend": ["--model", "tests.cli.tiny:stopping_vit"],
+        "guide": ["--model", "tests.cli.tiny:stopping_net", "--preprocess", "unit"],
+    }.get(name, MODEL)
+    words = [name, *(w.format(**places) for w in line.split()), *model, "--out", "out"]
+    monkeypatch.setattr(tiny, "LEFT", passes)
+    done = run(*words)
+    assert done.code == 130, done.err
+    assert f"{said}" in done.err.splitlines()[-1]
+    assert done.err.splitlines()[-1].startswith("interrupted: ")
+    monkeypatch.setattr(tiny, "LEFT", float("inf"))
+    done = run(*words, *again.split())
+    assert done.code == 0, done.err
