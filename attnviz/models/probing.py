@@ -23,7 +23,7 @@ from ..hooks.threads import own_thread, takes_hooks
 from ..inputs import Inputs, mismatch, samples_in, size_of
 from .layout import Layout, infer_layout
 from .outputs import read_from
-from .ways import Way, beside, halves, maps_in, origin, pyramid, stage_rank, weightless
+from .ways import Way, beside, halves, maps_in, origin, pyramid, stage_rank, unshared, weightless
 
 #: paths inside attention: queries, keys and values are no picture of the input
 _ATTENTION = re.compile(r"(^|\.)(\w+_)?(attn|attention)(_pool|_layer|_out|_in)?\d*(\.|$)", re.I)
@@ -64,7 +64,8 @@ class Seen:
         places: whether its channels' mean gradients tell one half of a dense output from the
             other; behind the last bend of a network they do not.
         beside: whether it is one of several ways through a block whose output has its grid: a
-            shortcut, a gate, or what a shortcut passes by.
+            shortcut, a gate, or what a shortcut passes by; or a level of a pyramid, and what not
+            all levels come from.
         stage: 2 for a part of the whole model and for what holds several layers with weights, 1
             for what has other parts, 0 for a single step.
         level: whether it is one of the maps of several grids that a detector's head is given.
@@ -296,10 +297,14 @@ def _probe(module: nn.Module, image: Inputs) -> list[Seen]:
                 blind=0.0,
             )
         )
+    around: set[str] = set()
     if dense and all(aim.ndim == 3 for aim in aims):  # boxes or queries, no masks
         found = pyramid(given, {s.name for s in seen if s.live and s.calls == 1})
         seen = [replace(s, level=s.name in found) for s in seen]
-    around = beside({s.name: s.shape[2:] for s in seen if s.calls == 1 and len(s.shape) == 4}, ways)
+        around = unshared({s.name for s in seen}, found, ways)
+    around |= beside(
+        {s.name: s.shape[2:] for s in seen if s.calls == 1 and len(s.shape) == 4}, ways
+    )
     seen = [
         replace(s, beside=s.name in around, stage=stage_rank(s.name, parts[s.name])) for s in seen
     ]

@@ -116,3 +116,19 @@ def pyramid(given: Mapping[str, Mapping[str, tuple[int, ...]]], usable: set[str]
         if len(found) > 1 and len(set(found.values())) == len(found) == len(sources):
             return sorted(found, key=lambda name: found[name], reverse=True)
     return []
+
+
+def unshared(names: set[str], levels: list[str], ways: Mapping[str, Way]) -> set[str]:
+    """Return the layers that not every level of a pyramid comes from; none without levels."""
+    known = {ways[name].end: name for name in names if name in ways}
+    shared: set[str] = set(known.values())
+    for level in levels:
+        steps, seen = [ways[level].end], set()
+        while steps:
+            step = steps.pop()
+            if step is None or step in seen:
+                continue
+            seen.add(step)
+            steps += [before for before, _ in step.next_functions]
+        shared &= {known[step] for step in seen if step in known}
+    return (set(known.values()) - shared) if levels else set()

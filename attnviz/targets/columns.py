@@ -61,11 +61,18 @@ class Column:
         kinds = {type(t) for t in self.targets}
         return kinds.pop() if len(kinds) == 1 and hasattr(self.targets[0], "score_rows") else None
 
-    def copies(self, output: Any, images: Sequence[int]) -> Tensor:
-        """Return the scores of altered copies, row r of the output being a copy of images[r]."""
+    def copies(self, output: Any, images: Sequence[int], *, followed: bool = False) -> Tensor:
+        """Return the scores of altered copies, row r of the output being a copy of images[r].
+
+        Args:
+            output: of the copies.
+            images: which image each is a copy of.
+            followed: the copies lie on a way that is differentiated, see `Target.followed`.
+        """
         made: dict[int, Target] = {}
         for target in self.targets:
-            made.setdefault(id(target), target.copies(images))
+            make = target.followed if followed else target.copies
+            made.setdefault(id(target), make(images))
         return Column(tuple(made[id(self.targets[i])] for i in images)).score(output)
 
     def probability(self, logits: Tensor) -> Tensor | None:

@@ -30,7 +30,9 @@ class BoxTarget(Target):
     In altered copies of a photo (perturbation methods) the detection is looked for again: the
     score is the highest of intersection over union times the class's probability, 0 where there is
     none, as in D-RISE (Petsiuk et al. 2021, arXiv:2006.03204), with one class in place of the
-    similarity of all.
+    similarity of all. On the way to a baseline (integrated gradients) a query of DETR or a row of
+    YOLO is followed itself, so that attributions sum to what its score changes by; of a list of
+    detections, which come and go, they do not.
 
     Args:
         box: the detection's number in the model's output (torchvision sorts by score; of DETR's
@@ -57,6 +59,7 @@ class BoxTarget(Target):
     number: int | None = None
     index: int | None = None
     label: str = "box"
+    row: bool = False
     labels: Sequence[str] | None = None
 
     needs_logits = False
@@ -154,12 +157,18 @@ class BoxTarget(Target):
         """Return the target for altered copies, in which the detection is looked for again."""
         return replace(self, number=None)
 
+    def followed(self, images: Sequence[int]) -> BoxTarget:
+        """Return the target for copies on a way: the same query; of a list, as for copies."""
+        return replace(self, row=True)
+
     def score(self, output: Any) -> Tensor:
         """Return the scores (B,): of a matched target, 0 for images other than its own."""
         if not self.found:
             raise TargetError("a box is matched by `explain` only")
         seen = detections(output, self.places[0].input_size, self.labels)
-        if self.number is None:
+        if self.row and all(one.table is not None for one in seen):
+            return torch.stack([one.of(bound(self.index))[bound(self.number)] for one in seen])
+        if self.number is None or self.row:
             return torch.stack([self._again(one) for one in seen])
         own = seen[bound(self.image)].scores[self.number]
         return torch.stack([own if i == self.image else own * 0 for i in range(len(seen))])

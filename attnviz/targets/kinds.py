@@ -75,6 +75,10 @@ class Target:
         """Return the target for altered copies: row r of the output is a copy of images[r]."""
         return self
 
+    def followed(self, images: Sequence[int]) -> Target:
+        """Return the target for copies on a way that is differentiated, such as to a baseline."""
+        return self.copies(images)
+
     def score(self, output: Any) -> Tensor:
         """Return the score of every image of the batch, (B,)."""
         raise NotImplementedError

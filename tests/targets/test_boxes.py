@@ -188,6 +188,8 @@ def test_levels_of_a_detector_of_ones_own_are_found(form):
     kinds = [f"box:{k}" for k in numbers]
     maps = attnviz.explain(model, x, classes=kinds, labels=labels, signed=True)
     assert maps.meta["layers"] == names
+    # a method that takes one layer takes the last that every level comes from
+    assert default_layer(model, x) == "side.0"
     for row, number in enumerate(numbers):
         values, score, read = by_hand(
             model, names, x, number, lambda model, x: model(x)[0, :, 4:].max(1).values

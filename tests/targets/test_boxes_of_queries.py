@@ -54,6 +54,27 @@ def build(name):
     return model.double().eval()
 
 
+@pytest.mark.parametrize("name", ["detr", "yolos"])
+@pytest.mark.filterwarnings("ignore:the attributions miss")
+def test_integrated_gradients_follow_one_query(name):
+    model = build(name)
+    x = torch.rand(1, 3, 96, 160, dtype=torch.float64)
+    steps = 6
+    maps = attnviz.explain(model, x, target="box:2", method="integrated_gradients", steps=steps)
+    index = maps.target[0]["class"]
+    nodes, weights = np.polynomial.legendre.leggauss(steps)
+    total = torch.zeros_like(x)
+    for node, weight in zip(nodes, weights, strict=True):
+        copy = ((1 + node) / 2 * x).requires_grad_()
+        score = model(pixel_values=copy).logits[0, 2].softmax(0)[index]
+        total += weight / 2 * torch.autograd.grad(score, copy)[0]
+    torch.testing.assert_close(maps.values, (total * x).sum(1), rtol=1e-6, atol=1e-9)
+    with torch.no_grad():
+        ends = [model(pixel_values=y).logits[0, 2].softmax(0)[index] for y in (x, 0 * x)]
+    gap = float((maps.values.sum() - (ends[0] - ends[1])).abs())
+    assert maps.meta["convergence_delta"] == pytest.approx(gap, abs=1e-9)
+
+
 KINDS = ["detr", "conditional_detr", "rt_detr", "yolos"]
 
 

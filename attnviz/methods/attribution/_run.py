@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...errors import AttnvizWarning, MethodError
 from ...registry import Entry
+from ...targets import BoxTarget
 from .. import RawMaps, Request, rectifies, taken_by
 from ..altered import AlteredGroup, Passes, replacement
 from ..forward import ForwardPass
@@ -54,7 +55,8 @@ class Job:
 
         def scores(inputs: Tensor) -> Tensor:
             output = (model or self.model)(inputs)
-            return column.copies(output, images * (len(inputs) // len(images)))
+            rows = images * (len(inputs) // len(images))
+            return column.copies(output, rows, followed=True)
 
         return scores
 
@@ -92,7 +94,7 @@ class Job:
     def complete(self, attributions: Sequence[Tensor], baseline: Tensor) -> None:
         """Note by how much the attributions (g, C, H, W) miss S(x) - S(baseline)."""
         with torch.no_grad():
-            below = self.group.score(self.model(baseline), 1)[:, 0]
+            below = torch.stack([self.score(k)(baseline) for k in self.classes])
         reached = torch.stack([a.flatten(1).sum(1) for a in attributions])
         self.miss(reached, self.group.scores - below)
 
@@ -102,9 +104,17 @@ class Job:
         scale = wanted.abs().clamp_min(1e-3 * float(self.group.scores.abs().max().clamp_min(1e-3)))
         share = float((self.gaps[-1] / scale).max())
         if share > GAP:
+            targets = [t for c in self.group.passes.columns for t in c.targets]
+            jumps = self.group.passes.logits is None and isinstance(targets[0], BoxTarget)
             warnings.warn(
-                f"the attributions miss the score difference by up to {share:.0%} of it: more "
-                "steps, or a method whose rules cover this network's operations, come closer",
+                f"the attributions miss the score difference by up to {share:.0%} of it: "
+                + (
+                    "a detection comes and goes on the way from the baseline, and no number of "
+                    "steps mends that; use saliency, a class activation map, occlusion or rise"
+                    if jumps
+                    else "more steps, or a method whose rules cover this network's operations, "
+                    "come closer"
+                ),
                 AttnvizWarning,
                 stacklevel=3,
             )
