@@ -48,6 +48,49 @@ class OwnViT(nn.Module):
         return self.head((x + out).mean(1))
 
 
+def test_groups_that_patches_are_assigned_to_look_at_another_sequence():
+    """GroupViT: the groups went through layers in one sequence with the patches they look at."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GroupViTVisionConfig(
+        hidden_size=32, depths=[2, 2], num_hidden_layers=4, num_group_tokens=[6, 0],
+        num_output_groups=[4, 0], num_attention_heads=4, intermediate_size=32, image_size=32,
+        patch_size=8,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    sites = _sites(transformers.GroupViTVisionModel(config).eval(), torch.randn(1, 3, 32, 32))
+    crossing = [s for s in sites if s.queries != s.keys]
+    assert [(s.name.rpartition("downsample.")[2], s.kind, s.grid) for s in crossing] == [
+        ("pre_assign_attn.attn", "cross", (4, 4)), ("assign", "cross", (4, 4)),
+    ]  # fmt: skip
+    assert {s.kind for s in sites if s.queries == s.keys} == {"self"}
+
+
+@pytest.mark.parametrize(
+    ("options", "window", "keys"),
+    [({}, None, [7, 8, 9]), ({}, 4, [7, 4, 4]), ({"num_beams": 2}, None, [7, 8, 9]),
+     ({"cache_implementation": "static", "disable_compile": True}, None, [7, 9, 9])],
+    ids=["growing", "sliding", "beams", "static"],
+)  # fmt: skip
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_every_kind_of_cache_is_self_attention_of_all_heads(implementation, options, window, keys):
+    t = pytest.importorskip("transformers")
+    config = t.MistralConfig(
+        vocab_size=40, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=32, num_key_value_heads=2, sliding_window=window, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = t.MistralForCausalLM._from_config(config, attn_implementation=implementation).eval()
+    with attention.tap(model, keep="all") as read:
+        model.generate(torch.arange(4, 11)[None], min_new_tokens=3, max_new_tokens=3,
+                       do_sample=False, **options)  # fmt: skip
+    beams = options.get("num_beams", 1)
+    if implementation == "eager" and "cache_implementation" in options:
+        keys = [9, 9, 9]  # it looks at the places that are not written yet, under a mask
+    assert [(s.kind, s.batch, s.heads, s.keys) for s in read.attention[::2]] == [
+        ("self", beams, 4, count) for count in keys
+    ]
+
+
 @pytest.mark.parametrize("operation", ["tanh", "where", "stack"])
 def test_the_grid_is_carried_from_the_patches_through_any_operation(operation):
     torch.manual_seed(0)

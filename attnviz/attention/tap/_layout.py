@@ -7,6 +7,7 @@ into it (B*W, H, Q, K), or keep them beside the heads (B, H, W, Q, K). Everythin
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections.abc import Sequence
@@ -230,8 +231,10 @@ def kind_of(
     label = f"{inner.name.rsplit('.', 1)[-1]} {type(inner.module).__name__}"
     if _is_channel(inner, label, queries, keys, heads, width):
         return "channel"
-    if same and queries < keys and (queries == 1 or _CROSS_NAME.search(label)):
-        same = None  # a class token of another branch, a decoder that starts from what it reads
+    if same and queries < keys and (queries == 1 or _CROSS_NAME.search(label) or _has_keys(inner)):
+        # a class token of another branch, a decoder that starts from what it reads, group tokens
+        # that went through layers together with the patches (GroupViT)
+        same = None
     crossing = _is_cross(inner, label, queries, keys) if same is None else not same
     return "cross" if crossing else alike
 
@@ -252,6 +255,17 @@ def _is_channel(
             tokens = sizes.get(queries * heads)
             return tokens == width and queries != tokens
     return False
+
+
+def _has_keys(inner: Running) -> bool:
+    """Say whether a module got a tensor whose name says that it is looked at, beside another."""
+    names = inspect.signature(inner.module.forward).parameters
+    given = [(n, a) for n, a in (*zip(names, inner.args, strict=False), *inner.kwargs.items())
+             if isinstance(a, Tensor) and a.ndim > 1 and a.is_floating_point()]  # fmt: skip
+    return any(
+        name in _CROSS_ARGS and not any(same_tensor(o, tensor) for n, o in given if n != name)
+        for name, tensor in given[1:]
+    )
 
 
 def _is_cross(inner: Running, label: str, queries: int, keys: int) -> bool:
