@@ -94,7 +94,8 @@ def as_dataset(rows: list[tuple[Path, str, np.ndarray]], out: Path) -> Path:
         stream = io.BytesIO()
         Image.fromarray(mask.astype(np.uint8) * 255).save(stream, "png")
         name = f"masks/{number:03}.png"
-        write_file(out / name, stream.getvalue(), force=True)
+        if not (out / name).exists():  # a mask written anew would count as another
+            write_file(out / name, stream.getvalue())
         lines.append(f"{path.resolve()},{thing},{name}")
     write_file(out / "photos.csv", ("\n".join(lines) + "\n").encode(), force=True)
     return out / "photos.csv"

@@ -9,6 +9,7 @@ from PIL import Image
 from attnviz import load
 from attnviz.benchmark import Settings, evaluate, from_dataset
 from attnviz.data import open_dataset
+from attnviz.data.identity import sample_stamp
 
 
 def test_a_label_names_a_thing_by_a_whole_synonym_or_by_its_range():
@@ -30,8 +31,12 @@ def test_the_dataset_is_judged_and_the_table_stands_over_chance(tmp_path, repo):
     (tmp_path / "index.json").write_text(json.dumps(data))
     model = load(None, device="cpu")
     assert all_methods.chosen(tmp_path, model, 5) == []  # the network names no cup of WORDS
-    file = all_methods.as_dataset([(photo, "cup", mask == 7)], tmp_path / "run")
+    rows = [(photo, "cup", mask == 7)]
+    file = all_methods.as_dataset(rows, tmp_path / "run")
     subjects = from_dataset(open_dataset(file))
+    stamps = [sample_stamp(s) for s in subjects]
+    all_methods.as_dataset(rows, tmp_path / "run")  # a run that goes on has judged them already
+    assert [sample_stamp(s) for s in from_dataset(open_dataset(file))] == stamps
     assert (subjects[0].mask("cup") == (mask == 7)).all()
     metrics = ("energy", "deletion", "insertion", "road")
     settings = Settings(("gradcam", "saliency"), metrics, ("mean",), steps=2)
