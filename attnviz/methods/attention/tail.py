@@ -132,7 +132,7 @@ def row_of_head(reading: Reading, site: Site, column: int) -> Tensor:
         if site.order is not None:
             square = square[:, site.order.to(square.device)]
     else:
-        raise _unknown("the last tokens are not those of the last attention")
+        raise _not_followed(site, gradient.shape[1])
     # the root has no derivative at 0, where a token is not read
     norm = square.masked_fill(square == 0, 1.0).sqrt().masked_fill(square == 0, 0.0)
     return norm / norm.sum(1, keepdim=True)
@@ -172,6 +172,15 @@ def _of_cells(square: Tensor, stream: Stream, site: Site) -> Tensor:
     cell = torch.where(places < 0, count, places).to(square.device).flatten(1)
     out = square.new_zeros(len(square), count + 1)
     return out.scatter_add(1, cell, square.flatten(1))[:, :count]
+
+
+def _not_followed(site: Site, tokens: int) -> MethodError:
+    return MethodError(
+        f"behind {site.name!r}, whose {site.queries} queries are the last tokens that could be "
+        f"followed on the picture, this network goes on with {tokens}: they are pooled inside an "
+        "attention (MViT), or stand in several branches (CrossViT), so a map of all layers is not "
+        "known. Use a class activation map, such as gradcam, or one layer: layer=... with row=..."
+    )
 
 
 def _unknown(why: str) -> MethodError:
