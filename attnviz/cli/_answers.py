@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
+from ._app import tell
 from ._console import print_table
 
 if TYPE_CHECKING:
@@ -47,23 +48,23 @@ def report(run: GuideRun, result: GuideResult) -> None:
     """Print what came out, and where it is."""
     if result.fit is not None:
         done = result.fit
-        print(f"best epoch   {done.best_epoch} of {len(done.history)} ({done.stopped})")
+        tell(f"best epoch   {done.best_epoch} of {len(done.history)} ({done.stopped})")
     if result.head is not None:
-        print(f"head         {result.head}")
-    print(f"before       {result.compared}")
+        tell(f"head         {result.head}")
+    tell(f"before       {result.compared}")
     for note in run.notes:
-        print(f"note         {note}")
+        tell(f"note         {note}")
     print_table(
         ["validation", "right", "before", "after", "n"], rows_of(result.before, result.after)
     )
-    print(f"chance       {100 * result.after.always:.1f} % by always naming the commonest class")
+    tell(f"chance       {100 * result.after.always:.1f} % by always naming the commonest class")
     for sentence in result.said:
-        print(f"finding      {sentence}")
+        tell(f"finding      {sentence}")
     for event in () if result.fit is None else result.fit.events:
-        print(f"guard        {event}")
-    print(f"weights      {result.folder / 'model.safetensors'}")
+        tell(f"guard        {event}")
+    tell(f"weights      {result.folder / 'model.safetensors'}")
     if (result.folder / "maps").is_dir():
-        print(f"maps         {result.folder / 'maps'}")
+        tell(f"maps         {result.folder / 'maps'}")
     files = {"checkpoint": "model.safetensors", "labels": "labels.txt"}
     if (result.folder / "preprocess.json").exists():
         files["preprocess"] = "preprocess.json"
@@ -71,10 +72,10 @@ def report(run: GuideRun, result: GuideResult) -> None:
     config = None if result.fit is None else result.fit.config
     if config is not None and (config.pooling or config.erasing == "acol"):
         what = f"pooling {config.pooling}" if config.pooling else "erasing acol"
-        print(f"use it       in Python, since {what} makes a model of its own: "
+        tell(f"use it       in Python, since {what} makes a model of its own: "
               f"guidance.restored(model, {str(result.folder)!r})")  # fmt: skip
         return
     if config is not None and config.method != "gradcam":
         words.append(f"--method {config.method}")
     command = " ".join(filter(None, ["attnviz explain PHOTO", run.words, *words]))
-    print(f"use it       {command}")
+    tell(f"use it       {command}")

@@ -187,6 +187,11 @@ def say(line: str) -> None:
         print(printable(line), file=sys.stderr, flush=True)
 
 
+def tell(line: str) -> None:
+    """Print a line of results to stdout; what a name holds moves nothing in the terminal."""
+    print(printable(line))
+
+
 #: what moves, colours or turns text in a terminal; names of files may hold it
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ._app import tell
+
 if TYPE_CHECKING:
     from ..audit import Question
     from ._options import Subject
@@ -68,7 +70,7 @@ def write_words(
         module, processor, image, text, max_new_tokens=most, methods=asked,
         grid=shape,
     )  # fmt: skip
-    print(found.text)
+    tell(found.text)
     if region is not None:
         mask = read_label_image(region)
         mass = found.mass(mask)
@@ -80,4 +82,4 @@ def write_words(
             [[word, *(f"{float(v[i]):.3f}" for v in columns)] for i, word in enumerate(mass.words)],
         )  # fmt: skip
     found.save(page, title=f"What {model} looks at, word by word", force=force)
-    print(f"{page}: {len(found.words)} words of {model}")
+    tell(f"{page}: {len(found.words)} words of {model}")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from ._app import tell
 from ._options import Labels, Subject, Target, listed, one_target, takes_model
 
 ATTEND_SCHEMA = 1
@@ -303,7 +304,7 @@ def _text(
         if out.suffix.lower() not in (".svg", ".png", ".pdf"):
             raise typer.BadParameter(f"--out {str(out)!r} ends in none of .svg, .png, .pdf")
         write_file(out, encoded(figure, out.suffix), force=force)
-        print(f"{out}: attention of {loaded.name} at {last.name}, head {head}")
+        tell(f"{out}: attention of {loaded.name} at {last.name}, head {head}")
     if html is not None:
         print(_page(loaded.module, inputs, loaded.name, layers, html, force, tokens=tokens))
     if stats is not None:
@@ -326,7 +327,7 @@ def _words(
     found = explain_text(loaded.module, loaded.tokenizer, text, target=chosen, method=method)
     write_file(out, found.html().encode(), force=force)
     print(found.ansi())
-    print(f"{out}: {method} of {loaded.name} for {found.label}")
+    tell(f"{out}: {method} of {loaded.name} for {found.label}")
 
 
 def _page(

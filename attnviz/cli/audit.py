@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ._app import FAILURE, GATE_FAILED, say
+from ._app import FAILURE, GATE_FAILED, say, tell
 from ._options import Labels, MasksFrom, Subject, listed, takes_model
 
 
@@ -289,12 +289,12 @@ def _print(found: Any, results: list[Any], paths: dict[str, Path]) -> None:
 
     if len(results) == 2:
         for word, each in zip(("before", "after"), results, strict=True):
-            print(f"{word:<8} {each.verdict.text}")
-            print(f"why      {each.verdict.why}")
-        print(f"change   {found.text}")
+            tell(f"{word:<8} {each.verdict.text}")
+            tell(f"why      {each.verdict.why}")
+        tell(f"change   {found.text}")
     else:
-        print(f"verdict  {results[0].verdict.text}")
-        print(f"why      {results[0].verdict.why}")
+        tell(f"verdict  {results[0].verdict.text}")
+        tell(f"why      {results[0].verdict.why}")
     rows = [
         [c.name, str(c.images), *(percent(a.cells[i].right) if c.images else "-" for a in results)]
         for i, c in enumerate(results[0].cells)
@@ -307,7 +307,7 @@ def _print(found: Any, results: list[Any], paths: dict[str, Path]) -> None:
 
         print()
         print_clusters(results[-1].discovery)
-    print(f"report   {paths['report'].absolute()}")
+    tell(f"report   {paths['report'].absolute()}")
 
 
 def _print_places(result: Any) -> None:
@@ -328,7 +328,8 @@ def _print_places(result: Any) -> None:
                          if (p.method, p.region) == (method, region)), "-") for region in names)]
         for method in dict.fromkeys(p.method for p in places)
     ]  # fmt: skip
-    print(f"\nwhere it looks in '{both}', each beside the share of the area")
+    print()
+    tell(f"where it looks in '{both}', each beside the share of the area")
     print_table(["map", *names.values()], rows)
 
 

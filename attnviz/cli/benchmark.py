@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ._app import FAILURE, say
+from ._app import FAILURE, say, tell
 from ._options import AsJson, Labels, Layer, Subject, Target, one_target, takes_model
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def benchmark(
         if as_json:
             print_json("benchmark-cost", BENCHMARK_SCHEMA, **cost.as_dict(len(subjects)))
         else:
-            print(f"{len(subjects)} images: {cost.describe(len(subjects))}")
+            tell(f"{len(subjects)} images: {cost.describe(len(subjects))}")
         return
     with current().locked(out):
         store = open_store(out, runner.plan(), force=force)
@@ -133,8 +133,10 @@ def benchmark(
         document = {k: v for k, v in as_dict(summary).items() if k not in _JSON_HEAD}
         print_json("benchmark", BENCHMARK_SCHEMA, out=str(out.absolute()), **document)
     else:
-        print("\n".join(lines(summary)))
-        print(f"\n{out / 'index.html'}, {out / 'values.csv'}, {out / 'summary.json'}")
+        for line in lines(summary):
+            tell(line)
+        tell("")
+        tell(f"{out / 'index.html'}, {out / 'values.csv'}, {out / 'summary.json'}")
     if summary.failed or unreadable:
         say(f"{len(summary.failed) + len(unreadable)} images failed; the rest is judged")
         raise typer.Exit(FAILURE)

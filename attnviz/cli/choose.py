@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ._app import tell
 from ._options import AsJson, Labels, Layer, Subject, takes_model
 
 CHOOSE_SCHEMA = 1
@@ -81,12 +82,12 @@ def choose(
                    masks_from=proposals[0].source, files=files)  # fmt: skip
         return
     counts = {name: sum(p.label == name for p in proposals) for name in wanted}
-    print(f"chosen   {len(proposals)} of {pool} images without annotation, by '{criterion}': "
+    tell(f"chosen   {len(proposals)} of {pool} images without annotation, by '{criterion}': "
           + ", ".join(f"{name} {n}" for name, n in counts.items() if n))  # fmt: skip
-    print(f"filled   with regions from the model's map ({proposals[0].source}): correct them")
-    print(f"coco     {paths['coco']}")
-    print(f"tasks    {paths['label_studio']} (labels: {paths['labels']})")
-    print("back     --masks FILE of attnviz guide and audit reads a corrected COCO file, or Label "
+    tell(f"filled   with regions from the model's map ({proposals[0].source}): correct them")
+    tell(f"coco     {paths['coco']}")
+    tell(f"tasks    {paths['label_studio']} (labels: {paths['labels']})")
+    tell("back     --masks FILE of attnviz guide and audit reads a corrected COCO file, or Label "
           "Studio's JSON export")  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ._app import tell
 from ._options import AsJson, Labels, Layer, Subject, takes_model
 
 CONCEPTS_SCHEMA = 1
@@ -61,7 +62,7 @@ def concepts(
         )  # fmt: skip
         return
     kept = 1 - found.error**2
-    print(f"{len(chosen)} photos at {found.maps.layer}: {kept:.0%} of the squared activation")
+    tell(f"{len(chosen)} photos at {found.maps.layer}: {kept:.0%} of the squared activation")
     for k in range(len(found)):
-        print(found.describe(k))
-    print(f"picture {goal.absolute()}")
+        tell(found.describe(k))
+    tell(f"picture {goal.absolute()}")

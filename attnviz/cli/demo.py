@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ._app import tell
 from ._options import AsJson, Device
 
 DEMO_SCHEMA = 1
@@ -57,12 +58,12 @@ def demo(
         )  # fmt: skip
         return
     height, width = maps.values.shape[1:]
-    print(f"photo    {photo} (Grace Hopper, US Navy, public domain)")
-    print(f"model    {loaded.name}")
+    tell(f"photo    {photo} (Grace Hopper, US Navy, public domain)")
+    tell(f"model    {loaded.name}")
     assert predicted is not None  # the embedded model is a classifier
-    print(f"it saw   {predicted['label']}, {predicted['probability']:.1%}")
-    print(f"the map  {maps.method} at {maps.layer}, {height} x {width}")
-    print(f"picture  {path}")
+    tell(f"it saw   {predicted['label']}, {predicted['probability']:.1%}")
+    tell(f"the map  {maps.method} at {maps.layer}, {height} x {width}")
+    tell(f"picture  {path}")
 
 
 def _keep(goal: Path, data: bytes) -> Path:

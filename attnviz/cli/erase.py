@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ._app import tell
 from ._options import Labels, Subject, Target, one_target, takes_model
 
 ERASE_SCHEMA = 1
@@ -98,14 +99,14 @@ def erase(
             **geometry.as_dict(),
         )  # fmt: skip
         return
-    print(f"{photo}: {found.label}, {found.method} at {found.layer}, fill {found.fill}")
+    tell(f"{photo}: {found.label}, {found.method} at {found.layer}, fill {found.fill}")
     for row in rows:
         chance = "" if row["probability"] is None else f"  {row['probability']:7.1%}"
         rank = "" if row["rank"] is None else f"  rank {row['rank']}"
         first = f"step {row['step']}  score {row['score']:8.3f}{chance}{rank}"
-        print(f"{first}  erased {row['erased']:.0%}")
+        tell(f"{first}  erased {row['erased']:.0%}")
     reason = {"evidence": "nothing speaks for it any more", "area": "too little is left"}
     if found.stopped in reason:
-        print(f"stopped: {reason[found.stopped]}")
+        tell(f"stopped: {reason[found.stopped]}")
     if goal.exists():
-        print(f"picture {goal.absolute()}")
+        tell(f"picture {goal.absolute()}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ._app import FAILURE, one_line, say
+from ._app import FAILURE, one_line, say, tell
 from ._options import Labels, Layer, Subject, listed, named_values, takes_model
 
 EXPLAIN_SCHEMA = 1
@@ -223,7 +223,7 @@ def explain(
     if html is not None and shown and group.first:
         lines.append(write_page(html, shown, model=loaded.name, force=force))
     for line in lines:
-        say(line) if as_json else print(line)
+        say(line) if as_json else tell(line)
     if as_json:
         print_json(
             "explain", EXPLAIN_SCHEMA, model=loaded.name, preprocess=described(loaded),

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ._app import tell
 from ._options import AsJson, ExampleSize, Layer, Subject, example_size, takes_model
 
 EXPORT_SCHEMA = 1
@@ -74,6 +75,6 @@ def export(
             input=sides, quantized=None if agreement is None else asdict(agreement),
         )  # fmt: skip
     else:
-        print(f"{with_map}: {loaded.name}, input B x {' x '.join(map(str, sides))}, {made.method}")
+        tell(f"{with_map}: {loaded.name}, input B x {' x '.join(map(str, sides))}, {made.method}")
         if agreement is not None:
-            print(f"in 8 bits: {agreement}")
+            tell(f"in 8 bits: {agreement}")

@@ -87,10 +87,21 @@ def command(kind: str, top, out) -> list[str]:
         "choose": ["choose", str(top / "data" / "images"), "--budget", "4", *TINY, "--classes",
                    str(top / "classes.json")],
         "concepts": ["concepts", data, *TINY, *labels, "--count", "2"],
+        "erase": ["erase", str(next((top / "data" / "images").rglob("*red*"))), *TINY, *labels],
+        "attend": ["attend", data, "--model", "tests.cli.tiny:sized", *labels, "--target", "0",
+                   "--map", "gradient_rollout"],
+        "attend page": ["attend", str(next((top / "data" / "images").rglob("*red*"))), "--model",
+                        "tests.cli.tiny:sized", "--html", str(out / "page.html")],
+        "guide": ["guide", "--data", str(top / "data" / "images"), "--masks",
+                  str(top / "data" / "masks"), "--model", "attnviz.data.boatwater.recipe:SmallNet",
+                  "--preprocess", "unit", "--epochs", "1", "--photos", "3", "--no-exchange"],
     }[kind] + ["--out", str(out)]  # fmt: skip
 
 
-KINDS = ("explain", "svg", "shards", "benchmark", "audit", "discover", "choose", "concepts")
+KINDS = (
+    "explain", "svg", "shards", "benchmark", "audit", "discover", "choose", "concepts", "erase",
+    "attend", "attend page", "guide",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -103,9 +114,10 @@ def test_names_in_every_page(kind, top, forks, campaign):
     shutil.rmtree(out, ignore_errors=True)
     (ended,) = forks(command(kind, top, out))
     assert ended.code == 0, ended.said
-    assert "\x1b[31mred" not in ended.said, "a name coloured the terminal"
+    for control in ("\x1b[31m", "\u202e", "\u2028"):
+        assert control not in ended.said, "a name moved or coloured the terminal"
     pages = [p for p in out.rglob("*") if p.suffix in (".html", ".svg")]
-    assert pages or kind in ("shards", "choose", "concepts")
+    assert pages or kind in ("shards", "choose", "concepts", "erase", "attend", "guide")
     for page in pages:
         text = page.read_text(encoding="utf-8")
         parser = Strict()
