@@ -119,6 +119,11 @@ def mismatch(error: Exception, inputs: Any, module: nn.Module) -> AttnvizError |
     if not isinstance(inputs, Tensor) or weight is None:
         return None
     shape = tuple(inputs.shape)
+    if weight.is_meta:
+        return ImageError(
+            f"the weights of {type(module).__name__} are on the meta device, which holds shapes "
+            "and no numbers: load them with model.load_state_dict(..., assign=True)"
+        )
     if inputs.is_floating_point() and inputs.dtype != weight.dtype and "type" in str(error):
         return ImageError(
             f"the input is {inputs.dtype}, the model's weights are {weight.dtype}; convert one: "

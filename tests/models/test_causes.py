@@ -161,3 +161,13 @@ def test_layers_that_all_run_twice_are_the_default_with_a_call() -> None:
     expected = torch.einsum("bchw,bc->bhw", features, features.grad.mean((2, 3))).relu().detach()
     maps = explain(model, pair, target=lambda cosine: cosine, call=1)
     torch.testing.assert_close(maps.values, expected)
+
+
+@pytest.mark.parametrize("layer", [None, "0"])
+def test_weights_on_the_meta_device_are_named(layer):
+    with torch.device("meta"):
+        model = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+        ).eval()
+    with pytest.raises(ImageError, match="on the meta device, which holds shapes and no numbers"):
+        explain(model, torch.rand(2, 3, 8, 8), layer=layer)
