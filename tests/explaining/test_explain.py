@@ -514,8 +514,12 @@ def test_maps_without_evidence_are_said_once_with_the_reason():
         attnviz.explain(net, x, target=0, layer="1")  # there is something to see
         shown = attnviz.explain(net, x, target=1, layer="1", signed=True)
     assert not any(shown.flat)
-    with pytest.warns(FlatMapWarning, match="all maps of gradcam at '1' is flat.*signed=True"):
-        attnviz.explain(net, x, target=1, layer="1")
+    why = "flat; nothing is above zero, and what is below is cut off: signed=True"
+    for method in ("gradcam", "layercam"):
+        with pytest.warns(FlatMapWarning, match=f"all maps of {method} at '1' is {why}"):
+            attnviz.explain(net, x, target=1, layer="1", method=method)
+    with pytest.warns(FlatMapWarning, match=r"all maps of eigencam at '1' is flat$"):
+        attnviz.explain(net, torch.ones(2, 3, 4, 4), target=1, layer="1", method="eigencam")
     with pytest.warns(FlatMapWarning, match=r"map 1 of gradcam") as said:
         attnviz.explain(net, x, target=[0, 1], layer="1")
     assert len(said) == 1
