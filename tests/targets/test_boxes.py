@@ -125,6 +125,23 @@ def test_default_layers_are_stages_that_boxes_of_every_size_depend_on():
         assert default_layer(Own(plain, 3)) == "backbone"
 
 
+def test_a_level_of_one_cell_does_not_cover_the_others():
+    model = build("retinanet")
+    x = torch.rand(1, 3, 96, 128, dtype=torch.float64)
+    maps = attnviz.explain(model, x, target="box:0", method="eigencam")  # flat maps are an error
+    names = [f"backbone.fpn.{name}" for name in LEVELS["retinanet"]]
+    each = attnviz.explain(model, x, target="box:0", method="eigencam", layer=names)
+    grids = [each[name].values.shape[1:] for name in names]
+    assert grids[-1] == (1, 1)
+    best = torch.zeros(maps.values.shape[1:], dtype=torch.float64)
+    most = max(float(each[name].values.max()) for name in names[:-1])
+    for name in names[:-1]:
+        values = F.interpolate(each[name].values[:, None], grids[0], mode="bilinear")[0, 0]
+        best = torch.maximum(best, values / values.max())
+    torch.testing.assert_close(maps.values[0] / maps.values.max(), best, rtol=1e-6, atol=1e-9)
+    assert float(maps.values.max()) <= most
+
+
 class Levels(nn.Module):
     """A detector of one's own with three levels: a shared head, a list of heads, or in one part."""
 

@@ -216,6 +216,10 @@ def _joined(
         finest = at_finest({name: maps[column] for name, maps in levels.items()})
         maps = torch.stack(list(finest.values()))
         most = maps.abs().amax((2, 3), keepdim=True)
+        # a level of one cell covers all of the picture: it counts where no other level has a map
+        cells = torch.tensor([levels[name][column][0].numel() for name in names])
+        one = (cells == 1).to(most.device)[:, None, None, None] & (most[cells > 1] > 0).any(0)
+        maps, most = maps.masked_fill(one, 0), most.masked_fill(one, 0)
         scaled = maps / torch.where(most > 0, most, 1.0) * most.amax(0)
         values.append(scaled.gather(0, scaled.abs().argmax(0, keepdim=True))[0])
     said = {
