@@ -22,7 +22,7 @@ from .methods import METHODS, RawMaps, Request, check_options, runner
 from .methods.frame import check_frame, of_layer
 from .models import Layout, LoadedModel, labels_of, reading, resolve_model, resolve_preprocess
 from .models.activation import PROBABILITIES, stated_activation
-from .models.captions import Captioner
+from .models.captions import CaptionScorer
 from .models.inner import inner_geometry
 from .models.outputs import Choice
 from .preparing import PreparedBatch, preparation, preparing
@@ -195,7 +195,7 @@ def explain(
         module, loaded, labels = by_words.module, by_words, by_words.labels
     layers = None if layer is None else list(find_layers(module, layer))
 
-    given = gather(images, module.writer if isinstance(module, Captioner) else module)
+    given = gather(images, module.writer if isinstance(module, CaptionScorer) else module)
     total = given.count if isinstance(given, Given) else len(given)
 
     how = activation or stated_activation(module)
@@ -210,7 +210,7 @@ def explain(
 
     def one(part: slice) -> tuple[PreparedBatch, list[RawMaps]]:
         inputs, names = prepare(part), labels
-        if isinstance(module, Captioner):  # what is said differs from picture to picture
+        if isinstance(module, CaptionScorer):  # what is said differs from picture to picture
             inputs = replace(inputs, tensor=module.hear(inputs.tensor))
             names = module.captions
         shape = size_of(inputs.tensor, module)
@@ -224,7 +224,7 @@ def explain(
             flat,
             inputs.geometry,
             partial(output_for, module, loaded, preprocess),
-            module.spoken if isinstance(module, Captioner) else (),
+            module.spoken if isinstance(module, CaptionScorer) else (),
         )
         inner = inner_geometry(module, setting.input_size)
         if inner is not None:
@@ -251,7 +251,7 @@ def explain(
         facts.update(read.facts())
         return inputs, done
 
-    size = 1 if isinstance(module, Captioner) else total if create_graph else batch_size
+    size = 1 if isinstance(module, CaptionScorer) else total if create_graph else batch_size
     if size is None and total > 1:
         few = prepare(slice(0, 1)).tensor
         batches, facts["batch_size"] = in_chosen_batches(one, total, few)

@@ -25,7 +25,7 @@ from .text import inputs_of, members, offsets, with_answer
 LONGEST = 30
 
 
-class Captioner(OfTexts):
+class CaptionScorer(OfTexts):
     """A model that writes about pictures, with log-probabilities of given words as its logits.
 
     A word is scored where the model says it: the model writes about the picture by itself
@@ -317,4 +317,4 @@ def captioner(
     looks = getattr(reader, "image_processor", None)
     if preprocess is None and looks is not None:
         preprocess = from_hf(looks)
-    return LoadedModel(Captioner(module, words, reader, prompt), name, preprocess, tuple(words))
+    return LoadedModel(CaptionScorer(module, words, reader, prompt), name, preprocess, tuple(words))

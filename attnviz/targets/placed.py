@@ -28,7 +28,7 @@ class Setting:
         input_size: (H, W) of the model's input, None where it is no picture.
         geometry: where each input lies on its photo; None where inputs were given as tensors.
         embed: runs the model on another photo, and returns its output.
-        words: that a `Captioner` scores.
+        words: that a `CaptionScorer` scores.
     """
 
     batch: int
