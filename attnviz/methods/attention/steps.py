@@ -95,6 +95,8 @@ def attend(
         budget: bytes that a chunk of weights may take.
     """
     places = site.places() if in_places(site) else None
+    if places is not None and weights is None:
+        row = row / _windows(row, places)  # shares stay shares where windows overlap (VOLO)
     own = gather(row, places) if places is not None else row[:, : site.queries]
     found = own.new_zeros(own.shape[0], site.keys)
     for rows in _active_chunks(site, own, budget):
@@ -116,6 +118,14 @@ def gather(row: Tensor, places: Places) -> Tensor:
     position = places.position.to(row.device)
     taken = row[places.image.to(row.device), position.clamp(min=0)]
     return taken.masked_fill(position < 0, 0.0)
+
+
+def _windows(row: Tensor, places: Places) -> Tensor:
+    """Return in how many windows each position of a picture stands, (B, h w), at least 1."""
+    position, image = places.position.to(row.device), places.image.to(row.device)
+    held = (position >= 0).to(row.dtype)
+    at = (image.expand_as(position), position.clamp(min=0))
+    return torch.zeros_like(row).index_put(at, held, accumulate=True).clamp(min=1)
 
 
 def _active_chunks(site: Site, row: Tensor, budget: int | None) -> Iterator[slice | Tensor]:
