@@ -172,8 +172,10 @@ def explain(
 
     Returns:
         `Heatmaps` with raw values (B, h, w), of signals (B, t), of volumes and video (B, d, h, w)
-        (there by the CAM family). With several methods a dict {method: Heatmaps}, with
-        several layers {layer: Heatmaps}, with both {method: {layer: Heatmaps}}.
+        (there by the CAM family). A model that folds views or frames (B, V, C, H, W) into its
+        batch gives a map for each, view by view (`meta["views"]`). With several methods a dict
+        {method: Heatmaps}, with several layers {layer: Heatmaps}, with both
+        {method: {layer: Heatmaps}}.
 
     Raises:
         LayerNotFound, TargetError, MethodError, PreprocessError, ImageError, ModelError: each says
@@ -307,6 +309,7 @@ def _join(
 ) -> Heatmaps:
     """Put the batches of one method and layer together; rows of one image stand together."""
     first = parts[0][1]
+    repeat *= first.meta.get("views", 1)
     inner = parts[0][0].inner is not None and of_layer(first)
 
     def spread(field: str) -> tuple[Any, ...] | None:

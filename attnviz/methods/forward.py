@@ -23,6 +23,7 @@ from ..hooks import (
 from ..inputs import mismatch
 from ..models import Layout, infer_layout
 from ..models.outputs import logits_of, with_batch
+from ..models.views import views_of
 from ..registry import Entry
 from ..targets import Column, resolve
 from .heads import HeadProbe, LinearHead
@@ -44,6 +45,7 @@ class ForwardPass:
         layouts: how each of these layers lays its output out.
         heads: the linear layer on a layer's average, for layers where that is all there is
             between layer and logits; only where it was asked for.
+        views: V, of layers that see V views of each sample; their rows are (B * V).
     """
 
     request: Request
@@ -54,6 +56,7 @@ class ForwardPass:
     activations: Mapping[str, Tensor] = field(default_factory=dict)
     layouts: Mapping[str, Layout] = field(default_factory=dict)
     heads: Mapping[str, LinearHead] = field(default_factory=dict)
+    views: Mapping[str, int] = field(default_factory=dict)
     captured: Capture | None = None
 
     def gradients(
@@ -92,7 +95,7 @@ class ForwardPass:
                 layout = self.layouts[name]
                 found[name] = layout.to_spatial(raw[name])
                 if not zeros:
-                    _check_gradient(found[name], raw[name], layout, name)
+                    _check_gradient(found[name], raw[name], layout, name, self.request.batch)
         return found
 
     @property
@@ -118,7 +121,7 @@ class ForwardPass:
         Args:
             entry: the method.
             layer: where it was read.
-            values: K maps (B, h, w), one for each column.
+            values: K maps (B, h, w), one for each column; (B * V, h, w) of a layer of views.
             meta: further facts, as JSON values.
         """
         kept = self.logits if self.logits is not None and self.logits.ndim < 3 else None
@@ -126,18 +129,24 @@ class ForwardPass:
             kept = kept[:, None]
         logits = None if kept is None else wide(rows([kept] * len(self.columns)))
         probability = self.probabilities
-        keep = self.request.create_graph
+        keep, views = self.request.create_graph, self.views.get(layer, 1)
+
+        def each(tensor: Tensor) -> Tensor:  # as often as the sample has views
+            tensor = _kept(tensor, keep)
+            return tensor if views == 1 else tensor.repeat_interleave(views, 0)
+
+        maps = rows([value.unflatten(0, (-1, views)) for value in values]).flatten(0, 1)
         return RawMaps(
             method=entry.name,
             layer=layer,
-            targets=_by_image(column.descriptions for column in self.columns),
-            labels=_by_image(column.labels for column in self.columns),
+            targets=_by_image((column.descriptions for column in self.columns), views),
+            labels=_by_image((column.labels for column in self.columns), views),
             units=entry.meta.get("units", ""),
-            meta=dict(meta or {}),
-            values=_kept(wide(rows(values)), keep),
-            score=_kept(wide(rows(self.scores)), keep),
-            logits=None if logits is None else _kept(logits, keep),
-            probability=None if probability is None else _kept(probability, keep),
+            meta={**(meta or {}), **({"views": views} if views > 1 else {})},
+            values=_kept(wide(maps), keep),
+            score=each(wide(rows(self.scores))),
+            logits=None if logits is None else each(logits),
+            probability=None if probability is None else each(probability),
         )
 
 
@@ -150,8 +159,8 @@ def _kept(tensor: Tensor, graph: bool) -> Tensor:
     return tensor if graph else tensor.detach()
 
 
-def _by_image(columns: Any) -> tuple[Any, ...]:
-    return tuple(value for row in zip(*columns, strict=True) for value in row)
+def _by_image(columns: Any, views: int) -> tuple[Any, ...]:
+    return tuple(v for row in zip(*columns, strict=True) for v in row for _ in range(views))
 
 
 def forward_pass(
@@ -160,6 +169,7 @@ def forward_pass(
     layers: Sequence[str] = (),
     gradients: bool = True,
     heads: bool = False,
+    views: bool = False,
     reading: Sequence[AbstractContextManager[Any]] = (),
     forward: Callable[[], Any] | None = None,
 ) -> ForwardPass:
@@ -172,6 +182,7 @@ def forward_pass(
         layers: dotted names of layers whose activations are read.
         gradients: record what follows the first of these layers, for gradients.
         heads: find out which layers have nothing but their mean and a linear layer behind them.
+        views: take layers that see one of several views of a sample in each row, too.
         reading: further context managers to open around the forward.
         forward: runs the model, if not `request.forward`.
 
@@ -189,22 +200,28 @@ def forward_pass(
     logits = logits_or_none(output, request.batch)
     layouts: dict[str, Layout] = {}
     activations: dict[str, Tensor] = {}
+    seen: dict[str, int] = {}
     if captured is not None:
+        odd = [n for n, raw in captured.activations.items() if len(raw) != request.batch]
+        seen = views_of(request.model, request.inputs, odd) if views and odd else {}
         for name, raw in captured.activations.items():
-            layouts[name] = request.layout or infer_layout(
+            rows_of = request.batch * seen.get(name, 1)
+            stated = request.layout if len(raw) == rows_of else None
+            layouts[name] = stated or infer_layout(
                 request.model,
                 captured.modules[name],
                 raw,
                 request.input_size,
-                batch=request.batch,
+                batch=rows_of,
             )
             activations[name] = layouts[name].to_spatial(raw)
     found: dict[str, LinearHead] = {}
     if probe is not None and logits is not None and logits.ndim == 2:
-        candidates = {n: probe.head(a, logits) for n, a in activations.items()}
+        alike = {n: a for n, a in activations.items() if n not in seen}
+        candidates = {n: probe.head(a, logits) for n, a in alike.items()}
         found = {name: head for name, head in candidates.items() if head is not None}
     return ForwardPass(
-        request, output, columns, scores, logits, activations, layouts, found, captured
+        request, output, columns, scores, logits, activations, layouts, found, seen, captured
     )
 
 
@@ -284,9 +301,9 @@ def check_finite(scores: Sequence[Tensor]) -> None:
             )
 
 
-def _check_gradient(gradient: Tensor, raw: Tensor, layout: Layout, layer: str) -> None:
+def _check_gradient(gradient: Tensor, raw: Tensor, layout: Layout, layer: str, batch: int) -> None:
     """A gradient that is exactly zero where the map is drawn makes an empty map by construction."""
-    dead = (gradient == 0).flatten(1).all(1)
+    dead = (gradient == 0).reshape(batch, -1).all(1)  # of a sample's views one may be enough
     if not dead.any():
         return
     if layout.kind == "tokens" and layout.prefix and bool((raw[:, : layout.prefix] != 0).any()):

@@ -133,7 +133,9 @@ def infer_layout(
             "works on windows or puts tokens first); choose the block that holds it"
             + (
                 f". If the model folds {folded} views or frames of a sample into its batch, "
-                "explain them as samples: the part of the model behind the fold, given "
+                "gradcam, hirescam, layercam and their like map each view of inputs "
+                "(B, V, C, H, W), at a layer that sees them one by one, in this order; or explain "
+                "them as samples: the part of the model behind the fold, given "
                 f"x.flatten(0, 1), with one target for each ({folded} times as many)"
                 if folded > 1
                 else ""

@@ -23,6 +23,7 @@ from ..hooks.threads import own_thread, takes_hooks
 from ..inputs import Inputs, mismatch, samples_in, size_of
 from .layout import Layout, infer_layout
 from .outputs import read_from
+from .views import views_of
 from .ways import Way, beside, halves, maps_in, origin, pyramid, stage_rank, unshared, weightless
 
 #: paths inside attention: queries, keys and values are no picture of the input
@@ -263,11 +264,13 @@ def _probe(module: nn.Module, image: Inputs) -> list[Seen]:
     parts = dict(module.named_modules())
     weighted = [n for n in outputs if next(parts[n].parameters(recurse=False), None) is not None]
     size, batch = size_of(image, module), samples_in(image)
+    odd = [n for n, t in outputs.items() if t.ndim > 2 and t.shape[0] != batch]
+    views = views_of(module, image, odd) if odd else {}
     done = 0
     seen = []
     for name, tensor in outputs.items():
         done += name in weighted
-        layout, why = _layout(module, parts[name], tensor, size, batch)
+        layout, why = _layout(module, parts[name], tensor, size, batch * views.get(name, 1))
         live, positions, places = False, 0, True
         if layout is not None:
             spatial = layout.to_spatial(tensor)

@@ -173,7 +173,7 @@ def test_words_by_a_saved_clip(tmp_path):
             share = float(model(**inputs).logits_per_image.softmax(1)[0, 0])
         assert sample.meta["p(water)"] == pytest.approx(share, abs=1e-5)
         assert ("water" in sample.labels) == (share >= 0.5)
-    with pytest.raises(errors.ModelError, match="holds no CLIP model"):
+    with pytest.raises(errors.ModelError, match="no such folder of a CLIP model"):
         audit.text_context(bare, model=tmp_path / "none", **options)
     with pytest.raises(DataError, match="processor is missing"):
         audit.text_context(bare, model=model, **options)

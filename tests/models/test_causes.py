@@ -56,9 +56,12 @@ class _Answer(_Net):
         return super().forward(x).argmax(1)
 
 
-class _Views(_Net):
+class _Mixed(_Net):
+    """Each frame is seen with the mean of all."""
+
     def forward(self, x: Tensor) -> Tensor:
         batch, views = x.shape[:2]
+        x = x + x.mean(1, keepdim=True)
         return super().forward(x.flatten(0, 1)).view(batch, views, -1).mean(1)
 
 
@@ -96,11 +99,11 @@ def test_inputs_of_another_type_or_shape(x: Tensor, match: str) -> None:
             explain(_Net().eval(), x, target=1, **options)
 
 
-def test_views_in_the_batch_are_named_with_what_to_do() -> None:
+def test_views_that_a_layer_does_not_see_one_by_one_are_named_with_what_to_do() -> None:
     x = torch.rand(2, 5, 3, 32, 32)
     for options, kind in (({}, LayerNotFound), ({"layer": "backbone"}, LayoutError)):
         with pytest.raises(kind, match=r"folds 5 views or frames .* x.flatten\(0, 1\)"):
-            explain(_Views().eval(), x, target=1, **options)
+            explain(_Mixed().eval(), x, target=1, **options)
 
 
 def test_a_quantised_head_says_so() -> None:

@@ -65,6 +65,7 @@ def read_layers(request: Request, entries: Sequence[Entry]) -> ForwardPass:
         layers=layers,
         gradients=any(e.meta["needs_gradient"] for e in entries),
         heads=bool(wants_head) or request.classes is not None or request.create_graph,
+        views=not request.create_graph,
     )
     for name in layers if wants_head else ():
         if name not in done.heads:
