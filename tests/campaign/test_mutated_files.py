@@ -220,12 +220,18 @@ def test_label_studio_and_waterbirds(folder, campaign):
     """Label Studio's JSON and Waterbirds' table, fields and bytes changed."""
     rng = random.Random(15)
     file = folder / "tasks.json"
-    for wrong in [LABEL_STUDIO, *(mutated(LABEL_STUDIO, rng) for _ in range(campaign(2000)))]:
-        file.write_text(json.dumps(wrong))
+    file.write_text(json.dumps(LABEL_STUDIO))
+    assert attempt(lambda: everything(file)) == "read"
+    for _ in range(campaign(2000)):
+        file.write_text(json.dumps(mutated(LABEL_STUDIO, rng)))
         attempt(lambda: everything(file))
     file.unlink()
-    for wrong in [BIRDS.encode(), *(damaged(BIRDS.encode(), rng) for _ in range(campaign(500)))]:
-        (folder / "metadata.csv").write_bytes(wrong)
+    table = folder / "metadata.csv"
+    table.write_bytes(BIRDS.encode())
+    assert attempt(lambda: everything(folder)) == "read"
+    assert len(open_dataset(folder)) == len(BIRDS.strip().splitlines()) - 1
+    for _ in range(campaign(500)):
+        table.write_bytes(damaged(BIRDS.encode(), rng))
         attempt(lambda: everything(folder))
 
 
