@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from ..errors import AttentionUnavailable, DataError, MethodError
 from ..hooks import preserved, unwrap
-from ..models.text import members, offsets
 from .tap import Site, Tap
 from .text import joined
-from .word_reading import split
+from .written import Written, said_by
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,14 +25,10 @@ _COLUMNS = 60
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class WordAlignment:
+class WordAlignment(Written):
     """The words that an encoder-decoder wrote, each with its attention to the source.
 
     Attributes:
-        text: what was written.
-        words: of it, in order; spans: (start, end) of each in the text.
-        written: (T,) tokens; members: the numbers of each word's.
-        logprob: (W,) log-probability of each word (of its tokens, summed).
         layers: (W, L, S) cross-attention of the rows that wrote the word, each layer's mean over
             heads, in shares of the row. Columns are words of a text (the sum over their tokens;
             what goes to marks of the tokenizer is left out), frames of a recording.
@@ -43,12 +38,6 @@ class WordAlignment:
         duration: of the recording, in seconds; NaN of a text.
     """
 
-    text: str
-    words: tuple[str, ...]
-    spans: tuple[tuple[int, int], ...]
-    written: Tensor
-    members: tuple[tuple[int, ...], ...]
-    logprob: Tensor
     layers: Tensor
     names: tuple[str, ...]
     source: tuple[str, ...] | None
@@ -116,9 +105,9 @@ def aligned(
         settings["force_unique_generate_call"] = True  # Whisper: one piece of speech, not cut
     rows = _Crossing()
     tap = Tap(module, keep="qk", graph=False, copy=False, required=False, reduce=rows.read)
-    said: list[Tensor] = []  # of all beams; Whisper hands out those of the first
+    heard: list[Tensor] = []  # of all beams; Whisper hands out those of the first
     with preserved(module, eval_mode=True), tap:
-        handle = module.register_forward_hook(lambda _, __, o: said.append(o.logits[:, -1].cpu()))
+        handle = module.register_forward_hook(lambda _, __, o: heard.append(o.logits[:, -1].cpu()))
         try:
             out = module.generate(
                 **inputs, **settings, return_dict_in_generate=True, output_logits=True
@@ -132,27 +121,22 @@ def aligned(
     logprob = torch.stack(
         [
             step[beam].float().log_softmax(0)[token]
-            for step, beam, token in zip(said[-len(out.logits) :], chosen, written, strict=False)
+            for step, beam, token in zip(heard[-len(out.logits) :], chosen, written, strict=False)
         ]
     )
     values = rows.taken(len(out.logits), chosen, tap)
     tokenizer = getattr(processor, "tokenizer", processor)
-    text, places = offsets(tokenizer, written.tolist())
-    pieces = split(text)
-    if not pieces:
-        raise DataError(f"the model wrote no words: {text!r}")
-    member = members(pieces, places)
+    said = said_by(tokenizer, written, logprob)
     names, seconds, duration = None, None, math.nan
     if isinstance(source, str):
         spans, sums = joined(encoded, source, values.permute(2, 0, 1))
         names, values = tuple(source[a:b] for a, b in spans), sums.permute(1, 2, 0)
     else:
         seconds, duration = _times(module, processor, inputs, source, values.shape[-1])
+    layers = torch.stack([values[list(own)].mean(0) for own in said.members])
     return WordAlignment(
-        text, tuple(text[a:b] for a, b in pieces), tuple(pieces), written,
-        tuple(map(tuple, member)), torch.stack([logprob[own].sum() for own in member]),
-        torch.stack([values[own].mean(0) for own in member]), tuple(rows.names), names, seconds,
-        duration,
+        **vars(said), layers=layers, names=tuple(rows.names), source=names, seconds=seconds,
+        duration=duration,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import DataError, MethodError
 from ..geometry import Geometry, size_of
 from ..heatmaps import Heatmaps
+from .written import Written
 
 #: the maps that a word can have
 WORD_METHODS = ("attention", "tam", "rollout", "gradient")
@@ -44,15 +45,11 @@ class WordMass:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class WordMaps:
+class WordMaps(Written):
     """The words that a model wrote about a photo, each with its maps; made by `words`.
 
     Attributes:
-        text: the answer.
-        prompt: what was asked.
-        words: of the answer, in order; spans: (start, end) of each in the text.
-        written: (T,) tokens of the answer; members: the numbers of each word's.
-        logprob: (W,) log-probability of each word (of its tokens, summed).
+        prompt: what was asked; the answer is `text`.
         layers: (W, L, h, w) attention of the rows that wrote the word to the image, each layer's
             mean over heads, in shares of the row.
         text_share: (W, L) what these rows give to all else.
@@ -63,13 +60,7 @@ class WordMaps:
         model: its class.
     """
 
-    text: str
     prompt: str
-    words: tuple[str, ...]
-    spans: tuple[tuple[int, int], ...]
-    written: Tensor
-    members: tuple[tuple[int, ...], ...]
-    logprob: Tensor
     layers: Tensor
     text_share: Tensor
     maps: Mapping[str, Tensor]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -13,21 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import AttentionUnavailable, DataError, MethodError
+from ..errors import AttentionUnavailable, MethodError
 from ..geometry import Geometry
 from ..hooks import preserved, unwrap
 from ..images import read_image
-from ..models.text import inputs_of, members, offsets
+from ..models.text import inputs_of
 from .image_tokens import ImageTokens, image_tokens
 from .tap import Site, Tap
 from .token_activation import activation_map, rank_gaussian
 from .word_maps import WORD_METHODS, WordMaps
 from .word_passes import rolled, weighted
+from .written import said_by
 
 #: maps that take another pass over the prompt and the answer
 _PASSES = {"rollout": rolled, "gradient": weighted}
-#: words, single signs of scripts that write no spaces, and punctuation
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_]+(?:['’.,-][^\W_]+)*|[^\w\s]|_+")
 
 
 def words(
@@ -105,11 +102,8 @@ def words(
         [step[0].float().log_softmax(0)[t] for step, t in zip(out.logits, written, strict=True)]
     ).cpu()
     attention, rest = rows.taken(len(written), tap)
-    text, spans = offsets(tokenizer, written.tolist())
-    pieces = split(text)
-    if not pieces:
-        raise DataError(f"the model wrote no words: {text!r}")
-    member = members(pieces, spans)
+    said = said_by(tokenizer, written.cpu(), logprob)
+    member = said.members
     made: dict[str, Tensor] = {}
     for method in methods:
         if method == "attention":
@@ -126,13 +120,8 @@ def words(
             "'attention'"
         )
     return WordMaps(
-        text=text,
+        **vars(said),
         prompt=prompt,
-        words=tuple(text[a:b] for a, b in pieces),
-        spans=tuple(pieces),
-        written=written.cpu(),
-        members=tuple(map(tuple, member)),
-        logprob=torch.stack([logprob[rows_of].sum() for rows_of in member]),
         layers=_joined(attention, member),
         text_share=_joined(rest, member),
         maps=made,
@@ -266,31 +255,8 @@ def _watched(module: Any, lens: _States | None) -> Iterator[None]:
         handle.remove()
 
 
-def split(text: str) -> list[tuple[int, int]]:
-    """Return the (start, end) of each word and sign of a text; marks stay with what they mark."""
-    found: list[tuple[int, int]] = []
-    for match in _WORD.finditer(text):
-        start, end = match.span()
-        if found and found[-1][1] == start and _joins(text, found[-1][0], start):
-            found[-1] = (found[-1][0], end)
-        else:
-            found.append((start, end))
-    return found
-
-
-def _joins(text: str, first: int, start: int) -> bool:
-    """Return whether what starts here goes on a word: accents, vowel signs, parts of an emoji."""
-    after = _is_mark(text[start - 1]) and text[first].isalnum() == text[start].isalnum()
-    return _is_mark(text[start]) or after
-
-
-def _is_mark(letter: str) -> bool:
-    joiner_or_tone = letter == "\u200d" or "\U0001f3fb" <= letter <= "\U0001f3ff"
-    return joiner_or_tone or unicodedata.category(letter).startswith("M")
-
-
-def _joined(values: Tensor, member: list[list[int]]) -> Tensor:
-    return torch.stack([values[own].mean(0) for own in member])
+def _joined(values: Tensor, member: Sequence[Sequence[int]]) -> Tensor:
+    return torch.stack([values[list(own)].mean(0) for own in member])
 
 
 def _geometry(processor: Any, photo: np.ndarray, place: ImageTokens) -> Geometry:

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError, TargetError
-from ..hooks.modules import unwrap
 from ..hooks.preserve import preserved
 from ..inputs import Inputs
 from .loaded import LoadedModel
 from .outputs import logits_of
-from .prompts import OfTexts
+from .prompts import OfTexts, check_different, named
 from .resolving import from_hf
 from .text import inputs_of, members, offsets, with_answer
 
@@ -302,11 +301,8 @@ def captioner(
         ModelError: no tokenizer is known.
         TargetError: no words, or one of them twice.
     """
-    loaded = model if isinstance(model, LoadedModel) else None
-    module = unwrap(model.module if isinstance(model, LoadedModel) else model)
-    name = loaded.name if loaded is not None else type(module).__name__
-    if not words or len(set(words)) < len(words):
-        raise TargetError(f"words are one or more different ones, got {list(words)!r}")
+    loaded, module, name = named(model)
+    check_different("words", words)
     reader = tokenizer or (loaded and loaded.tokenizer)
     if reader is None:
         raise ModelError(

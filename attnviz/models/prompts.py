@@ -26,6 +26,19 @@ class OfTexts(nn.Module):
         raise NotImplementedError
 
 
+def named(model: Any) -> tuple[LoadedModel | None, nn.Module, str]:
+    """Return what was loaded, if it was; the model itself; and its name."""
+    loaded = model if isinstance(model, LoadedModel) else None
+    module = unwrap(model.module if isinstance(model, LoadedModel) else model)
+    return loaded, module, type(module).__name__ if loaded is None else loaded.name
+
+
+def check_different(what: str, texts: Sequence[str]) -> None:
+    """Raise where there are none, or one twice."""
+    if not texts or len(set(texts)) < len(texts):
+        raise TargetError(f"{what} are one or more different texts, got {list(texts)!r}")
+
+
 class ZeroShot(OfTexts):
     """The image half of an image-text model, with the cosines to given prompts as logits.
 
@@ -108,16 +121,13 @@ def zero_shot(model: Any, prompts: Sequence[str], *, tokenizer: Any = None) -> L
         >>> model = zero_shot(attnviz.load("tiny-clip"), ["a boat", "water"])  # doctest: +SKIP
         >>> maps = attnviz.explain(model, photo, target="a boat")  # doctest: +SKIP
     """
-    loaded = model if isinstance(model, LoadedModel) else None
-    module = unwrap(model.module if isinstance(model, LoadedModel) else model)
-    name = loaded.name if loaded is not None else type(module).__name__
+    loaded, module, name = named(model)
     if not is_image_text(module):
         raise ModelError(
             f"{name} embeds no texts, so it knows no prompts; they go with image-text models such "
             "as Hugging Face's CLIPModel and SiglipModel, or open_clip's"
         )
-    if not prompts or len(set(prompts)) < len(prompts):
-        raise TargetError(f"prompts are one or more different texts, got {list(prompts)!r}")
+    check_different("prompts", prompts)
     tokenizer = tokenizer or (loaded and loaded.tokenizer)
     if tokenizer is None:
         raise ModelError(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from attnviz.attention.text import joined
-from attnviz.attention.word_reading import split
+from attnviz.attention.written import split
 from attnviz.models.text import members, offsets
 
 transformers = pytest.importorskip("transformers")

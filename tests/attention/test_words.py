@@ -6,8 +6,9 @@ import torch
 
 from attnviz.attention.image_tokens import image_tokens
 from attnviz.attention.token_activation import activation_map, rank_gaussian
-from attnviz.attention.word_reading import members, offsets, split, words
+from attnviz.attention.word_reading import words
 from attnviz.attention.word_removal import without_region
+from attnviz.attention.written import members, offsets, split
 from attnviz.data.prepared import mask_share
 from attnviz.errors import AttentionUnavailable, DataError, MethodError
 from tests.support.vlm_models import FAMILIES, family

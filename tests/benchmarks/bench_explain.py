@@ -8,10 +8,10 @@ timed on the same model and input. Random weights: speed does not depend on them
 
 import argparse
 import statistics
-import time
 
 import torch
 import torchvision
+from timing import compare, ratio
 from torch import nn
 
 import attnviz
@@ -47,26 +47,6 @@ def floor(parts, x):
     g = torch.autograd.grad(score, a)[0]
     with torch.no_grad():
         return (g.mean((2, 3), keepdim=True) * a).sum(1).relu()
-
-
-def compare(runs, rounds):
-    """Interleave the runs; return {name: median CPU seconds} and each one's spread."""
-    times = {name: [] for name in runs}
-    for fn in runs.values():
-        fn()
-    for i in range(rounds):
-        order = list(runs.items())
-        for name, fn in order[i % len(order) :] + order[: i % len(order)]:
-            start = time.process_time()
-            fn()
-            times[name].append(time.process_time() - start)
-    return times
-
-
-def ratio(times, name, base):
-    pairs = [a / b for a, b in zip(times[name], times[base], strict=True)]
-    q = statistics.quantiles(pairs, n=4)
-    return f"{statistics.median(pairs):.3f} (quartiles {q[0]:.3f}-{q[2]:.3f})"
 
 
 def peers(net, x):

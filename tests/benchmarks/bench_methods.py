@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 
+import timing
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -18,17 +19,8 @@ import attnviz
 
 
 def compare(runs, rounds):
-    """Interleave the runs; return {name: least CPU seconds}."""
-    times = {name: [] for name in runs}
-    for fn in runs.values():
-        fn()
-    for i in range(rounds):
-        order = list(runs.items())
-        for name, fn in order[i % len(order) :] + order[: i % len(order)]:
-            start = time.process_time()
-            fn()
-            times[name].append(time.process_time() - start)
-    return {name: min(t) for name, t in times.items()}
+    """Return {name: least CPU seconds} of runs that take turns."""
+    return {name: min(found) for name, found in timing.compare(runs, rounds).items()}
 
 
 def peak(fn):
