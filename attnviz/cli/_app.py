@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from .. import __version__
 from ..errors import AttnvizError, AttnvizWarning, FlatMapWarning, did_you_mean
 from ..processes import current, launched, together
+from ._interrupts import asked_to_stop, listening
 
 OK, FAILURE, USAGE, GATE_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 ANEW = "interrupted: what was written is whole; the same command starts anew"
@@ -63,7 +64,9 @@ class LazyGroup(TyperGroup):
         """Run the command; Ctrl-C is said here, since typer may leave without a word."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt as stop:
+        except BaseException as stop:
+            if not asked_to_stop(stop):
+                raise
             say(ANEW)
             raise typer.Exit(INTERRUPTED) from stop
 
@@ -103,7 +106,7 @@ def run(args: Sequence[str] | None = None) -> int:
     if "--debug" in words:  # taken anywhere, since it is appended to the line that failed
         words.remove("--debug")
         debug = True
-    with warnings.catch_warnings(), _own_bars_alone():
+    with warnings.catch_warnings(), _own_bars_alone(), listening():
         _show_warnings_in_one_line(debug)
         try:
             code = _dispatch(words, debug) if launched() == 1 else _shared(words, debug)

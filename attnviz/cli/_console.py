@@ -13,6 +13,7 @@ import typer
 from .. import __version__
 from ..processes import current
 from ._app import INTERRUPTED, printable, say
+from ._interrupts import asked_to_stop, stop_if_asked
 
 
 def print_json(kind: str, schema_version: int, **fields: Any) -> None:
@@ -41,7 +42,9 @@ def saying_what_is_kept(words: Callable[[], str]) -> Iterator[None]:
     """On Ctrl-C say what is kept and how to go on, and leave with the exit code of that."""
     try:
         yield
-    except KeyboardInterrupt as stop:
+    except BaseException as stop:
+        if not asked_to_stop(stop):
+            raise
         say(f"interrupted: {words()}")
         raise typer.Exit(INTERRUPTED) from stop
 
@@ -50,7 +53,8 @@ class Progress:
     """How far a command is, without a bar: lines only."""
 
     def step(self, count: int = 1) -> None:
-        """Count items as done."""
+        """Count items as done; a Ctrl-C that got lost on the way is raised here."""
+        stop_if_asked()
 
     def result(self, line: str) -> None:
         """Print a line of results to stdout."""
@@ -70,6 +74,7 @@ class _Bar(Progress):
         self._stdout_too = sys.stdout.isatty()
 
     def step(self, count: int = 1) -> None:
+        super().step(count)
         self._shown.advance(self._task, count)
 
     def result(self, line: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Never
 
 import numpy as np
 import pytest
@@ -61,3 +63,43 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(
     monkeypatch.setattr(tiny, "LEFT", float("inf"))
     done = run(*words, *again.split())
     assert done.code == 0, done.err
+
+
+def _lost(*_args: object, **_options: object) -> None:
+    """As a library in C does: a Ctrl-C inside it becomes an error of its own."""
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        raise ValueError("invalid matrix") from None
+
+
+class _Collected:
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+def _ignored(*_args: object, **_options: object) -> Never:
+    """As in the collector, whose errors Python prints and ignores."""
+    _Collected()
+    raise ValueError("another")
+
+
+@pytest.mark.parametrize(
+    ("where", "lost", "name", "line"),
+    [
+        ("attnviz.gallery.drawing._picture", _lost, "gallery", "--only se,eca"),
+        ("attnviz.gallery.drawing._picture", _ignored, "gallery", "--only se,eca"),
+        ("PIL.Image.Image.load", _lost, "concepts", "{photos} --count 1 {model}"),
+    ],
+)
+def test_a_ctrl_c_that_a_library_turns_into_an_error_stops_all_the_same(
+    where: str, lost: Callable, name: str, line: str, run: Callable, photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(where, lost)
+    words = line.format(photos=photos, model=" ".join(MODEL)).split()
+    done = run(name, *words, "--out", "out")
+    assert done.code == 130, done.err
+    assert done.err.splitlines()[-1] == ANEW
+    assert "Traceback" not in done.err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
