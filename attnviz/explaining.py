@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any, overload
@@ -15,13 +16,14 @@ from torch import Tensor, nn
 from .batching import in_chosen_batches
 from .errors import AttnvizError, AttnvizWarning, MethodError, TargetError
 from .heatmaps import ByName, Heatmaps, warn_of_flat
-from .hooks import eager, find_layers, preserved
+from .hooks import compiled, eager, find_layers, preserved
 from .images import asked
 from .inputs import Given, gather, mismatch, size_of
-from .methods import METHODS, RawMaps, Request, check_options, runner
+from .methods import METHODS, RawMaps, Request, check_compiling, check_options, runner
 from .methods.frame import check_frame, of_layer
 from .models import Layout, LoadedModel, labels_of, reading, resolve_model, resolve_preprocess
 from .models.activation import PROBABILITIES, stated_activation
+from .models.argument import device_of, half_of
 from .models.captions import CaptionScorer
 from .models.inner import inner_geometry
 from .models.outputs import Choice
@@ -78,6 +80,7 @@ def explain(
     labels: Sequence[str] | None = ..., device: Any = ..., batch_size: int | None = ...,
     create_graph: bool = ..., signed: bool | None = ..., layout: Layout | str | None = ...,
     output: Choice | None = ..., activation: str | None = ..., call: int | None = ...,
+    amp: bool = ..., compile: bool = ...,
     **options: Any,
 ) -> Heatmaps: ...  # fmt: skip
 
@@ -89,6 +92,7 @@ def explain(
     labels: Sequence[str] | None = ..., device: Any = ..., batch_size: int | None = ...,
     create_graph: bool = ..., signed: bool | None = ..., layout: Layout | str | None = ...,
     output: Choice | None = ..., activation: str | None = ..., call: int | None = ...,
+    amp: bool = ..., compile: bool = ...,
     **options: Any,
 ) -> dict[str, Heatmaps]: ...  # fmt: skip
 
@@ -101,6 +105,7 @@ def explain(
     labels: Sequence[str] | None = ..., device: Any = ..., batch_size: int | None = ...,
     create_graph: bool = ..., signed: bool | None = ..., layout: Layout | str | None = ...,
     output: Choice | None = ..., activation: str | None = ..., call: int | None = ...,
+    amp: bool = ..., compile: bool = ...,
     **options: Any,
 ) -> dict[str, Any]: ...  # fmt: skip
 
@@ -123,6 +128,8 @@ def explain(
     output: Choice | None = None,
     activation: str | None = None,
     call: int | None = None,
+    amp: bool = False,
+    compile: bool = False,
     **options: Any,
 ) -> Heatmaps | dict[str, Any]:
     """Return heatmaps of the regions associated with a score.
@@ -168,6 +175,10 @@ def explain(
             logits; `meta["activation"]` says, where a probability was asked for.
         call: which call of a layer that runs several times in one forward (a siamese network, a
             shared block): 0, 1, ... or -1 for the last. None makes a second call an error.
+        amp: run a float32 model in half-precision autocast, bfloat16 where the device has it;
+            maps are float32 all the same, and `meta["amp"]` says which half.
+        compile: run what of the model nothing is read from compiled (`torch.compile`): worth its
+            minute for thousands of images. For class activation maps and perturbation.
         **options: further options of the methods chosen; each is taken by at least one of them.
 
     Returns:
@@ -202,6 +213,12 @@ def explain(
 
     how = activation or stated_activation(module)
     facts: dict[str, Any] = {"model": loaded.name if loaded is not None else type(module).__name__}
+    half = half_of(module) if amp else None
+    if half is not None:
+        facts["amp"] = str(half).removeprefix("torch.")
+    if compile:
+        check_compiling([e for part in families.values() for e in part], create_graph)
+        facts["compile"] = True
     plain = [f"{k}={v}" for k, v in options.items() if isinstance(v, int | float | str)]
     if plain:
         facts["options"] = ", ".join(plain)
@@ -249,7 +266,7 @@ def explain(
             options=options,
         )
         with reading(output, labels=names, activation=how) as read:
-            done = _run(request, families)
+            done = _run(request, families, half, compile)
         facts.update(read.facts())
         return inputs, done
 
@@ -287,15 +304,19 @@ def _check_rank(rank: int, families: dict[str, list[Entry]]) -> None:
         )
 
 
-def _run(request: Request, families: dict[str, list[Entry]]) -> list[RawMaps]:
+def _run(
+    request: Request, families: dict[str, list[Entry]], half: torch.dtype | None, fast: bool
+) -> list[RawMaps]:
     try:
-        if request.create_graph:
-            return [m for family, e in families.items() for m in runner(family)(request, e)]
-        with (
-            torch.inference_mode(False),
-            eager(request.model),
-            preserved(request.model, eval_mode=True),
-        ):
+        with ExitStack() as stack:
+            if half is not None:
+                stack.enter_context(torch.autocast(device_of(request.model).type, dtype=half))
+            if not request.create_graph:
+                stack.enter_context(torch.inference_mode(False))
+                stack.enter_context(eager(request.model))
+                stack.enter_context(preserved(request.model, eval_mode=True))
+            if fast:
+                stack.enter_context(compiled(request.model))
             return [m for family, e in families.items() for m in runner(family)(request, e)]
     except RuntimeError as error:
         why = mismatch(error, request.inputs, request.model)

@@ -237,6 +237,7 @@ def verify(
     if weights_stamp(module) != run["weights"]:
         raise DataError(f"the maps in {str(out)!r} were made with other weights of {run['model']}")
     given = {**run["options"], **options}
+    given.pop("compile", None)  # the same maps, and a minute for a sample
     missing = [name for name, value in given.items() if isinstance(value, dict)]
     if missing:
         raise DataError(f"give {', '.join(missing)} again, as the run was made with it")

@@ -88,6 +88,11 @@ def explain(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Photos a forward pass; chosen if left out.")
     ] = None,
+    amp: Annotated[bool, typer.Option("--amp", help="Half-precision autocast.")] = False,
+    compile: Annotated[
+        bool,
+        typer.Option("--compile", help="Compile the model: pays off from thousands of photos on."),
+    ] = False,
     resume: Annotated[
         bool,
         typer.Option(
@@ -123,6 +128,7 @@ def explain(
 
     methods = methods_named(method)
     given = method_options(methods, named_values(options or (), "masks=500"))
+    given |= {name: True for name, on in (("amp", amp), ("compile", compile)) if on}
     if shards:
         from ._sharding import write_shards
 

@@ -2,6 +2,7 @@
 
 from .capture import Capture, capture
 from .checkpointing import without_checkpointing
+from .compiling import compiled
 from .kernels import differentiable_attention
 from .modules import averaging, eager, find_layers, named_parts, unwrap
 from .outputs import wide
@@ -12,6 +13,7 @@ __all__ = [
     "Capture",
     "averaging",
     "capture",
+    "compiled",
     "differentiable_attention",
     "eager",
     "find_layers",

@@ -124,7 +124,8 @@ def find_layers(
     return found
 
 
-def _is_compiled(model: nn.Module) -> bool:
+def is_compiled(model: nn.Module) -> bool:
+    """Return whether a model has parts that `torch.compile` made."""
     # looked up in the dictionaries: hasattr on modules takes as long as a small model's forward
     return any(
         "_orig_mod" in m._modules or m.__dict__.get("_compiled_call_impl") is not None
@@ -143,7 +144,7 @@ def eager(model: nn.Module) -> Iterator[None]:
     # the stance belongs to the process, so it is opened once for all threads
     with _stance_lock:
         if key not in _eager:
-            _eager[key] = [0, _is_compiled(model)]
+            _eager[key] = [0, is_compiled(model)]
             _hold_stance(_eager[key][1])
         _eager[key][0] += 1
     try:

@@ -210,6 +210,23 @@ def check_options(
                 raise MethodError(f"{name}={value!r}: {entry.name} takes {kind}, such as {usual}")
 
 
+def check_compiling(entries: Sequence[Entry], create_graph: bool) -> None:
+    """Raise for methods that compiled code would not do for.
+
+    Raises:
+        MethodError: they change or read what a model runs inside, or are trained on.
+    """
+    inside = [e.name for e in entries if e.family not in ("cam", "perturbation")]
+    what = f"{', '.join(inside)}: these methods change or read what a model runs inside"
+    if inside:
+        raise MethodError(
+            f"compile=True is not for {what}; leave it out",
+            command=f"--compile is not for {what}; leave it out",
+        )
+    if create_graph:
+        raise MethodError("compile=True is not for training on maps (create_graph); leave it out")
+
+
 def runner(family: str) -> Callable[[Request, list[Entry]], list[RawMaps]]:
     """Return the function that runs the methods of a family."""
     module, _, name = FAMILIES[family].partition(":")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import AttnvizError
+from ..errors import AttnvizError, MethodError
 from ..hooks.modules import unwrap
 from .loaded import LoadedModel
 from .loading import load
@@ -26,6 +26,25 @@ def dtype_of(module: nn.Module) -> torch.dtype:
         if tensor.is_floating_point():
             return tensor.dtype
     return torch.float32
+
+
+def half_of(module: nn.Module) -> torch.dtype:
+    """Return the half precision that a model's device computes in autocast.
+
+    Raises:
+        MethodError: the weights are no float32, of which autocast makes halves.
+    """
+    own, device = dtype_of(module), device_of(module)
+    if own is not torch.float32:
+        what = f"runs a float32 model in half precision, and the weights of {type(module).__name__}"
+        what += f" are {str(own).removeprefix('torch.')}"
+        raise MethodError(
+            f"amp=True {what}; leave it out, or convert the model: model.float()",
+            command=f"--amp {what}; leave it out",
+        )
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
 
 
 def resolve_model(model: Any, device: Any = None) -> tuple[nn.Module, LoadedModel | None]:
