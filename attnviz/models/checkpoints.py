@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .. import limits
 from ..errors import AttnvizWarning, DataError, ModelError, did_you_mean
+from .label_files import labels_in
 from .plain_data import plain_data
 
 _NESTS = ("state_dict", "model_state_dict", "model_state", "model", "net", "weights", "params")
@@ -39,6 +40,13 @@ def read_state_dict(path: str | Path, *, key: str | None = None) -> dict[str, Te
         ModelError: the file is missing, empty, broken, of another kind, holds objects other than
             tensors and plain data, or several sets of weights.
     """
+    return read_checkpoint(path, key=key)[0]
+
+
+def read_checkpoint(
+    path: str | Path, *, key: str | None = None
+) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
+    """Read tensors as `read_state_dict` does, and names beside them, as many as a weight's rows."""
     path = Path(path).expanduser()
     if not os.path.isfile(path):
         what = "is a directory" if os.path.isdir(path) else "does not exist"
@@ -54,7 +62,9 @@ def read_state_dict(path: str | Path, *, key: str | None = None) -> dict[str, Te
             f"checkpoint {path} has suffix {path.suffix!r}; expected .safetensors or one of "
             f"{', '.join(_SUFFIXES)}"
         )
-    return _tensors(stored, path, key)
+    tensors, labels = _tensors(stored, path, key), labels_in(stored)
+    rows = {v.shape[0] for v in tensors.values() if v.ndim > 1}
+    return tensors, labels if labels is not None and len(labels) in rows else None
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -224,8 +234,10 @@ def load_checkpoint(
     num_classes: int | None = None,
     key: str | None = None,
     drop: Sequence[str] = (),
-) -> nn.Module:
+) -> tuple[nn.Module, tuple[str, ...] | None]:
     """Build a model and fill it from a checkpoint; every tensor must find its place.
+
+    Returns the model, and the class names that the checkpoint holds beside the weights.
 
     Position embeddings of another grid are resampled by timm's or torchvision's own function, and
     a head that another release wraps differently is taken for what it is; both are warned of.
@@ -241,7 +253,7 @@ def load_checkpoint(
     Raises:
         ModelError: names or shapes do not fit; the message lists the first few.
     """
-    stored = read_state_dict(path, key=key)
+    stored, labels = read_checkpoint(path, key=key)
     module = build(num_classes)
     stored = strip_prefixes(stored, set(module.state_dict()))
     stored = without(stored, drop, path)
@@ -251,7 +263,7 @@ def load_checkpoint(
         if classes is not None:
             module = build(classes)
     _fill(module, stored, path, name)
-    return module
+    return module, labels
 
 
 def _heads_named(stored: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -48,7 +48,9 @@ def load(
             makes the model.
         checkpoint: weights for that architecture, .safetensors or .pth/.pt (tensors only: no
             pickled code is run). Nothing is downloaded then. A torchvision model then has the
-            preprocessing of its default weights.
+            preprocessing of its default weights. Class names that it holds beside the weights
+            (`class_to_idx`, `classes`, `names`, also under `meta` or `hyper_parameters`) are
+            taken.
         checkpoint_key: where in the checkpoint the weights are, if there are several sets:
             `ema_state_dict`, or what their names begin with, `teacher`.
         drop_keys: names of tensors in the checkpoint that are no part of the model, with `*` for
@@ -102,10 +104,15 @@ def _from_checkpoint(
         built.append(source.build(name, pretrained=False, num_classes=classes))
         return built[-1].module
 
-    module = load_checkpoint(
+    module, labels = load_checkpoint(
         checkpoint, build, name=name, num_classes=num_classes, key=key, drop=drop
     )
-    loaded = replace(built[-1], module=module.eval(), name=f"{built[-1].name} ({checkpoint.name})")
+    loaded = replace(
+        built[-1],
+        module=module.eval(),
+        name=f"{built[-1].name} ({checkpoint.name})",
+        labels=labels or built[-1].labels,
+    )
     if source is from_torchvision:
         loaded = replace(loaded, preprocess=from_torchvision.default_preprocess(name))
     return loaded

@@ -73,7 +73,7 @@ def load_text(
     if tokenizer is None:
         raise ModelError(f"{name} comes without a tokenizer, so a text cannot become its input")
     if checkpoint is not None:
-        module = load_checkpoint(checkpoint, lambda _: module, name=name)
+        module, _ = load_checkpoint(checkpoint, lambda _: module, name=name)
     if device is not None:
         module.to(device)
     return LoadedText(module.eval(), tokenizer, name)

@@ -474,10 +474,28 @@ def test_position_embeddings_are_resampled_by_timms_own_function(tmp_path: Path)
         )
 
     with pytest.warns(AttnvizWarning, match=r"pos_embed \(1, 577, 48\) to \(1, 197, 48\)"):
-        loaded = module.load_checkpoint(tmp_path / "x.pth", build, name="vit")
+        loaded, _ = module.load_checkpoint(tmp_path / "x.pth", build, name="vit")
     expected = resample_abs_pos_embed(large["pos_embed"], (14, 14), (24, 24))
     torch.testing.assert_close(loaded.pos_embed.detach(), expected)
     assert loaded.head.out_features == 5
+
+
+@pytest.mark.parametrize(
+    ("beside", "labels"),
+    [
+        ({"class_to_idx": {"boat": 2, "cow": 0, "car": 1}}, ("cow", "car", "boat")),
+        ({"hyper_parameters": {"classes": ["a", "b", "c"]}}, ("a", "b", "c")),
+        ({"names": {0: "a", 1: "b"}}, None),  # of something else: there are three classes
+        ({"epoch": 3}, None),
+    ],
+)
+def test_class_names_in_a_checkpoint_are_taken(tmp_path: Path, beside, labels) -> None:
+    from torchvision.models import mobilenet_v3_small
+
+    weights = mobilenet_v3_small(num_classes=3).state_dict()
+    torch.save({"state_dict": weights, **beside}, tmp_path / "x.pth")
+    loaded = load("torchvision:mobilenet_v3_small", checkpoint=tmp_path / "x.pth")
+    assert loaded.labels == labels
 
 
 def test_torchvision_with_a_checkpoint_has_its_weights_preprocessing(tmp_path: Path) -> None:
@@ -525,6 +543,9 @@ def test_hugging_face_folder(folder: Path) -> None:
     for path in (folder / "classifier" / "model.safetensors", folder / "memory.pth"):
         copy = load(f"hf:{folder / 'classifier'}", checkpoint=path)
         assert _equal(copy.module, loaded.module)
+    torch.save({"model": loaded.module.state_dict(), "classes": ["x", "y"]}, folder / "named.pth")
+    named = load(f"hf:{folder / 'classifier'}", checkpoint=folder / "named.pth")
+    assert named.labels == ("x", "y")
     torch.save({**loaded.module.state_dict(), "x": torch.zeros(1)}, folder / "more.pth")
     with pytest.raises(ModelError, match=r"1 unexpected \(x\)"):
         load(f"hf:{folder / 'classifier'}", checkpoint=folder / "more.pth")

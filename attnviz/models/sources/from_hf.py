@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import AttnvizError, ModelError
-from ..checkpoints import patterns_of, read_state_dict, without
+from ..checkpoints import patterns_of, read_checkpoint, without
 from ..environment import import_transformers
 from ..labels import labels_of
 from ..loaded import LoadedModel
@@ -71,7 +71,7 @@ def build_from_checkpoint(
         EnvironmentFault: transformers is not installed.
         ModelError: the config is not found, or the weights do not fit.
     """
-    stored = read_state_dict(checkpoint, key=key)
+    stored, labels = read_checkpoint(checkpoint, key=key)
     for prefix in ("module.", "_orig_mod.", "module."):
         if all(key.startswith(prefix) for key in stored):
             stored = {key.removeprefix(prefix): value for key, value in stored.items()}
@@ -108,7 +108,7 @@ def build_from_checkpoint(
                 f"(--drop-keys '{','.join(patterns)}')"
             )
         )
-    return replace(loaded, module=module.eval())
+    return replace(loaded, module=module.eval(), labels=labels or loaded.labels)
 
 
 def _read(
