@@ -2,7 +2,8 @@
 
 The folder holds `run.json` (what the maps were made of and how), `maps-00000.safetensors` and so
 on (`Heatmaps` of a fixed number of images each, in the data's order), and, once all are there,
-`index.jsonl`: a line a map. A shard is whole or not there, so any stop costs one shard at most.
+`index.jsonl`: a line a map (with `parquet=True` also as a table, `index.parquet`). A shard is whole
+or not there, so any stop costs one shard at most.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,9 @@ from .data.identity import (
     run_versions,
     weights_stamp,
 )
-from .errors import DataError, ImageError
+from .errors import DataError, ImageError, optional
 from .explaining import explain
 from .heatmaps import Heatmaps, joined
-from .images import read_image
 from .models import LoadedModel, resolve_model, resolve_preprocess
 from .processes import current
 from .writing import write_file
@@ -49,6 +50,7 @@ def explain_dataset(
     *,
     shard: int = 256,
     force: bool = False,
+    parquet: bool = False,
     step: Callable[[int], None] = lambda done: None,
     **options: Any,
 ) -> Path:
@@ -63,6 +65,8 @@ def explain_dataset(
         out: the folder.
         shard: images a shard.
         force: begin anew, over what is there.
+        parquet: write the index as a Parquet table, too (the extra `parquet`); what the run is
+            of, as in `run.json`, stands in its metadata under "attnviz.run".
         step: told after each chunk how many images are done.
         **options: of `explain`: `method` (one), `target` (one for all), `layer`, `preprocess` ...
 
@@ -72,8 +76,11 @@ def explain_dataset(
     Raises:
         DataError: the folder belongs to a run over other data, weights or options; several
             methods or layers; nothing can be read.
+        EnvironmentFault: `parquet` without pyarrow.
     """
     out = Path(out)
+    if parquet:
+        optional("pyarrow.parquet", "parquet")  # said now, not when the maps are made
     module, loaded = resolve_model(model, options.pop("device", None))
     if not isinstance(options.get("method", "gradcam"), str) or shard < 1:
         raise DataError("shards hold the maps of one method, and of at least one image each")
@@ -104,13 +111,13 @@ def explain_dataset(
                 _write_shard(out, number, list(part), loaded or module, options, step, start)
             step(start + len(part))
         group.wait()
-        return group.once(lambda: _write_index(out, len(starts)))
+        return group.once(lambda: _write_index(out, len(starts), parquet))
 
 
 def _begin(out: Path, run: dict[str, Any], force: bool) -> None:
     path = out / "run.json"
     if force:
-        for old in [path, *out.glob("maps-*"), out / "index.jsonl"]:
+        for old in [path, *out.glob("maps-*"), out / "index.jsonl", out / "index.parquet"]:
             old.unlink(missing_ok=True)
     if path.exists():
         with limits.reading(path):
@@ -177,13 +184,33 @@ def _ahead(samples: list[Sample]) -> Iterator[tuple[list[Sample], list[np.ndarra
             yield chunk, pixels
 
 
-def _write_index(out: Path, shards: int) -> Path:
+def _write_index(out: Path, shards: int, parquet: bool) -> Path:
     def lines(path: Path) -> None:
         with path.open("w", encoding="utf-8") as file:
             for line in _lines(out, shards):
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
-    return write_file(out / "index.jsonl", lines, force=True)
+    index = write_file(out / "index.jsonl", lines, force=True)
+    if parquet:
+        write_file(out / "index.parquet", lambda path: _as_parquet(index, path), force=True)
+    return index
+
+
+def _as_parquet(index: Path, path: Path) -> None:
+    """Write the lines of the index as a table; a target, which may be anything, as JSON."""
+    pa, pq = optional("pyarrow", "parquet"), optional("pyarrow.parquet", "parquet")
+    kinds = {name: pa.string() for name in ("sample", "file", "shard", "target", "label", "error")}
+    kinds |= {"row": pa.int64(), "score": pa.float64(), "probability": pa.float64()}
+    kinds |= {"no_evidence": pa.bool_()}
+    run = (index.parent / "run.json").read_bytes()
+    schema = pa.schema(list(kinds.items()), metadata={"attnviz.run": run})
+    with index.open(encoding="utf-8") as file, pq.ParquetWriter(path, schema) as table:
+        lines = (json.loads(line) for line in file)
+        while some := list(islice(lines, 4096)):
+            for line in some:
+                if "error" not in line:
+                    line["target"] = json.dumps(line["target"], ensure_ascii=False)
+            table.write_table(pa.Table.from_pylist(some, schema))
 
 
 def _lines(out: Path, shards: int) -> Iterator[dict[str, Any]]:
@@ -212,7 +239,12 @@ def _lines(out: Path, shards: int) -> Iterator[dict[str, Any]]:
 
 
 def verify(
-    model: Any, out: str | Path, *, sample: int = 16, **options: Any
+    model: Any,
+    out: str | Path,
+    *,
+    sample: int = 16,
+    samples: Sequence[Sample] | None = None,
+    **options: Any,
 ) -> list[dict[str, Any]]:
     """Compute some maps of a finished run again, evenly over the data, and compare.
 
@@ -220,6 +252,8 @@ def verify(
         model: the one that the run was made with.
         out: its folder.
         sample: how many maps.
+        samples: the data set, where its images are no files of their own (tar shards, rows of a
+            table) or have moved.
         **options: those of the run that JSON does not hold (a `Preprocess`, a `Target`).
 
     Returns:
@@ -227,7 +261,7 @@ def verify(
         of the map's largest value, and a map holds up to 1e-4 with the same target.
 
     Raises:
-        DataError: no finished run, other weights, or options that have to be given again.
+        DataError: no finished run, other weights, or data or options that have to be given again.
     """
     out = Path(out)
     if not (out / "index.jsonl").exists():
@@ -244,19 +278,29 @@ def verify(
     lines = [json.loads(x) for x in (out / "index.jsonl").read_text("utf-8").splitlines()]
     lines = [line for line in lines if "error" not in line]
     picked = np.unique(np.linspace(0, len(lines) - 1, min(sample, len(lines))).round().astype(int))
-    return [_again(loaded or module, out, lines[i], given) for i in picked]
+    lines = [lines[i] for i in picked]
+    images: dict[str, Sample] = {}
+    if samples is not None:
+        wanted = {line["sample"] for line in lines}
+        images = {s.id: s for s in samples if s.id in wanted}
+    elif any(line["file"] is None for line in lines):
+        what = f"the images of {str(out)!r} are no files of their own; give the data set again"
+        raise DataError(f"{what}: samples=", command=f"{what}: --data")
+    else:
+        images = {line["sample"]: Sample(line["sample"], Path(line["file"])) for line in lines}
+    return [_again(loaded or module, out, line, images, given) for line in lines]
 
 
 def _again(
-    model: LoadedModel | nn.Module, out: Path, line: dict[str, Any], options: dict[str, Any]
-) -> dict[str, Any]:
+    model: LoadedModel | nn.Module, out: Path, line: dict[str, Any], images: dict[str, Sample],
+    options: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
     found = {"sample": line["sample"], "holds": False, "difference": None, "reason": ""}
-    if line["file"] is None:
-        return {**found, "reason": "the image was no file"}
-    try:
-        photo = read_image(line["file"])
-    except ImageError as error:
-        return {**found, "reason": str(error)}
+    if line["sample"] not in images:
+        return {**found, "reason": "the data set has no image of this name"}
+    photo = _read(images[line["sample"]])
+    if isinstance(photo, str):
+        return {**found, "reason": photo}
     then = Heatmaps.load(out / line["shard"])[line["row"]]
     now: Any = explain(model, [photo], **options)
     if then.target[0] not in now.target:

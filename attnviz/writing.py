@@ -116,12 +116,22 @@ _MACHINE = hashlib.blake2b(platform.node().encode(), digest_size=3).hexdigest()
 _OURS = re.compile(r"\.attnviz-(?:(\d+)-)?([0-9a-f]{6})[0-9a-f]{10}\.(?:new|old)")
 #: seconds after which a temporary file is a killed process's, whatever has its number now
 _STALE = 24 * 3600
+#: large folder -> when its files are looked through again: at each of n files takes n * n
+_rests: dict[str, float] = {}
+_SMALL = 200
 
 
 def clean(folder: str | Path) -> None:
-    """Remove the temporary files that killed processes left in a folder."""
+    """Remove the temporary files that killed processes left in a folder.
+
+    A folder of many files is looked through now and then, a second for each hundred files later.
+    """
+    name = os.fspath(folder)
+    if time.monotonic() < _rests.get(name, 0.0):
+        return
+    count = 0
     with contextlib.suppress(OSError):
-        for entry in os.scandir(folder):
+        for count, entry in enumerate(os.scandir(folder), 1):  # noqa: B007
             ours = _OURS.fullmatch(entry.name)
             if ours is None:
                 continue
@@ -130,6 +140,8 @@ def clean(folder: str | Path) -> None:
                 here = ours[1] is not None and ours[2] == _MACHINE
                 if aged or (here and not _alive(int(ours[1]))):
                     os.unlink(entry.path)
+    if count > _SMALL:
+        _rests[name] = time.monotonic() + count / 100
 
 
 def _alive(process: int) -> bool:

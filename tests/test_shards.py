@@ -108,7 +108,28 @@ def test_verify_tells_what_still_holds(folder: Path) -> None:
     bad = {name: f for name, f in found.items() if not f["holds"]}
     assert set(bad) == {"red/00.png", "red/01.png"}
     assert bad["red/00.png"]["difference"] > 1e-2
-    assert "no such file" in bad["red/01.png"]["reason"]
+    assert "01.png does not exist" in bad["red/01.png"]["reason"]
+
+
+def test_the_index_as_a_table_holds_the_same(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    from attnviz.cli import main
+
+    out = folder.parent / "out"
+    model = ["--model", "tests.cli.tiny:colours", "--preprocess", "imagenet"]
+    line = ["explain", str(folder), "--out", str(out), *model, "--parquet"]
+    assert main(line) == 2
+    assert "--parquet is the index of --shards" in capsys.readouterr().err
+    assert main([*line, "--shards", "--target", "1"]) == 1  # one file is no picture
+    want = [json.loads(x) for x in (out / "index.jsonl").read_text().splitlines()]
+    table = parquet.read_table(out / "index.parquet")
+    for row, line in zip(table.to_pylist(), want, strict=True):
+        row["target"] = None if row["target"] is None else json.loads(row["target"])
+        assert row == {**dict.fromkeys(row), **line}
+    run = json.loads(table.schema.metadata[b"attnviz.run"])
+    assert run == json.loads((out / "run.json").read_text())
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,27 @@ def test_the_longest_name_that_fits(tmp_path: Path) -> None:
     name = "x" * 251 + ".png"
     write_file(tmp_path / name, b"1")
     assert names(tmp_path) == [name]
+
+
+def test_a_large_folder_is_not_looked_through_at_each_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """10,000 photos would look at 50 million files."""
+    looks, now, real = [], [0.0], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: looks.append(folder) or real(folder))
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    for number in range(300):
+        write_file(tmp_path / str(number), b"")
+    assert len(looks) == 202  # the last of them found 201 files, and holds for 2 seconds
+    left = tmp_path / f".attnviz-0-{'0' * 16}.new"
+    left.write_bytes(b"of a killed process on another machine")
+    os.utime(left, (0, 0))
+    now[0] = 1.9
+    write_file(tmp_path / "a", b"")
+    assert left.exists()
+    now[0] = 2.1
+    write_file(tmp_path / "b", b"")
+    assert not left.exists()
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ def write_shards(
     *,
     labels: str | None,
     force: bool,
+    parquet: bool,
     **options: Any,
 ) -> None:
     """Explain a data set into shards; see `attnviz.shards`."""
@@ -54,7 +55,9 @@ def write_shards(
                 bar.step()
 
         given = {name: value for name, value in options.items() if value is not None}
-        index = explain_dataset(loaded, samples, out, force=force, step=step, **given)
+        index = explain_dataset(
+            loaded, samples, out, force=force, parquet=parquet, step=step, **given
+        )
     failed = sum('"error"' in line for line in index.open(encoding="utf-8"))
     print(f"{index}: maps of {len(samples) - failed} images")
     if failed:

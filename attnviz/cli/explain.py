@@ -82,6 +82,9 @@ def explain(
             "pictures, with an index; the same command goes on where it was stopped.",
         ),
     ] = False,
+    parquet: Annotated[
+        bool, typer.Option("--parquet", help="Of --shards the index as a Parquet table, too.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON document on stdout instead of lines.")
     ] = False,
@@ -135,9 +138,11 @@ def explain(
         wanted = [f"contrast:{t},{versus}" if versus else t for t in listed(target)]
         write_shards(
             subject, photos, out, methods, wanted, layer=layer, labels=labels,
-            batch_size=batch_size, force=force, **given,
+            batch_size=batch_size, force=force, parquet=parquet, **given,
         )  # fmt: skip
         return
+    if parquet:
+        raise typer.BadParameter("--parquet is the index of --shards; give both")
     known = (*PICTURE_FORMATS, *VECTOR_FORMATS)
     if picture_format not in known:
         raise typer.BadParameter(f"--format {picture_format!r} is not one of {', '.join(known)}")

@@ -18,6 +18,13 @@ def verify(
     result: Annotated[Path, typer.Argument(help="The folder of `attnviz explain --shards`.")],
     subject: Subject,
     sample: Annotated[int, typer.Option(min=1, help="How many maps are computed again.")] = 16,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="The data set, where its images are no files of their own (tar shards, rows of "
+            "a table) or have moved."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compute some of a data set's maps again and say whether they hold; exit 3 if one does not.
@@ -26,9 +33,11 @@ def verify(
     """
     from ..shards import verify as again
     from ._console import print_json, print_table
+    from ._sharding import samples_at
 
     loaded = subject.load()
-    found = again(loaded, result, sample=sample)
+    samples = None if data is None else samples_at([data], result)
+    found = again(loaded, result, sample=sample, samples=samples)
     if as_json:
         print_json("verify", VERIFY_SCHEMA, model=loaded.name, checked=found)
     else:

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from attnviz.cli import main
 from attnviz.data import open_dataset
 from attnviz.data.identity import data_stamp
 from attnviz.errors import DataError
 from attnviz.heatmaps import Heatmaps
-from attnviz.shards import explain_dataset
+from attnviz.shards import explain_dataset, verify
 from tests.cli.tiny import Colours
 
 
@@ -39,7 +40,9 @@ def tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
     return path
 
 
-def test_tar_shards_hold_images_and_classes(tmp_path: Path) -> None:
+def test_tar_shards_hold_images_and_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tar(tmp_path / "w" / "a-000.tar", {
         "x/1.png": png(1), "x/1.cls": b"3\n", "x/2.png": png(2), "x/2.json": b'{"label": "boat"}',
     })  # fmt: skip
@@ -61,6 +64,22 @@ def test_tar_shards_hold_images_and_classes(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in index.read_text().splitlines()]
     assert [line["sample"] for line in lines if "error" not in line] == [s.id for s in data]
     assert len(Heatmaps.load(out / "maps-00000.safetensors")) == 3
+    with pytest.raises(DataError, match="no files of their own; give the data set again: samples="):
+        verify(Colours(), out, preprocess="imagenet")
+    again = verify(Colours(), out, samples=open_dataset(tmp_path / "w"))
+    assert [(f["sample"], f["holds"]) for f in again] == [
+        ("a-000/x/1", True), ("a-000/x/2", True), ("a-001/1", True),
+    ]  # fmt: skip
+    tar(tmp_path / "w" / "a-001.tar", {"1.txt": b"sea", "1.png": png(5)})
+    tar(tmp_path / "w" / "a-000.tar", {"x/1.png": png(1)})
+    model = ["--model", "tests.cli.tiny:colours"]
+    assert main(["verify", str(out), "--data", str(tmp_path / "w"), "--json", *model]) == 3
+    found = {f["sample"]: f for f in json.loads(capsys.readouterr().out)["checked"]}
+    assert [f["holds"] for f in found.values()] == [True, False, False]
+    assert found["a-000/x/2"]["reason"] == "the data set has no image of this name"
+    assert found["a-001/1"]["difference"] > 0.01
+    assert main(["verify", str(out), *model]) == 1
+    assert "give the data set again: --data" in capsys.readouterr().err
 
 
 def test_a_damaged_or_compressed_shard_is_said(tmp_path: Path) -> None:
@@ -138,6 +157,9 @@ def test_hugging_face_rows_are_read_from_disk(tmp_path: Path) -> None:
         assert np.array_equal(sample.read(), pixels(number))
     both = open_dataset(tmp_path / "two")
     assert both.counts() == {"sea": 2, "boat": 2}
+    explain_dataset(Colours(), data, tmp_path / "out", preprocess="imagenet", target=1)
+    again = verify(Colours(), tmp_path / "out", samples=open_dataset(tmp_path / "one"))
+    assert [f["holds"] for f in again] == [True] * 3
     assert both[3].id == "test/0"
     assert both[3].split == "test"
     assert np.array_equal(both[3].read(), pixels(0))
