@@ -34,7 +34,7 @@ from .explaining import explain
 from .heatmaps import Heatmaps, joined
 from .models import LoadedModel, resolve_model, resolve_preprocess
 from .processes import current
-from .writing import write_file
+from .writing import utf8, write_file
 
 SCHEMA, VERSION = "attnviz.shards", 1
 
@@ -186,9 +186,9 @@ def _ahead(samples: list[Sample]) -> Iterator[tuple[list[Sample], list[np.ndarra
 
 def _write_index(out: Path, shards: int, parquet: bool) -> Path:
     def lines(path: Path) -> None:
-        with path.open("w", encoding="utf-8") as file:
+        with path.open("wb") as file:
             for line in _lines(out, shards):
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                file.write(utf8(json.dumps(line, ensure_ascii=False) + "\n"))
 
     index = write_file(out / "index.jsonl", lines, force=True)
     if parquet:

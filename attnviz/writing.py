@@ -18,11 +18,36 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from .errors import DataError, OutputExists
 
 #: bytes, text (written as UTF-8), or a function that writes the file at the path it is given
 Content = bytes | str | Callable[[Path], object]
+
+
+def utf8(text: str) -> bytes:
+    """Return text as UTF-8; a byte of a name that is no character is written out (`\\udcff`).
+
+    In JSON that is the escape which is read back as the same name.
+    """
+    return text.encode("utf-8", "backslashreplace")
+
+
+#: what moves, colours or turns text in a terminal, and what is no character; names may hold it
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(line: str) -> str:
+    """Return a line with control characters written out (`\\x1b`), so that a name stays a name."""
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], line)
+
+
+def cell(value: Any) -> Any:
+    """Return a value for a CSV; text that a spreadsheet would run gets an apostrophe ahead."""
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return "'" + value
+    return value
 
 
 def write_file(path: str | Path, content: Content, *, force: bool = False) -> Path:
@@ -86,7 +111,7 @@ def _write(path: Path, content: Content) -> None:
     with open(path, "xb") as file:
         mode = os.fstat(file.fileno()).st_mode
         if not callable(content):
-            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            file.write(utf8(content) if isinstance(content, str) else content)
     if callable(content):
         content(path)
         os.chmod(path, mode & 0o7777)
@@ -226,4 +251,4 @@ def _lock(held: int) -> None:
         msvcrt.locking(held, msvcrt.LK_NBLCK, 1)
 
 
-__all__ = ["Content", "clean", "locked", "write_file", "write_files"]
+__all__ = ["Content", "cell", "clean", "locked", "printable", "utf8", "write_file", "write_files"]

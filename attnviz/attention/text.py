@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import AttentionUnavailable, DataError, MethodError
 from ..hooks import eager, preserved, unwrap, wide
 from ..targets import resolve
+from ..writing import printable
 from .tap import Site, Tap
 
 #: what `explain_text` can color words by
@@ -59,7 +60,8 @@ class TextRelevance:
     def ansi(self) -> str:
         """Return the text with words coloured for a terminal: red for, blue against the score."""
         parts = []
-        for mark, part in self._parts():
+        for mark, text in self._parts():
+            part = "\n".join(map(printable, text.split("\n")))
             if mark is None or abs(mark) < 0.05:
                 parts.append(part)
                 continue

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..statistics.intervals import Interval
+from ..writing import cell
 from .pictures import BACKGROUND
 from .table import AuditTable, as_row_dicts
 from .verdict import Verdict
@@ -212,7 +213,7 @@ class AuditResult:
             if writer is None:
                 writer = csv.DictWriter(text, list(row), lineterminator="\n")
                 writer.writeheader()
-            writer.writerow({k: _safe(v) for k, v in row.items()})
+            writer.writerow({k: cell(v) for k, v in row.items()})
         return text.getvalue()
 
     def save(self, folder: Any, *, force: bool = False) -> dict[str, Any]:
@@ -234,13 +235,6 @@ def pasted(object: str, context: str) -> dict[str, str]:
             "paste:without": f"{object} on another background",
         }
     return {"paste:with": f"{object} on {context}", "paste:without": f"{object} off the {context}"}
-
-
-def _safe(value: Any) -> Any:
-    """A name that a spreadsheet would run as a formula is told apart by an apostrophe."""
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
-        return "'" + value
-    return value
 
 
 def _fields(value: Any) -> dict[str, Any]:

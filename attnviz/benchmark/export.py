@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..writing import write_files
+from ..writing import cell, write_files
 from .page import page
 from .summary import MetricTable, Row, Summary
 from .wording import headline, notes
@@ -25,9 +25,9 @@ def write_all(summary: Summary, store: Store, out: Path) -> list[Path]:
     """Write `summary.json`, `values.csv` and `index.html`; those of an earlier run are replaced."""
 
     files = {
-        out / "summary.json": json.dumps(as_dict(summary), indent=2, ensure_ascii=False).encode(),
-        out / "values.csv": values_csv(summary, store).encode(),
-        out / "index.html": page(summary, store, out / "pictures").encode(),
+        out / "summary.json": json.dumps(as_dict(summary), indent=2, ensure_ascii=False),
+        out / "values.csv": values_csv(summary, store),
+        out / "index.html": page(summary, store, out / "pictures"),
     }
     write_files(files, force=True)
     return list(files)
@@ -90,7 +90,7 @@ def values_csv(summary: Summary, store: Store) -> str:
             for name, found in by_map.items():
                 value = "" if found["value"] is None else repr(found["value"])
                 known = [image, row["target"], row["label"], key, protocol, name, value]
-                writer.writerow([*known, found.get("skipped", "")])
+                writer.writerow([*map(cell, known), found.get("skipped", "")])
     return text.getvalue()
 
 

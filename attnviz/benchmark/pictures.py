@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..data.prepared import Prepared
 from ..heatmaps import Heatmaps
+from ..writing import utf8
 
 
 def draw(folder: Path, id: str, seen: Prepared, maps: dict[str, Heatmaps]) -> None:
@@ -26,5 +27,5 @@ def draw(folder: Path, id: str, seen: Prepared, maps: dict[str, Heatmaps]) -> No
 def picture_name(image: str, name: str) -> str:
     """Return the file name of one picture of an image, whatever else is compared with it."""
     stem = re.sub(r"[^\w.-]+", "-", Path(image).stem)[:40]
-    mark = hashlib.blake2b(image.encode(), digest_size=5).hexdigest()
+    mark = hashlib.blake2b(utf8(image), digest_size=5).hexdigest()
     return f"{stem}-{mark}-{name.replace('+', 'p')}.jpg"

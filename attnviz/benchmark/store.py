@@ -14,6 +14,7 @@ from ..errors import DataError, OutputExists
 from ..limits import reading
 from ..metrics import BoxAccuracy, Curve, PooledPrecision, Protocol, Scores
 from ..processes import current
+from ..writing import utf8
 from .judging import Judged
 
 VERSION = 1
@@ -86,7 +87,7 @@ class Store:
             # a killed run may have left half a line
             file.seek(_end_of_lines(self.path))
             file.truncate()
-            file.write((text + "\n").encode())
+            file.write(utf8(text + "\n"))
             file.flush()
             os.fsync(file.fileno())
 

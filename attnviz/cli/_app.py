@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from .. import __version__
 from ..errors import AttnvizError, AttnvizWarning, FlatMapWarning, did_you_mean
 from ..processes import current, launched, together
+from ..writing import printable
 from ._interrupts import asked_to_stop, listening
 
 OK, FAILURE, USAGE, GATE_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -193,15 +194,6 @@ def say(line: str) -> None:
 def tell(line: str) -> None:
     """Print a line of results to stdout; what a name holds moves nothing in the terminal."""
     print(printable(line))
-
-
-#: what moves, colours or turns text in a terminal; names of files may hold it
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-
-
-def printable(line: str) -> str:
-    """Return a line with control characters written out (`\\x1b`), so that a name stays a name."""
-    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], line)
 
 
 #: Python's arguments that a message names: `target= (--target)`, `labels=[...]`, `train='al'`;

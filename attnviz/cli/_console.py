@@ -12,7 +12,8 @@ import typer
 
 from .. import __version__
 from ..processes import current
-from ._app import INTERRUPTED, printable, say
+from ..writing import printable
+from ._app import INTERRUPTED, say
 from ._interrupts import asked_to_stop, stop_if_asked
 
 
@@ -26,7 +27,10 @@ def print_json(kind: str, schema_version: int, **fields: Any) -> None:
         "schema_version": schema_version,
         "attnviz": __version__,
     }
-    print(json.dumps(head | fields, indent=2, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(head | fields, indent=2, ensure_ascii=False, allow_nan=False)
+    if any(line != printable(line) for line in text.split("\n")):
+        text = json.dumps(head | fields, indent=2, allow_nan=False)
+    print(text)
 
 
 def print_table(header: list[str], rows: list[list[str]]) -> None:

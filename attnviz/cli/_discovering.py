@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ._app import tell
+
 PAIRS_SCHEMA = 1
 DISCOVERY_SCHEMA = 1
 
@@ -75,7 +77,7 @@ def write(found: Any, out: Path, *, as_json: bool, force: bool) -> None:
         print_json("audit-discovery", DISCOVERY_SCHEMA, **found.as_dict(), files=files)
         return
     print_clusters(found)
-    print(f"report   {paths['report'].absolute()}")
+    tell(f"report   {paths['report'].absolute()}")
 
 
 def print_clusters(found: Any) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ..writing import printable
 from ._app import say
 
 
@@ -62,7 +63,9 @@ def progress_of() -> Iterator[Callable[[str, Mapping[str, Any]], None]]:
                 start(record)
                 return
             if kind == "epoch":
-                bar.console.print(line(record))
+                bar.console.print(
+                    printable(line(record)), soft_wrap=True, markup=False, highlight=False
+                )
                 bar.reset(task, epoch=record["epoch"] + 1, parts="")  # it drops what is not given
                 return
             steps = record["steps"]

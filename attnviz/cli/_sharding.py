@@ -13,7 +13,7 @@ from ..errors import DataError
 from ..models import read_labels
 from ..processes import current
 from ..shards import explain_dataset
-from ._app import FAILURE, say
+from ._app import FAILURE, say, tell
 from ._console import progress, saying_what_is_kept
 from ._options import Subject
 from ._photos import gather
@@ -59,7 +59,7 @@ def write_shards(
             loaded, samples, out, force=force, parquet=parquet, step=step, **given
         )
     failed = sum('"error"' in line for line in index.open(encoding="utf-8"))
-    print(f"{index}: maps of {len(samples) - failed} images")
+    tell(f"{index}: maps of {len(samples) - failed} images")
     if failed:
         say(f"{failed} of {len(samples)} images failed; the index says why")
         raise typer.Exit(FAILURE)

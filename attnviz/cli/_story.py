@@ -9,14 +9,14 @@ STORY_SCHEMA = 1
 
 def boat_water(out: Path, as_json: bool) -> None:
     """Tell the story and name the report, in a folder of its own that no earlier demo wrote."""
-    from ..audit.story import tell
-    from ._app import say
+    from ..audit.story import tell as tell_story
+    from ._app import say, tell
     from ._console import print_json
 
     folder, number = out / "boat-water", 2
     while folder.exists():
         folder, number = out / f"boat-water-{number}", number + 1
-    told = tell(say=say)
+    told = tell_story(say=say)
     paths = told.save(folder)
     if as_json:
         print_json(
@@ -27,9 +27,9 @@ def boat_water(out: Path, as_json: bool) -> None:
         return
     for word in ("before", "after"):
         verdict = getattr(told.comparison, word).verdict
-        print(f"{word:<8} {verdict.text}")
-        print(f"why      {verdict.why}")
-    print(f"change   {told.comparison.text}")
-    print(f"by what  {told.repaired_by}")
-    print(f"time     {', '.join(f'{name} {s:.0f} s' for name, s in told.seconds.items())}")
-    print(f"report   {paths['report'].absolute()}")
+        tell(f"{word:<8} {verdict.text}")
+        tell(f"why      {verdict.why}")
+    tell(f"change   {told.comparison.text}")
+    tell(f"by what  {told.repaired_by}")
+    tell(f"time     {', '.join(f'{name} {s:.0f} s' for name, s in told.seconds.items())}")
+    tell(f"report   {paths['report'].absolute()}")

@@ -306,7 +306,7 @@ def _text(
         write_file(out, encoded(figure, out.suffix), force=force)
         tell(f"{out}: attention of {loaded.name} at {last.name}, head {head}")
     if html is not None:
-        print(_page(loaded.module, inputs, loaded.name, layers, html, force, tokens=tokens))
+        tell(_page(loaded.module, inputs, loaded.name, layers, html, force, tokens=tokens))
     if stats is not None:
         _table(loaded.module, inputs, loaded.name, layers, stats)
 
@@ -325,7 +325,7 @@ def _words(
         raise typer.BadParameter(f"--out {str(out)!r}: words coloured are written as .html")
     chosen: Any = int(target) if target is not None and target.isdecimal() else target
     found = explain_text(loaded.module, loaded.tokenizer, text, target=chosen, method=method)
-    write_file(out, found.html().encode(), force=force)
+    write_file(out, found.html(), force=force)
     print(found.ansi())
     tell(f"{out}: {method} of {loaded.name} for {found.label}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ._app import FAILURE
+from ._app import FAILURE, tell
 from ._options import AsJson
 
 DOCTOR_SCHEMA = 1
@@ -29,8 +29,8 @@ def doctor(
     else:
         width = max(len(name) for name, _, _ in rows)
         for name, ok, message in rows:
-            print(f"{'ok   ' if ok else 'BROKEN'[:5]:5} {name.ljust(width)}  {message}")
-        print("everything works" if not broken else f"broken: {', '.join(broken)}")
+            tell(f"{'ok   ' if ok else 'BROKEN'[:5]:5} {name.ljust(width)}  {message}")
+        tell("everything works" if not broken else f"broken: {', '.join(broken)}")
     if broken:
         raise typer.Exit(FAILURE)
 

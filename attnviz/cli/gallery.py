@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ._app import tell
 from ._options import listed
 
 GALLERY_SCHEMA = 1
@@ -72,7 +73,7 @@ def gallery(
             "gallery", GALLERY_SCHEMA, file=str(path.absolute()), cards=[_row(d) for d in drawn]
         )
     else:
-        print(path.absolute())
+        tell(str(path.absolute()))
     if any(d.error for d in drawn):
         raise typer.Exit(FAILURE)
 

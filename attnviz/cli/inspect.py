@@ -29,7 +29,7 @@ def inspect(
     import torch
 
     from ..inspection import inspect as take_inventory
-    from ._app import say
+    from ._app import say, tell
     from ._console import print_json, print_table
     from ._files import refuse_existing, write_file
 
@@ -54,7 +54,7 @@ def inspect(
         print_json("inspect", INSPECT_SCHEMA, **inventory.as_dict())
         return
     if not len(inventory):
-        print(f"{loaded.name}: none (no softmax attention, gate, warp or deformed sampling ran)")
+        tell(f"{loaded.name}: none (no softmax attention, gate, warp or deformed sampling ran)")
     else:
         header = ["module", "kind", "mechanism", "what attends", "shape", "parameters", "compute"]
         print_table(header, inventory.table())

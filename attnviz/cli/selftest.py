@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ._app import FAILURE, GATE_FAILED, say
+from ._app import FAILURE, GATE_FAILED, say, tell
 from ._options import AsJson, Layer, Subject, takes_model
 
 SELFTEST_SCHEMA = 1
@@ -80,7 +80,8 @@ def selftest(
     if as_json:
         print_json("selftest", SELFTEST_SCHEMA, images=len(x), **report.as_dict())
     else:
-        print("\n".join(report.lines()))
+        for line in report.lines():
+            tell(line)
     if not report.passed:
         say("a gate failed: see above before you believe a map of this model")
         raise typer.Exit(GATE_FAILED)

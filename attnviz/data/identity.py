@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from ..writing import utf8
 from .masks import MaskSource, files_of
 from .sample import Sample
 
@@ -47,7 +48,7 @@ def sample_stamp(sample: Sample) -> str:
     digest = hashlib.blake2b(digest_size=12)
 
     def add(*parts: Any) -> None:
-        digest.update(repr(parts).encode())
+        digest.update(utf8(repr(parts)))
 
     add(sample.id, sample.label, sample.labels, sample.boxes, sample.source, sample.group)
     add(str(sample.meta.get("background", "")))

@@ -17,7 +17,7 @@ import torch
 from .. import limits
 from ..errors import DataError
 from ..geometry import Geometry
-from ..writing import write_files
+from ..writing import utf8, write_files
 
 if TYPE_CHECKING:
     from .core import Heatmaps
@@ -70,7 +70,7 @@ def save(maps: Heatmaps, path: str | Path, *, force: bool) -> Path:
     described = _describe(maps)
     if path.suffix == ".npz":
         buffer = io.BytesIO()
-        inside = json.dumps(described, ensure_ascii=False, allow_nan=False).encode()
+        inside = utf8(json.dumps(described, ensure_ascii=False, allow_nan=False))
         # the arrays carry their description, so that taking one name decides what is read; the
         # JSON beside them is for other readers, and for a glance
         np.savez_compressed(
@@ -81,11 +81,11 @@ def save(maps: Heatmaps, path: str | Path, *, force: bool) -> Path:
         data = buffer.getvalue()
         described["arrays"] = {"file": path.name, "sha256": hashlib.sha256(data).hexdigest()}
         text = json.dumps(described, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        write_files({path: data, path.with_suffix(".json"): text.encode()}, force=force)
+        write_files({path: data, path.with_suffix(".json"): text}, force=force)
     elif path.suffix == ".safetensors":
         from safetensors.torch import save as to_bytes
 
-        text = json.dumps(described, ensure_ascii=False, allow_nan=False)
+        text = utf8(json.dumps(described, ensure_ascii=False, allow_nan=False)).decode()
         write_files({path: to_bytes(arrays, metadata={SCHEMA: text})}, force=force)
     else:
         raise DataError(f"{str(path)!r} ends in {path.suffix!r}; expected .npz or .safetensors")

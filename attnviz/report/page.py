@@ -125,9 +125,7 @@ def _write(folder: Any, files: Mapping[str, tuple[str, str]], force: bool) -> di
         )
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        write_files(
-            {paths[key]: text.encode("utf-8") for key, (_, text) in files.items()}, force=force
-        )
+        write_files({paths[key]: text for key, (_, text) in files.items()}, force=force)
     except OSError as error:
         raise DataError(
             f"cannot write into {str(folder)!r}: {error.strerror or error}; choose another folder"
