@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from attnviz.errors import OutputExists
-from attnviz.writing import write_file, write_files
+from attnviz.writing import cell, printable, write_file, write_files
 
 
 def names(folder: Path) -> list[str]:
@@ -36,6 +37,16 @@ def test_bytes_text_and_functions(tmp_path: Path) -> None:
     assert (tmp_path / "deep" / "c").read_bytes() == b"own"
     assert names(tmp_path) == ["a", "b", "deep"]
     assert names(tmp_path / "deep") == ["c"]
+
+
+def test_what_is_no_character_is_written_as_json_reads_it(tmp_path: Path) -> None:
+    """A name on Linux is bytes: what is no UTF-8 comes as a surrogate, which no file may hold."""
+    name = os.fsdecode(b"caf\xe9.png")
+    file = write_file(tmp_path / "a.json", json.dumps(["é", name], ensure_ascii=False))
+    assert json.loads(file.read_bytes().decode("utf-8")) == ["é", name]
+    assert printable(name + "\x1b[31m\x9b\u202ea\nb") == "caf\\udce9.png\\x1b[31m\\x9b\\u202ea\\nb"
+    assert printable("é 中 العربية") == "é 中 العربية"
+    assert [cell(v) for v in ("=1", "-rf", "a=1", -1.5, None)] == ["'=1", "'-rf", "a=1", -1.5, None]
 
 
 def test_what_is_there_stays_unless_forced(tmp_path: Path) -> None:

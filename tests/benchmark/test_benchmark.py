@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from attnviz.benchmark import (
     lines,
 )
 from attnviz.benchmark.subjects import object_mask
-from attnviz.data import open_dataset
+from attnviz.data import Sample, open_dataset
 from attnviz.data.prepared import Prepared, boxes_on_input, mask_on_input
 from attnviz.errors import (
     DataError,
@@ -275,6 +276,22 @@ def test_unreadable_photos_and_methods_that_do_not_apply(loaded, photos, tmp_pat
         Runner(other, from_photos([broken]), settings)
     with pytest.raises(TargetError, match="3 classes"):
         Runner(other, from_photos(photos), Settings(("gradcam",), ("gini",), target=7))
+
+
+def test_a_name_that_a_spreadsheet_would_run_and_one_that_is_no_text(loaded, photos, tmp_path):
+    names = ["=cmd|' 'A0", "caf\udce9"]
+    subjects = [Sample(n, p) for n, p in zip(names, photos, strict=False)]
+    named = replace(loaded, labels=("=1+1", "@x", "-2+3"))
+    out = tmp_path / "out"
+    evaluate(named, subjects, Settings(("gradcam",), ("gini",)), out=out)
+    with (out / "values.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {r["image"] for r in rows} == {"'=cmd|' 'A0", "caf\\udce9"}
+    assert {r["label"][:2] for r in rows} <= {"'=", "'@", "'-"}
+    kept = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    assert kept["images"] == 2
+    lines = (out / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {*names} <= {json.loads(line).get("id") for line in lines}
 
 
 def test_csv_and_page(loaded, photos, tmp_path):

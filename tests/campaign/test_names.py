@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from html.parser import HTMLParser
@@ -18,6 +19,7 @@ NAMES = (
     "</script><script>alert(77)<!--", "{{ 7*11*1000003 }}", "${7*7}", "a\nb", "a\tb\rc",
     "\u202egnp.exe", "a\u2028b", "&lt;b&gt;", "x" * 120, "-rf", "%s%n",
     "\x1b[31mred", "\ufeffbom", "é\u0301" * 20, "]]>", "--><b>", "`id`", "a'b\"c",
+    "=cmd|' %2FC calc'!A0", "@SUM(1+1)", "caf\udce9 in Latin 1", "\x9b31mC1", "$\\frac{$",
 )  # fmt: skip
 TINY = ("--model", "tests.cli.tiny:colours", "--preprocess", "unit")
 
@@ -46,6 +48,14 @@ class Strict(HTMLParser):
             self.wrong.append(data[:60])
         if "77000231" in data:
             self.wrong.append("a template was filled in")
+
+
+def number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def file_name(name: str) -> str:
@@ -92,15 +102,20 @@ def command(kind: str, top, out) -> list[str]:
                    "--map", "gradient_rollout"],
         "attend page": ["attend", str(next((top / "data" / "images").rglob("*red*"))), "--model",
                         "tests.cli.tiny:sized", "--html", str(out / "page.html")],
+        "words": ["attend", str(next((top / "data" / "images").rglob("*red*"))), "--model",
+                  "tiny-llava", "--text", "a", "--html", str(out / "page.html")],
+        "question": ["audit", "--data", str(top / "data"), "--object", one, "--model",
+                     "tiny-llava", "--question", "a", "--target", "boat,ferry", "--fill", "mean",
+                     "--method", "attention"],
         "guide": ["guide", "--data", str(top / "data" / "images"), "--masks",
                   str(top / "data" / "masks"), "--model", "attnviz.data.boatwater.recipe:SmallNet",
                   "--preprocess", "unit", "--epochs", "1", "--photos", "3", "--no-exchange"],
-    }[kind] + ["--out", str(out)]  # fmt: skip
+    }[kind] + ([] if kind == "words" else ["--out", str(out)])  # fmt: skip
 
 
 KINDS = (
     "explain", "svg", "shards", "benchmark", "audit", "discover", "choose", "concepts", "erase",
-    "attend", "attend page", "guide",
+    "attend", "attend page", "words", "question", "guide",
 )  # fmt: skip
 
 
@@ -114,7 +129,7 @@ def test_names_in_every_page(kind, top, forks, campaign):
     shutil.rmtree(out, ignore_errors=True)
     (ended,) = forks(command(kind, top, out))
     assert ended.code == 0, ended.said
-    for control in ("\x1b[31m", "\u202e", "\u2028"):
+    for control in ("\x1b[31m", "\u202e", "\u2028", "\x9b"):
         assert control not in ended.said, "a name moved or coloured the terminal"
     pages = [p for p in out.rglob("*") if p.suffix in (".html", ".svg")]
     assert pages or kind in ("shards", "choose", "concepts", "erase", "attend", "guide")
@@ -125,5 +140,9 @@ def test_names_in_every_page(kind, top, forks, campaign):
         parser.close()
         assert parser.wrong == [], page.name
         assert "<script>alert(77)" not in text, page.name
+    for table in out.rglob("*.csv"):
+        with table.open(encoding="utf-8", newline="") as file:
+            fields = [field for row in csv.reader(file) for field in row]
+        assert not [f for f in fields if f[:1] in ("=", "@", "-", "+") and not number(f)]
     for document in out.rglob("*.json"):
         json.loads(document.read_text(encoding="utf-8"))
