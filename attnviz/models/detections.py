@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TargetError
+from ..hooks.outputs import wide
 
 #: outputs whose last class is "no object", where nothing else tells
 _NO_OBJECT = ("DetrObjectDetection", "YolosObjectDetection", "TableTransformerObjectDetection")
@@ -130,12 +131,12 @@ def _listed(one: Any) -> Detections:
             f"a detection has boxes, labels and scores as tensors, got {type(one).__name__} with "
             f"{', '.join(sorted(map(str, held)))}"
         )
-    return Detections(boxes.detach().float(), classes.detach().long(), scores)
+    return Detections(wide(boxes.detach()), classes.detach().long(), scores)
 
 
 def _corners(boxes: Tensor, input_size: tuple[int, int] | None) -> Tensor:
     """Return x0, y0, x1, y1 of centre, width and height; of shares of the input in its pixels."""
-    x, y, w, h = boxes.detach().float().unbind(-1)
+    x, y, w, h = wide(boxes.detach()).unbind(-1)
     corners = torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], -1)
     if input_size is None:
         return corners
