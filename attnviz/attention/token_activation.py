@@ -7,15 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def activation_map(
-    word: int,
+def activation_maps(
+    words: Tensor,
     image: Tensor,
     context: Tensor,
     context_ids: Tensor,
+    before: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """Return the token activation map of one generated token over the image tokens.
+    """Return the token activation maps of generated tokens over the image tokens.
 
     A logit lens of the last layer's tokens: a = (h_image . w_word)+, of the text before the word
     likewise. What other tokens explain is the average of their own maps, each weighted by how
@@ -25,29 +26,27 @@ def activation_map(
     prediction).
 
     Args:
-        word: the token's id.
+        words: (W,) ids of the tokens.
         image: (P, C) last hidden states of image tokens.
-        context: (T, C) of the text tokens before the word.
-        context_ids: (T,) their ids; those equal to the word are no context.
+        context: (T, C) of text tokens.
+        context_ids: (T,) their ids; those equal to a word are no context of it.
+        before: (W, T) which of them come before each word.
         weight, bias: of the output embedding, (V, C) and (V,).
 
     Returns:
-        (P,), >= 0, in logits; not yet filtered, see `rank_gaussian`.
+        (W, P), >= 0, in logits; not yet filtered, see `rank_gaussian`.
     """
 
     def speaks_for(tokens: Tensor, states: Tensor) -> Tensor:
-        logits = states.float() @ weight[tokens].float().T
-        return (logits if bias is None else logits + bias[tokens]).clamp(min=0)
+        logits = weight[tokens].float() @ states.float().T
+        return (logits if bias is None else logits + bias[tokens, None]).clamp(min=0)
 
-    own = torch.tensor([word], device=weight.device)
-    found = speaks_for(own, image)[:, 0]
-    other = context_ids != word
-    if not bool(other.any()):
-        return found
-    share = speaks_for(own, context[other])[:, 0]
-    explained = speaks_for(context_ids[other], image) @ (share / (share.sum() + 1e-8))
-    fit = (found @ explained) / (explained @ explained).clamp(min=1e-12)
-    return (found - fit * explained).clamp(min=0)
+    found = speaks_for(words, image)
+    share = speaks_for(words, context) * (before & (context_ids != words[:, None]))
+    # the words share one product with the image: each asking for its own cost more than reading
+    explained = (share / (share.sum(1, keepdim=True) + 1e-8)) @ speaks_for(context_ids, image)
+    fit = (found * explained).sum(1) / (explained * explained).sum(1).clamp(min=1e-12)
+    return (found - fit[:, None] * explained).clamp(min=0)
 
 
 def rank_gaussian(maps: Tensor, size: int = 3) -> Tensor:

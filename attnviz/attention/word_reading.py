@@ -18,7 +18,7 @@ from ..images import read_image
 from ..models.text import inputs_of
 from .image_tokens import ImageTokens, image_tokens
 from .tap import Site, Tap
-from .token_activation import activation_map, rank_gaussian
+from .token_activation import activation_maps, rank_gaussian
 from .word_maps import WORD_METHODS, WordMaps
 from .word_passes import rolled, weighted
 from .written import said_by
@@ -229,18 +229,14 @@ class _States:
         image = states[self.place.positions.to(states.device)]
         marked = set(self.place.positions.tolist())
         text = [i for i, t in enumerate(ids.tolist()) if i not in marked and t not in special]
-        everything = torch.cat([ids, written.to(ids)])
-        made = []
-        for number, token in enumerate(written.tolist()):
-            before = [*text, *range(len(ids), len(ids) + number)]
-            at = torch.tensor(before, dtype=torch.long, device=states.device)
-            made.append(
-                activation_map(
-                    token, image, states[at], everything[at], head.weight.detach(),
-                    None if getattr(head, "bias", None) is None else head.bias.detach(),
-                )
-            )  # fmt: skip
-        return torch.stack(made).cpu()
+        at = torch.tensor([*text, *range(len(ids), len(states))], device=states.device)
+        written = written.to(states.device)
+        steps = torch.arange(len(written), device=states.device)[:, None]
+        return activation_maps(
+            written, image, states[at], torch.cat([ids, written.to(ids)]).to(at.device)[at],
+            at < len(ids) + steps, head.weight.detach(),
+            None if getattr(head, "bias", None) is None else head.bias.detach(),
+        ).cpu()  # fmt: skip
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from attnviz.attention.image_tokens import image_tokens
-from attnviz.attention.token_activation import activation_map, rank_gaussian
+from attnviz.attention.token_activation import activation_maps, rank_gaussian
 from attnviz.attention.word_reading import words
 from attnviz.attention.word_removal import without_region
 from attnviz.attention.written import members, offsets, split
@@ -300,9 +300,10 @@ def test_what_other_words_explain_is_taken_away():
     weight = torch.tensor([[0.0, 0, 0], [1, 1, 0], [1, 0, 1]])
     context = torch.tensor([[5.0, 0, 0]])
     # word 2 is seen at places 0 and 2, and word 1, which speaks for it, at 0 and 1
-    found = activation_map(2, image, context, torch.tensor([1]), weight)
+    word, seen = torch.tensor([2]), torch.tensor([[True]])
+    found = activation_maps(word, image, context, torch.tensor([1]), seen, weight)[0]
     torch.testing.assert_close(found, torch.tensor([0.5, 0.0, 1.0]))
-    same = activation_map(2, image, context, torch.tensor([2]), weight)
+    same = activation_maps(word, image, context, torch.tensor([2]), seen, weight)[0]
     torch.testing.assert_close(same, torch.tensor([1.0, 0.0, 1.0]))
 
 

@@ -5,7 +5,7 @@
 LLaVA with random weights over 64 x 64 image tokens, 24 tokens written, one thread. Runs are
 interleaved in one process; the ratio is the median over rounds of CPU time over that of `generate`
 beside it. Bars: 1.1 x, and 100 MB more at 4k tokens, for the attention of the words. Measured (two
-shared cores, 4100 tokens, 4 layers of 512): attention 1.06 x and 3 MiB more, with TAM 1.13 x.
+shared and busy cores, 4100 tokens, 4 layers of 512): 1.04 to 1.09 x and 3 MiB more; TAM adds 0.02.
 """
 
 from __future__ import annotations
