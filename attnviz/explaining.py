@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .batching import in_chosen_batches
 from .errors import AttnvizError, AttnvizWarning, MethodError, TargetError
 from .heatmaps import ByName, Heatmaps, warn_of_flat
-from .hooks import compiled, eager, find_layers, preserved
+from .hooks import compiled, eager, find_layers, preserved, walked
 from .images import asked
 from .inputs import Given, gather, mismatch, size_of
 from .methods import METHODS, RawMaps, Request, check_compiling, check_options, runner
@@ -309,6 +309,7 @@ def _run(
 ) -> list[RawMaps]:
     try:
         with ExitStack() as stack:
+            stack.enter_context(walked(request.model))
             if half is not None:
                 stack.enter_context(torch.autocast(device_of(request.model).type, dtype=half))
             if not request.create_graph:

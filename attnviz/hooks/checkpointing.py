@@ -49,7 +49,8 @@ def _switch_off(model: nn.Module) -> list[tuple[nn.Module, str]]:
         (module, flag)
         for module in named_parts(model)
         for flag in _FLAGS
-        if module.__dict__.get(flag) is True or (id(module), flag) in _held
+        if flag in module.__dict__  # in hardly any
+        and (module.__dict__[flag] is True or (id(module), flag) in _held)
     ]
     for module, flag in found:
         _held.setdefault((id(module), flag), [0, module])[0] += 1

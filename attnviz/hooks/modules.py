@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -13,6 +15,10 @@ from ..errors import CaptureError, LayerNotFound, did_you_mean
 
 _WRAPPERS = ("module", "_orig_mod")
 _stance_lock = threading.RLock()
+#: id(model) -> its parts, of the models held by `walked`
+_walks: ContextVar[Mapping[int, dict[nn.Module, str]]] = ContextVar(
+    "walks", default=MappingProxyType({})
+)
 _stance: list = [0, None]  # how many blocks need eager, the context that is open
 
 
@@ -52,8 +58,11 @@ def named_parts(model: nn.Module) -> dict[nn.Module, str]:
     """Return all modules of a model with their dotted names, as `named_modules()` orders them.
 
     By hand: through the generators of torch it takes three times as long, and several walks as
-    long as a small model's forward.
+    long as a small model's forward; inside `walked` the first walk serves all.
     """
+    walks = _walks.get()
+    if id(model) in walks:
+        return walks[id(model)]
     found: dict[nn.Module, str] = {model: ""}
 
     def walk(prefix: str, module: nn.Module) -> None:
@@ -65,6 +74,19 @@ def named_parts(model: nn.Module) -> dict[nn.Module, str]:
 
     walk("", model)
     return found
+
+
+@contextmanager
+def walked(model: nn.Module) -> Iterator[None]:
+    """Walk through a model once for all calls of `named_parts` in the block, in this thread.
+
+    For blocks in which no part comes or goes.
+    """
+    token = _walks.set({**_walks.get(), id(model): named_parts(model)})
+    try:
+        yield
+    finally:
+        _walks.reset(token)
 
 
 def _plain(name: str) -> str:

@@ -61,9 +61,14 @@ def ancestors(module: nn.Module, layer: nn.Module) -> list[nn.Module]:
     return found[::-1]
 
 
-def trap(module: nn.Module, layer: nn.Module, ndim: int) -> str:
-    """Return why this layer's output only looks like positions, or an empty string."""
-    chain = [layer, *ancestors(module, layer)]
+def trap(chain: list[nn.Module], ndim: int) -> str:
+    """Return why a layer's output only looks like positions, or an empty string.
+
+    Args:
+        chain: the layer and its ancestors, nearest first.
+        ndim: of the output.
+    """
+    layer = chain[0]
     if any(_WINDOWS.fullmatch(type(part).__name__) for part in chain[:4]) or any(
         _PARTITION.match(type(part).__name__) for part in chain[1:5]
     ):
@@ -180,9 +185,15 @@ def plausible(spatial: tuple[int, ...], input_size: tuple[int, ...]) -> bool:
     return max(stride) / min(stride) <= slack
 
 
-def by_family(module: nn.Module, layer: nn.Module, rank: int = 2) -> str | None:
-    """Return the layout of a known family, for shapes that leave it open (96 x 96 x 96)."""
-    for part in [layer, *ancestors(module, layer)]:
+def by_family(chain: list[nn.Module], rank: int = 2) -> str | None:
+    """Return the layout of a known family, for shapes that leave it open (96 x 96 x 96).
+
+    Args:
+        chain: the layer and its ancestors, nearest first.
+        rank: number of axes of the positions.
+    """
+    module = chain[-1]
+    for part in chain:
         name = type(part).__name__.lower()
         if name.startswith(_FIRST_FAMILIES):
             return "channels_first"

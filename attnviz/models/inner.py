@@ -27,8 +27,11 @@ def inner_geometry(module: nn.Module, input_size: tuple[int, int] | None) -> Geo
     Returns:
         A geometry whose photo is the model's input; None for a model without such a part.
     """
-    found = [m for m in named_parts(module) if _resizes(type(m))]
-    if input_size is None or len(found) != 1:
+    parts = named_parts(module)
+    if input_size is None or not any(_resizes(kind) for kind in {type(m) for m in parts}):
+        return None
+    found = [m for m in parts if _resizes(type(m))]
+    if len(found) != 1:
         return None
     part: Any = copy.copy(found[0]).eval()
     (height, width), channels = input_size, len(part.image_mean)

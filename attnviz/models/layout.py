@@ -122,8 +122,9 @@ def infer_layout(
             how to pass it.
     """
     shape = tuple(activation.shape)
-    what = f"layer {evidence.name_of(module, layer_module)!r} ({type(layer_module).__name__})"
-    trap = evidence.trap(module, layer_module, activation.ndim)
+    what = _What(module, layer_module)
+    chain = [layer_module, *evidence.ancestors(module, layer_module)]
+    trap = evidence.trap(chain, activation.ndim)
     if trap:
         raise LayoutError(f"{what} gives {shape}: {trap}")
     if batch is not None and shape[0] != batch:
@@ -145,10 +146,10 @@ def infer_layout(
     if activation.ndim in (4, 5) or (activation.ndim == 3 and rank == 1):
         size = None if input_size is None else input_size[-(activation.ndim - 2) :]
         if rank >= activation.ndim - 2:
-            return _maps(module, layer_module, shape, size, what)
+            return _maps(chain, shape, size, what)
     elif activation.ndim == 3 and rank == 2:
         pixels = None if input_size is None else (input_size[0], input_size[1])
-        return _tokens(module, layer_module, shape, pixels, what)
+        return _tokens(chain, shape, pixels, what)
     kind = "one vector per image" if activation.ndim == 2 else f"{activation.ndim} dimensions"
     raise LayoutError(
         f"{what} gives {shape}, {kind}: it has no (h, w) positions; choose a layer whose output "
@@ -156,14 +157,24 @@ def infer_layout(
     )
 
 
+class _What:
+    """A layer in the words of an error; its name is looked for when there is one."""
+
+    def __init__(self, module: nn.Module, layer: nn.Module) -> None:
+        self._module, self._layer = module, layer
+
+    def __str__(self) -> str:
+        name = evidence.name_of(self._module, self._layer)
+        return f"layer {name!r} ({type(self._layer).__name__})"
+
+
 def _maps(
-    module: nn.Module,
-    layer: nn.Module,
+    chain: list[nn.Module],
     shape: tuple[int, ...],
     input_size: tuple[int, ...] | None,
-    what: str,
+    what: _What,
 ) -> Layout:
-    rank = len(shape) - 2
+    layer, rank = chain[0], len(shape) - 2
     kind = evidence.own_axis(layer, rank)
     if kind == "channels_first":
         return Layout(kind, rank=rank)  # a convolution's strides need not be those of a picture
@@ -171,7 +182,7 @@ def _maps(
     first, last = shape[1] in widths, shape[-1] in widths
     if kind is None and first == last:  # no word from the layer, or both: the shape must tell
         by_shape = evidence.by_aspect(shape, input_size)
-        kind = by_shape or evidence.by_family(module, layer, rank)
+        kind = by_shape or evidence.by_family(chain, rank)
     elif kind is None:
         kind = "channels_first" if first else "channels_last"
     if kind is None:
@@ -189,20 +200,19 @@ def _maps(
 
 
 def _tokens(
-    module: nn.Module,
-    layer: nn.Module,
+    chain: list[nn.Module],
     shape: tuple[int, ...],
     input_size: tuple[int, int] | None,
-    what: str,
+    what: _What,
 ) -> Layout:
     count = shape[1]
-    widths = evidence.widths(layer)
+    widths = evidence.widths(chain[0])
     if widths and shape[2] not in widths:
         raise LayoutError(
             f"{what} gives {shape}: its last dimension is none of the layer's widths "
             f"{sorted(widths)}, so these are no (B, tokens, channels); {_HELP}"
         )
-    known = tokens.token_facts(module, layer)
+    known = tokens.token_facts(chain)
     options = tokens.grids(count, known, input_size)
     if len(options) == 1:
         prefix, grid, suffix = options[0]

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from ..hooks import named_parts
-from .evidence import ancestors, plausible
+from .evidence import plausible
 
 #: parameters that hold tokens put before (or after) the patches
 _PREFIX_TOKENS = re.compile(
@@ -24,12 +24,9 @@ _SUFFIX_TOKENS = re.compile(r"detection_tokens")
 #: modules that cut the input into patches, as models call them
 _EMBEDDERS = ("patch_embed", "patch_embeds", "patch_embeddings", "embeddings", "stem")
 
-#: names of what halves the grid between the stages of a pyramid
-_STAGES = re.compile(
-    r"downsampl|merging|(^|\.)stages|(^|\.)transformers\.1|unroll"
-    r"|patch_embed(ding)?s\.1|patch_embed\.1",
-    re.I | re.M,
-)
+#: in names and types of what halves the grid between the stages of a pyramid; a line each, lower
+_STAGES = ("downsampl", "merging", "unroll", "\nstages", ".stages", "\ntransformers.1",
+           ".transformers.1", "patch_embeds.1", "patch_embeddings.1", "patch_embed.1")  # fmt: skip
 _EMBEDDING = "patch_embed."
 
 #: families whose stem of convolutions states no patch size
@@ -76,14 +73,18 @@ def _pair(value: Any) -> tuple[int, int] | None:
     return None
 
 
-def token_facts(module: nn.Module, layer: nn.Module) -> TokenFacts:
-    """Collect what the model around a layer says of its tokens; the nearest ancestor wins."""
+def token_facts(chain: list[nn.Module]) -> TokenFacts:
+    """Collect what the model around a layer says of its tokens; the nearest ancestor wins.
+
+    Args:
+        chain: the layer and its ancestors, nearest first.
+    """
     prefixes: tuple[int, ...] = ()
     suffix = 0
     patches: list[tuple[int, int]] = []
     grids: list[tuple[int, int]] = []
     pyramid = padded = False
-    for part in [layer, *ancestors(module, layer)]:
+    for part in chain:
         if not patches:
             patches, grids = _patches(part)
             pyramid = bool(patches) and _halves(part)
@@ -96,12 +97,10 @@ def token_facts(module: nn.Module, layer: nn.Module) -> TokenFacts:
 
 def _halves(part: nn.Module) -> bool:
     """Return whether a network has stages; in one without, 16 tokens are no quarter of a grid."""
-    words: set[str] = set()
-    for inner, name in named_parts(part).items():
-        if not name.startswith(_EMBEDDING):
-            # the last two parts of every name: those before them are the last of another module's
-            words |= {".".join(name.rsplit(".", 2)[-2:]), type(inner).__name__}
-    return _STAGES.search("\n".join(words)) is not None
+    parts = [(m, name) for m, name in named_parts(part).items() if not name.startswith(_EMBEDDING)]
+    types = {type(m) for m, _ in parts}
+    text = "\n".join(["", *(name for _, name in parts), *(t.__name__ for t in types)]).lower()
+    return any(word in text for word in _STAGES)
 
 
 def _patches(part: nn.Module) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
@@ -155,8 +154,8 @@ def _held(owner: nn.Module, names: re.Pattern[str]) -> list[int]:
     """Return how many tokens each parameter with such a name holds."""
     return [
         1 if tokens.ndim == 1 else math.prod(tokens.shape[:-1])
-        for name, tokens in owner.named_parameters(recurse=False)
-        if names.fullmatch(name)
+        for name, tokens in owner._parameters.items()
+        if tokens is not None and names.fullmatch(name)
     ]
 
 

@@ -347,11 +347,12 @@ def stated_line(
     Returns:
         None unless a patch size or a grid is stated and exactly one reading agrees with it.
     """
+    from ...models.evidence import ancestors
     from ...models.tokens import grids, token_facts
 
     if image is None or not modules:
         return None
-    facts = token_facts(modules[-1], modules[0])
+    facts = token_facts([modules[0], *ancestors(modules[-1], modules[0])])
     if not facts.patches and not facts.grids:
         return None
     found = grids(tokens, facts, image)
