@@ -295,12 +295,17 @@ _ARGUMENTS = tuple(name for name in inspect.signature(explain).parameters if nam
 
 
 def _check_rank(rank: int, families: dict[str, list[Entry]]) -> None:
-    other = [e.name for family, entries in families.items() for e in entries if family != "cam"]
+    other = [
+        e.name
+        for family, entries in families.items()
+        for e in entries
+        if family != "cam" and not e.meta.get("any_rank")
+    ]
     if rank != 2 and other:
         raise MethodError(
             f"{', '.join(other)} explain{'s' * (len(other) == 1)} pictures (B, C, H, W); for "
             f"{'signals' if rank == 1 else 'volumes and video'} use a class activation map, such "
-            "as gradcam, hirescam, layercam or eigencam"
+            "as gradcam, hirescam or layercam, or an attribution, such as integrated_gradients"
         )
 
 

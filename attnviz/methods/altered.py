@@ -37,7 +37,7 @@ class Passes:
     """
 
     def __init__(self, request: Request, *, budget: int | None = None) -> None:
-        if not isinstance(request.inputs, Tensor) or request.inputs.ndim != 4:
+        if not isinstance(request.inputs, Tensor) or request.inputs.ndim < 3:
             got = type(request.inputs).__name__
             if isinstance(request.inputs, Tensor):
                 got = str(tuple(request.inputs.shape))

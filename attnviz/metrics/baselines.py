@@ -75,7 +75,7 @@ def baseline(kind: str | Tensor, x: Tensor, *, seed: int = 0) -> Baseline:
     if kind == "zero":
         return Baseline(kind, torch.zeros_like(x))
     if kind == "mean":
-        return Baseline(kind, _each(x, lambda i: i.mean((1, 2), keepdim=True).expand_as(i)))
+        return Baseline(kind, _each(x, lambda i: _mean(i).expand_as(i)))
     if kind == "blur":
         return Baseline(kind, blur(x))
     if kind in ("noise", "imputed"):
@@ -85,12 +85,20 @@ def baseline(kind: str | Tensor, x: Tensor, *, seed: int = 0) -> Baseline:
         )
         if kind == "imputed":
             return Baseline(kind, None, noise * IMPUTATION_NOISE)
-        mean = _each(x, lambda i: i.mean((1, 2), keepdim=True))
-        spread = _each(x, lambda i: i.std((1, 2), keepdim=True, correction=0))
+        mean = _each(x, _mean)
+        spread = _each(x, lambda i: i.std(_places(i), keepdim=True, correction=0))
         return Baseline(kind, mean + noise * spread)
     raise MetricError(
         f"baseline={kind!r}, expected one of {', '.join(BASELINES)}, or a tensor like the images"
     )
+
+
+def _places(image: Tensor) -> tuple[int, ...]:
+    return tuple(range(1, image.ndim))
+
+
+def _mean(image: Tensor) -> Tensor:
+    return image.mean(_places(image), keepdim=True)
 
 
 def _each(x: Tensor, fn) -> Tensor:
@@ -102,20 +110,16 @@ def blur(x: Tensor, sigma: float | None = None) -> Tensor:
     """Return images blurred by a Gaussian, edges continued by their last pixel.
 
     Args:
-        x: (B, C, H, W).
-        sigma: standard deviation in pixels; None takes a twentieth of the shorter side.
+        x: (B, C, H, W); signals (B, C, T) and volumes (B, C, D, H, W) likewise.
+        sigma: standard deviation in pixels; None takes a twentieth of the shortest side.
     """
-    sigma = min(x.shape[-2:]) / 20 if sigma is None else sigma
+    sigma = min(x.shape[2:]) / 20 if sigma is None else sigma
     radius = max(1, round(3 * sigma))
     at = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
     weights = torch.exp(-0.5 * (at / max(sigma, 1e-6)) ** 2)
     weights = weights / weights.sum()
-    batch, channels, height, width = x.shape
-    flat = x.reshape(batch * channels, 1, height, width)
-    flat = F.conv2d(
-        F.pad(flat, (radius, radius, 0, 0), mode="replicate"), weights.view(1, 1, 1, -1)
-    )
-    flat = F.conv2d(
-        F.pad(flat, (0, 0, radius, radius), mode="replicate"), weights.view(1, 1, -1, 1)
-    )
-    return flat.view_as(x)
+    for axis in range(2, x.ndim):
+        line = x.movedim(axis, -1)
+        flat = F.pad(line.reshape(-1, 1, line.shape[-1]), (radius, radius), mode="replicate")
+        x = F.conv1d(flat, weights.view(1, 1, -1)).view_as(line).movedim(-1, axis)
+    return x.contiguous()

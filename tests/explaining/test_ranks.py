@@ -210,8 +210,8 @@ def test_an_animation_has_a_frame_for_every_frame(tmp_path):
 
 def test_methods_and_layers_that_take_no_such_input_say_so():
     x, model = planted(3), network(3, 1)
-    with pytest.raises(MethodError, match="occlusion explains pictures"):
-        attnviz.explain(model, x, target=0, method="occlusion")
+    with pytest.raises(MethodError, match="rise explains pictures"):
+        attnviz.explain(model, x, target=0, method="rise")
     for method in ("refinecam", "layercam_fused"):
         with pytest.raises(MethodError, match=r"positions \(h, w\)"):
             attnviz.explain(model, x, target=0, method=method)

@@ -14,6 +14,7 @@ def register_attribution(
     class_specific: bool = True,
     signed: bool | None = True,
     aliases: tuple[str, ...] = (),
+    any_rank: bool = True,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a method `(job, *, options) -> (K, g, H, W)`.
 
@@ -24,6 +25,7 @@ def register_attribution(
         class_specific: False where the map is the same for every target.
         signed: None where the map is never negative.
         aliases: other names for it.
+        any_rank: False where it is for pictures alone; others explain signals and volumes too.
     """
     return METHODS.register(
         name,
@@ -33,4 +35,5 @@ def register_attribution(
         units=units,
         class_specific=class_specific,
         signed=signed,
+        any_rank=any_rank,
     )

@@ -93,13 +93,13 @@ class _RescaleMax(torch.autograd.Function):
     """DeepLIFT through a max pool: the difference goes to where each maximum is taken."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, options: dict[str, Any]) -> Tensor:
-        out, index = F.max_pool2d(z, return_indices=True, **options)
+    def forward(ctx: Any, z: Tensor, pool: Callable[..., Any], options: dict[str, Any]) -> Tensor:
+        out, index = pool(z, return_indices=True, **options)
         ctx.save_for_backward(z, out, index)
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         z, out, index = ctx.saved_tensors
         above, below = out.chunk(2)
         most = torch.maximum(above, below)
@@ -114,14 +114,18 @@ class _RescaleMax(torch.autograd.Function):
         dz = z.chunk(2)[0] - z.chunk(2)[1]
         near = dz.abs() < 1e-10
         step = sent / torch.where(near, 1.0, dz)
-        return torch.cat([torch.where(near, p, step) for p in plain.view_as(z).chunk(2)]), None
+        sent = torch.cat([torch.where(near, p, step) for p in plain.view_as(z).chunk(2)])
+        return sent, None, None
 
 
 _POOL = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 
 
-def _max_pool(z: Tensor, *args: Any, return_indices: bool = False, **options: Any) -> Tensor:
-    return _RescaleMax.apply(z, dict(zip(_POOL, args, strict=False)) | options)
+def _max_pool(pool: Callable[..., Any]) -> Callable[..., Any]:
+    def apply(z: Tensor, *args: Any, return_indices: bool = False, **options: Any) -> Tensor:
+        return _RescaleMax.apply(z, pool, dict(zip(_POOL, args, strict=False)) | options)
+
+    return apply
 
 
 def rescale() -> Rules:
@@ -137,5 +141,10 @@ def rescale() -> Rules:
         return apply
 
     rules = {met: rule(fn) for met, fn in ELEMENTWISE.items()}
-    pools = (F.max_pool2d, torch.max_pool2d, F.max_pool2d_with_indices)
-    return Rules(rules | dict.fromkeys(pools, _max_pool))
+    for pool, names in {
+        F.max_pool1d: (F.max_pool1d, torch.max_pool1d, F.max_pool1d_with_indices),
+        F.max_pool2d: (F.max_pool2d, torch.max_pool2d, F.max_pool2d_with_indices),
+        F.max_pool3d: (F.max_pool3d, torch.max_pool3d, F.max_pool3d_with_indices),
+    }.items():
+        rules |= dict.fromkeys(names, _max_pool(pool))
+    return Rules(rules)

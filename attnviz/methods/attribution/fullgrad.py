@@ -67,7 +67,8 @@ def full_gradient(job: Job, k: int) -> tuple[Tensor, list[Tensor], Tensor]:
     return (inputs * gradients[0]).detach(), [p for p in parts if p.ndim == 4], rest.detach()
 
 
-@register_attribution("fullgrad", paper="arXiv:1905.00780", units="rescaled layers, summed")
+@register_attribution("fullgrad", paper="arXiv:1905.00780", units="rescaled layers, summed",
+                      any_rank=False)  # fmt: skip
 def fullgrad(job: Job, *, rescale: bool = True) -> Tensor:
     """FullGrad: the input's gradient and those of all biases (Srinivas & Fleuret 2019).
 

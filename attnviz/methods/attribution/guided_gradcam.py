@@ -15,7 +15,7 @@ from .guided_backprop import guided_gradients
 
 
 @register_attribution("guided_gradcam", paper="arXiv:1610.02391", units="score^2 / input",
-                      aliases=("guided_grad_cam",))  # fmt: skip
+                      any_rank=False, aliases=("guided_grad_cam",))  # fmt: skip
 def guided_gradcam(job: Job) -> Tensor:
     """Guided Grad-CAM: guided backpropagation times the upsampled Grad-CAM (Selvaraju et al. 2017).
 

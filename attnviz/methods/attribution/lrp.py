@@ -12,6 +12,15 @@ from ..twin import twin
 from ._register import register_attribution
 from ._run import Job, summed
 
+#: without effect in eval mode
+_IDLE = (nn.Identity, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+#: linear, and unknown to captum: the epsilon rule holds as it is
+_LINEAR = (
+    *(*_IDLE, nn.Flatten, nn.Unflatten),
+    *(nn.Conv1d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm3d, nn.ZeroPad2d, nn.PixelShuffle),
+    *(nn.AvgPool1d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool3d),
+)
+
 
 class _Scored(nn.Module):
     """The model up to the score of one class."""
@@ -50,8 +59,10 @@ def lrp(job: Job) -> Tensor:
         for module in model.modules():
             if getattr(module, "inplace", False):
                 setattr(module, "inplace", False)  # noqa: B010
-            if type(module) in (nn.Flatten, nn.Unflatten):
+            if type(module) in _LINEAR:
                 setattr(module, "rule", EpsilonRule())  # noqa: B010
+            if type(module) in _IDLE:  # the rules of two modules must not meet at one tensor
+                setattr(module, "forward", torch.clone)  # noqa: B010
         with torch.enable_grad():
             try:
                 rules = LRP(_Scored(model, job.score(k, model)))

@@ -44,7 +44,8 @@ def smoothgrad(
             f"noise={noise} not negative"
         )
     images = job.inputs
-    spread = noise * (images.amax((1, 2, 3), keepdim=True) - images.amin((1, 2, 3), keepdim=True))
+    flat = images.flatten(1)
+    spread = noise * (flat.amax(1) - flat.amin(1)).view(-1, *[1] * (images.ndim - 1))
 
     def build(number: int) -> Tensor:
         generator = job.group.generator(seed * 1_000_003 + number)

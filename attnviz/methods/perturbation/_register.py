@@ -16,6 +16,7 @@ def register_perturbation(
     runs_tail: bool = False,
     signed: bool | None = None,
     aliases: tuple[str, ...] = (),
+    any_rank: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a method `(group, layer, *, options) -> (K, g, h, w)`.
 
@@ -29,6 +30,7 @@ def register_perturbation(
         signed: False drops negative values where `signed=` says nothing; None keeps them, and
             `signed=` is an error.
         aliases: other names for it.
+        any_rank: it explains signals and volumes, too.
     """
     return METHODS.register(
         name,
@@ -40,4 +42,5 @@ def register_perturbation(
         needs_gradient=needs_gradient,
         runs_tail=runs_tail,
         signed=signed,
+        any_rank=any_rank,
     )

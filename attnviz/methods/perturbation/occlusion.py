@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from ..altered import AlteredGroup, replacement
 from ._register import register_perturbation
 
 
-@register_perturbation("occlusion", paper="arXiv:1311.2901", units="score")
+@register_perturbation("occlusion", paper="arXiv:1311.2901", units="score", any_rank=True)
 def occlusion(
     group: AlteredGroup,
     layer: None,
@@ -24,7 +25,8 @@ def occlusion(
     """Occlusion: what the score loses where a square is covered (Zeiler & Fergus 2014).
 
     Each pixel gets the mean of S(x) - S(x covered) over the squares that cover it: positive where
-    the picture speaks for the score. At the right and lower edge squares stand flush.
+    the picture speaks for the score. At the right and lower edge squares stand flush. In signals
+    and volumes they are stretches and cubes.
 
     Args:
         group: the images.
@@ -36,32 +38,32 @@ def occlusion(
     Returns:
         (K, g, H, W).
     """
-    height, width = group.inputs.shape[-2:]
-    window = max(1, round(min(height, width) / 8)) if window is None else window
+    sizes = tuple(group.inputs.shape[2:])
+    side = min(sizes)
+    window = max(1, round(side / 8)) if window is None else window
     stride = max(1, window // 2) if stride is None else stride
-    if not 1 <= window <= min(height, width) or not 1 <= stride <= window:
+    if not 1 <= window <= side or not 1 <= stride <= window:
         raise MethodError(
-            f"window={window} lies in 1 to {min(height, width)} pixels, stride={stride} in 1 to "
+            f"window={window} lies in 1 to {side} pixels, stride={stride} in 1 to "
             "the window, so that every pixel is covered"
         )
-    places = [(top, left) for top in _starts(height, window, stride)
-              for left in _starts(width, window, stride)]  # fmt: skip
+    corners = product(*(_starts(size, window, stride) for size in sizes))
+    squares = [(..., *(slice(at, at + window) for at in corner)) for corner in corners]
     behind = group.of(replacement(baseline, group.passes.inputs))
 
     def build(start: int, stop: int) -> Tensor:
         copies = group.inputs.expand(stop - start, *group.inputs.shape).clone()
-        for copy, (top, left) in zip(copies, places[start:stop], strict=True):
-            square = (..., slice(top, top + window), slice(left, left + window))
+        for copy, square in zip(copies, squares[start:stop], strict=True):
             copy[square] = behind[square]
         return copies
 
-    maps = group.scores.new_zeros(*group.scores.shape, height, width)
-    times = maps.new_zeros(height, width)
-    for start, stop, scores in group.each(len(places), build, "occlusion"):
+    maps = group.scores.new_zeros(*group.scores.shape, *sizes)
+    times = maps.new_zeros(sizes)
+    across = (..., *[None] * len(sizes))
+    for start, stop, scores in group.each(len(squares), build, "occlusion"):
         drops = group.scores[:, None] - scores
-        for number, (top, left) in enumerate(places[start:stop]):
-            square = (..., slice(top, top + window), slice(left, left + window))
-            maps[square] += drops[:, number, :, None, None]
+        for number, square in enumerate(squares[start:stop]):
+            maps[square] += drops[:, number][across]
             times[square] += 1
     return _single(maps) / times
 

@@ -149,7 +149,10 @@ def test_lrp_is_captums_and_sums_to_the_score(x):
 
 
 def test_lrp_passes_through_what_only_reshapes(x):
-    """Flattening by a module and by a function is one thing; captum knows the function alone."""
+    """Flattening by a module and by a function is one thing; captum knows the function alone.
+
+    So is what does nothing, alone or in a chain.
+    """
 
     class Net(nn.Module):
         def __init__(self, flat):
@@ -164,6 +167,9 @@ def test_lrp_passes_through_what_only_reshapes(x):
 
     want = explain(Net(lambda a: a.flatten(1)).double().eval(), x, "lrp", target=1)
     got = explain(Net(nn.Flatten()).double().eval(), x, "lrp", target=1)
+    torch.testing.assert_close(got.values, want.values)
+    chain = nn.Sequential(nn.Identity(), nn.Dropout2d(), nn.Flatten(), nn.Identity())
+    got = explain(Net(chain).double().eval(), x, "lrp", target=1)
     torch.testing.assert_close(got.values, want.values)
 
 
@@ -473,3 +479,47 @@ def test_the_gap_is_the_largest_of_all_batches(model, x):
     gaps = [explain(model, x[i : i + 1], "integrated_gradients", target=2) for i in range(2)]
     both = explain(model, x, "integrated_gradients", target=2, batch_size=1)
     assert both.meta["convergence_delta"] == max(g.meta["convergence_delta"] for g in gaps)
+
+
+def of_rank(rank):
+    """A small network of signals (1) or volumes (3), and a batch for it."""
+    torch.manual_seed(0)
+    conv, pool, mean = (getattr(nn, f"{n}{rank}d") for n in ("Conv", "MaxPool", "AdaptiveAvgPool"))
+    net = nn.Sequential(
+        conv(2, 4, 3, padding=1, bias=False), nn.ReLU(), pool(2),
+        conv(4, 5, 3, padding=1, bias=False), nn.ReLU(), mean(1), nn.Flatten(),
+        nn.Linear(5, 3, bias=False),
+    )  # fmt: skip
+    return net.double().eval(), torch.randn(2, 2, *{1: (32,), 3: (6, 8, 10)}[rank]).double()
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_signals_and_volumes_are_attributed_as_captum_does(rank):
+    model, x = of_rank(rank)
+    ask = dict(target=1)
+    wanted = {
+        "saliency": captum.Saliency(model).attribute(x.clone(), **ask).amax(1),
+        "input_x_gradient": captum.InputXGradient(model).attribute(x.clone(), **ask).sum(1),
+        "integrated_gradients": captum.IntegratedGradients(model).attribute(x, **ask).sum(1),
+        "guided_backprop": captum.GuidedBackprop(copy.deepcopy(model))
+        .attribute(x.clone(), **ask).sum(1),
+        "occlusion": None,
+    }  # fmt: skip
+    for name, want in wanted.items():
+        got = explain(model, x, name, **ask)
+        assert got.values.shape == (2, *x.shape[2:]), name
+        if want is not None:
+            same(got.values, want.detach().abs() if name == "saliency" else want.detach())
+    single = explain(model, x, "occlusion", window=1, stride=1, **ask).values
+    place = (3,) * rank
+    covered = x.clone()
+    covered[(..., *place)] = 0
+    with torch.no_grad():
+        torch.testing.assert_close(single[(..., *place)], (model(x) - model(covered))[:, 1])
+    torch.testing.assert_close(
+        explain(model, x, "lrp", **ask).values.sum(tuple(range(1, rank + 1))),
+        model(x)[:, 1].detach(), rtol=1e-4, atol=1e-6,
+    )  # fmt: skip
+    for behind in ("zero", "blur", "mean", "noise"):
+        got = explain(model, x, "deeplift", baseline=behind, **ask)
+        assert got.meta["convergence_delta"] < 1e-12
