@@ -31,7 +31,7 @@ def asked(subject: Subject, question: str, answer: str) -> Question:
 def write_words(
     photos: list[str], text: str, extra: list[str], *, subject: Subject, random: bool,
     methods: str | None, html: Path | None, region: Path | None, grid: str | None, most: int,
-    force: bool,
+    heads: bool, force: bool,
 ) -> None:  # fmt: skip
     """Print the answer, write its page, and print each word's attention to a region.
 
@@ -68,7 +68,7 @@ def write_words(
         asked.append("tam")
     found = words(
         module, processor, image, text, max_new_tokens=most, methods=asked,
-        grid=shape,
+        grid=shape, heads=heads,
     )  # fmt: skip
     tell(found.text)
     if region is not None:

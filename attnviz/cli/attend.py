@@ -38,7 +38,13 @@ def attend(
     layer: Annotated[
         list[str] | None, typer.Option(help="Module names of attention layers; all if left out.")
     ] = None,
-    head: Annotated[str, typer.Option(help="A head's number, mean or max.")] = "mean",
+    head: Annotated[
+        str,
+        typer.Option(
+            help="A head's number, mean or max. For a photo and a text: mean, or each, which the "
+            "page then has a slider for."
+        ),
+    ] = "mean",
     method: Annotated[
         str | None,
         typer.Option(
@@ -104,12 +110,12 @@ def attend(
         from ._writing import write_words
 
         given = {"--layer": layer, "--target": target, "--stats": stats, "--out": out,
-                 "--checkpoint": subject.checkpoint, "--head": head != "mean",
+                 "--checkpoint": subject.checkpoint, "--head": head not in ("mean", "each"),
                  "--labels": labels}  # fmt: skip
         extra = [*(name for name, value in given.items() if value), *subject.of_photos()]
         write_words(
             photos, text, extra, subject=subject, random=random, methods=method, html=html,
-            region=region, grid=grid, most=most, force=force,
+            region=region, grid=grid, most=most, heads=head == "each", force=force,
         )  # fmt: skip
         return
     if region is not None or grid is not None:

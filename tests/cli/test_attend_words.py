@@ -1,5 +1,8 @@
 """`attnviz attend PHOTO --text`: the words of a vision-language model, each with its maps."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,6 +23,10 @@ def writer(tmp_path_factory):
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return f"hf:{folder}"
+
+
+def page_data(page):
+    return json.loads(re.search(r"const DATA = (.*);\n", page.read_text())[1])
 
 
 def test_words_about_a_photo(photo, writer, tmp_path, capsys):
@@ -50,6 +57,11 @@ def test_words_about_a_photo(photo, writer, tmp_path, capsys):
     assert "TAM" in page.read_text()
     assert main(arguments) == 1
     assert "exist" in capsys.readouterr().err
+    assert "heads" not in page_data(page)
+    assert main([*arguments, "--head", "each", "--force"]) == 0
+    assert page_data(page)["heads"]["count"] == [4, 4, 4]
+    assert main([*arguments, "--force", "--head", "1"]) == 2
+    assert "--head: not for a photo and a text" in " ".join(capsys.readouterr().err.split())
     assert main([*arguments, "--stats", "table"]) == 2
     assert "--stats: not for a photo and a text" in " ".join(capsys.readouterr().err.split())
     for extra in (["--drop-keys", "a"], ["--window", "0,9"], ["--mean", ".5,.5,.5"]):

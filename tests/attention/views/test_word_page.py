@@ -3,12 +3,14 @@
 import base64
 import json
 import re
+import zlib
 
 import numpy as np
 import pytest
+import torch
 
 from attnviz.attention import words
-from attnviz.attention.views.word_page import words_page
+from attnviz.attention.views.word_page import _split, words_page
 from attnviz.errors import OutputExists
 from tests.support.vlm_models import family
 
@@ -23,6 +25,7 @@ def found():
     return words(
         model, processor, photo, "what is <b>this</b> ?", max_new_tokens=4,
         methods=["attention", "tam"], suppress_tokens=plain,
+        heads=True,
     )  # fmt: skip
 
 
@@ -56,18 +59,58 @@ def test_it_fetches_nothing_escapes_and_overwrites_nothing(found, tmp_path):
         found.save(path)
 
 
-def test_forty_words_of_a_large_model_stay_below_five_megabytes(found):
+def unpacked(held, layer, words=3):
+    """The heads of a layer (W, H, rows, columns) as the page has them, read by hand."""
+    raw = zlib.decompress(base64.b64decode(held["layers"][layer]), -15)
+    count, shape = held["count"][layer], held["grid"]
+    largest = np.frombuffer(raw[: 4 * count * words], "<f4").reshape(count, words, 1, 1)
+    codes = np.frombuffer(raw[4 * count * words :], np.uint8)
+    if held["bits"] == 4:
+        codes = np.stack([codes & 15, codes >> 4], 1).ravel()[: count * words * shape[0] * shape[1]]
+    values = codes.reshape(count, words, *shape) / (2 ** held["bits"] - 1) * largest
+    return values.swapaxes(0, 1)
+
+
+def test_the_mean_over_heads_is_the_layers_map(found):
+    assert [tuple(layer.shape[:2]) for layer in found.heads] == [(4, 4)] * 3
+    for number, layer in enumerate(found.heads):
+        torch.testing.assert_close(layer.mean(1), found.layers[:, number])
+        assert float((layer[:, 0] - layer[:, 1]).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize(("room", "bits", "merged"), [(10**6, 8, 1), (470, 4, 1), (260, 4, 2)])
+def test_heads_are_as_fine_as_the_room_allows(room, bits, merged):
+    maps = torch.rand(3, 2, 5, 7, generator=torch.Generator().manual_seed(0)) ** 3
+    held = _split((maps, maps[:, :1]), room)
+    assert (held["bits"], held["merged"]) == (bits, merged)
+    assert sum(map(len, held["layers"])) < room
+    wanted = maps if merged == 1 else torch.nn.functional.adaptive_avg_pool2d(maps, (3, 4))
+    half = wanted.amax((2, 3), keepdim=True).numpy() / (2**bits - 1) / 2
+    for layer, count in enumerate((2, 1)):
+        error = np.abs(unpacked(held, layer) - wanted[:, :count].numpy())
+        assert (error <= half[:, :count] * 1.001).all()
+
+
+@pytest.mark.parametrize("peaked", [6.0, 0.0])
+def test_forty_words_of_a_large_model_stay_below_five_megabytes(found, peaked):
     from dataclasses import replace
 
-    import torch
-
+    # the second is noise, which does not compress: half the layers are enough to see it
+    count, layers = (40, 24) if peaked else (40, 12)
+    drawn = torch.randn(layers, count, 32, 576, generator=torch.Generator().manual_seed(0))
+    heads = tuple(
+        ((peaked / 3 * d).softmax(2) if peaked else d.abs()).unflatten(2, (24, 24)) for d in drawn
+    )
     big = replace(
         found, words=("word",) * 40, spans=tuple((5 * i, 5 * i + 4) for i in range(40)),
         text="word " * 40, logprob=torch.zeros(40), layers=torch.rand(40, 32, 24, 24),
         text_share=torch.rand(40, 32), maps={"attention": torch.rand(40, 24, 24)},
-        names=tuple(map(str, range(32))),
+        names=tuple(map(str, range(32))), heads=heads,
     )  # fmt: skip
-    assert len(words_page(big)) < 5_000_000
+    page = words_page(big)
+    assert len(page) < 5_000_000
+    held = document(page)["heads"]
+    assert (held["bits"], held["merged"]) == ((4, 1) if peaked else (4, 2))
 
 
 @pytest.mark.peer("playwright.sync_api")
@@ -99,8 +142,22 @@ def test_pointing_at_a_word_shows_its_map(found, tmp_path):
         page.keyboard.press("ArrowRight")
         assert "layers.1" in page.evaluate(shown)
         assert page.evaluate("document.getElementById('depth').textContent") == "2 of 3"
+        page.focus("#head")
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function("document.getElementById('said').textContent.includes('head 2 of')")
+        assert "in 255 steps" in page.evaluate(shown)
+        assert page.evaluate("document.getElementById('which').textContent") == "2 of 4"
+        at = page.evaluate("[state.word, ...shown(2).grid]")
+        values = page.evaluate(
+            "([w, r, c]) => { const kind = shown(2); return Array.from({length: r * c}, "
+            "(_, i) => kind.value(w * r * c + i) * kind.largest[w]); }", at,
+        )  # fmt: skip
+        wanted = found.heads[1][at[0], 1]
+        np.testing.assert_allclose(values, wanted.ravel(), atol=float(wanted.max()) / 500)
         page.select_option("#kind", "1")
         assert page.evaluate("document.getElementById('depth').textContent") == "all"
+        assert page.evaluate("document.getElementById('head').disabled")
         page.mouse.move(5, 5)
         page.focus("#answer button:nth-of-type(1)")
         page.keyboard.press("ArrowRight")
