@@ -154,7 +154,7 @@ def explain(
         classes: K targets for every image, from one forward: B * K maps, image by image.
         method: a name of `attnviz methods`, or several.
         layer: a dotted name or module, or several; None takes the model's default and the result
-            says which.
+            says which. Of a layer that returns maps of several sizes, "stage4[3]" is one.
         preprocess: how an image becomes input: a `Preprocess`, torchvision's weights or
             transforms, a timm data config, a Hugging Face processor, a callable, or "imagenet".
             None takes what the model itself states, and is an error where it states nothing.
@@ -206,7 +206,7 @@ def explain(
     by_words = prompted(module, loaded, (target, classes))
     if by_words is not None:
         module, loaded, labels = by_words.module, by_words, by_words.labels
-    layers = None if layer is None else list(find_layers(module, layer))
+    layers = None if layer is None else list(find_layers(module, layer, parts=True))
 
     given = gather(images, module.writer if isinstance(module, CaptionScorer) else module)
     total = given.count if isinstance(given, Given) else len(given)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .errors import DataError, MethodError, optional
 from .explaining import explain
-from .hooks import capture, preserved
+from .hooks import capture, find_layers, preserved
 from .methods.heads import HeadProbe
 from .models import default_layer, infer_layout, resolve_model
 from .models.outputs import logits_of, predicted
@@ -180,7 +180,7 @@ def with_map(model: Any, example: Tensor, *, layer: str | None = None) -> WithMa
         grid = (wanted.shape[1], wanted.shape[2])
         made: list[WithMap] = [_WithRollout(module, grid, pooled=p) for p in (False, True)]
     else:
-        name = layer or default_layer(module, example)
+        (name,) = find_layers(module, layer or default_layer(module, example))
         made = [_with_head(module, name, example)]
         wanted = explain(module, example, method=made[0].method, layer=name).values
     for wrapped in made:

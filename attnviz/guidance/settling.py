@@ -32,10 +32,10 @@ def rebuilt(
         built = config.pooling is not None or config.erasing == "acol"
         needed = built or config.loss != "none" or config.train == "tail"
         layer = _default(model, example, needed=needed)
+    from ..hooks import find_layers
+
     names: list[str] = []
     if layer is not None:
-        from ..hooks import find_layers
-
         asked = layer if isinstance(layer, str | nn.Module) else list(layer)
         names = list(find_layers(model, asked))
         layer = names[0] if len(names) == 1 else tuple(names)
@@ -72,10 +72,11 @@ def rebuilt(
 
 
 def _default(model: nn.Module, example: Tensor, *, needed: bool) -> str | None:
+    from ..hooks import find_layers
     from ..models import default_layer
 
     try:
-        return default_layer(model, example)
+        return next(iter(find_layers(model, default_layer(model, example))))
     except AttnvizError:
         if needed:
             raise

@@ -43,7 +43,7 @@ class Capture:
     ) -> None:
         self._model = unwrap(model)
         self._wrapped = model
-        self.modules = find_layers(self._model, layers)
+        self.modules = find_layers(self._model, layers, parts=True)
         self._create_graph = create_graph
         self._call = call
         self._prefix_graph = (prefix_graph or create_graph) and gradients
@@ -287,8 +287,9 @@ def capture(
 
     Args:
         model: any `nn.Module`.
-        layers: dotted names or modules of the model, one or several. The graph restarts at the
-            one that runs first.
+        layers: dotted names or modules of the model, one or several; of a layer that returns maps
+            of several sizes one of them, such as "stage4[3]". The graph restarts at the one that
+            runs first.
         create_graph: for training. Everything is recorded, activations and gradients are
             differentiable, and buffers and random state move as the forward moves them.
         call: which call of a layer that runs several times: 0, 1, ... or -1 for the last. None

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..errors import CaptureError, LayerNotFound, did_you_mean
+from .outputs import split
 
 _WRAPPERS = ("module", "_orig_mod")
 _stance_lock = threading.RLock()
@@ -102,11 +103,16 @@ def _at(model: nn.Module, name: str) -> nn.Module | None:
 
 
 def find_layers(
-    model: nn.Module, layers: str | nn.Module | Sequence[str | nn.Module]
+    model: nn.Module, layers: str | nn.Module | Sequence[str | nn.Module], *, parts: bool = False
 ) -> dict[str, nn.Module]:
     """Return the layers asked for as {dotted name: module}, in the order asked.
 
     Names may leave out or include what wrappers add (`module.`, `_orig_mod.`).
+
+    Args:
+        model: the model.
+        layers: names or modules.
+        parts: whether `stage4[3]`, one of several maps that a layer returns, will do.
 
     Raises:
         LayerNotFound: a name or module is not part of the model; the message has the nearest.
@@ -124,6 +130,16 @@ def find_layers(
     plain = {_plain(name): name for name in named}
     found: dict[str, nn.Module] = {}
     for layer in layers:
+        base, key = split(layer) if isinstance(layer, str) else ("", None)
+        if key is not None:
+            if not parts:
+                raise LayerNotFound(
+                    f"layer {layer!r} is one of several tensors that {base!r} returns, which can "
+                    "be explained only; here choose a layer that returns one"
+                )
+            ((name, module),) = find_layers(model, base).items()
+            found[f"{name}[{key}]"] = module
+            continue
         if isinstance(layer, nn.Module):
             layer = unwrap(layer)
             name = next((n for n, m in named.items() if m is layer), None)

@@ -17,7 +17,7 @@ from ..errors import AttnvizError, CaptureError, LayoutError, ModelError
 from ..hooks.capture import quantised_part
 from ..hooks.checkpointing import without_checkpointing
 from ..hooks.modules import eager
-from ..hooks.outputs import pick, put
+from ..hooks.outputs import maps_of, pick, put, split
 from ..hooks.preserve import preserved
 from ..hooks.threads import own_thread, takes_hooks
 from ..inputs import Inputs, mismatch, samples_in, size_of
@@ -206,19 +206,24 @@ def _probe(module: nn.Module, image: Inputs) -> list[Seen]:
         calls[name] = calls.get(name, 0) + 1
         sources = {made[id(t)][0]: tuple(t.shape[2:]) for t in maps_in(inputs) if id(t) in made}
         given[name] = {**given.pop(name, {}), **sources}
+        several = maps_of(output)
+        for key, tensor in several.items():
+            source = made.get(id(tensor), ("",))[0]
+            # what the part itself made, or a layer that runs for each of them
+            if calls.get(source, 0) != 1 or source != split(source)[0]:
+                own = f"{name}[{key}]"
+                calls[own] = calls[name]
+                output = put(output, key, kept(own, tensor))
+                made[id(outputs[own])] = own, outputs[own]
+        if several:
+            return output
         if isinstance(output, Mapping) and len(output) > 1:
             return None  # of several tensors in one output, which one the head reads is open
         try:
             tensor, key = pick(output, name)
         except CaptureError:
             return None
-        outputs.pop(name, None)  # a layer that runs again finishes again
-        # a copy goes on, as in `capture`: a layer that hands on what others have read already
-        # would otherwise seem to pass their gradient; behind it all is recorded, also where the
-        # model itself says no_grad
-        torch.set_grad_enabled(True)
-        traced = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
-        outputs[name] = traced.clone()  # no leaf: what follows may change it in place
+        kept(name, tensor)
         # of the maps that a part returns together each is the layer's that made it
         source = name if key is None else made.get(id(tensor), (name,))[0]
         made[id(outputs[name])] = source, outputs[name]
@@ -227,6 +232,16 @@ def _probe(module: nn.Module, image: Inputs) -> list[Seen]:
             grids = {tuple(t.shape[2:]) for t in (tensor, *maps)}
             ways[name] = Way(outputs[name].grad_fn, {origin(t) for t in maps}, grids)
         return put(output, key, outputs[name])
+
+    def kept(name: str, tensor: Tensor) -> Tensor:
+        outputs.pop(name, None)  # a layer that runs again finishes again
+        # a copy goes on, as in `capture`: a layer that hands on what others have read already
+        # would otherwise seem to pass their gradient; behind it all is recorded, also where the
+        # model itself says no_grad
+        torch.set_grad_enabled(True)
+        traced = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
+        outputs[name] = traced.clone()  # no leaf: what follows may change it in place
+        return outputs[name]
 
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
@@ -262,7 +277,9 @@ def _probe(module: nn.Module, image: Inputs) -> list[Seen]:
     ends = weightless(aims, outputs) if dense else set()
     gradient = dict(zip(traced, gradients, strict=True))
     parts = dict(module.named_modules())
-    weighted = [n for n in outputs if next(parts[n].parameters(recurse=False), None) is not None]
+    parts |= {name: parts[split(name)[0]] for name in outputs}
+    whole = [n for n in outputs if n == split(n)[0]]
+    weighted = [n for n in whole if next(parts[n].parameters(recurse=False), None) is not None]
     size, batch = size_of(image, module), samples_in(image)
     odd = [n for n, t in outputs.items() if t.ndim > 2 and t.shape[0] != batch]
     views = views_of(module, image, odd) if odd else {}
@@ -362,7 +379,7 @@ def choose(seen: list[Seen]) -> str | None:
 def _coarsest(seen: list[Seen], usable: list[Seen]) -> list[Seen]:
     usable = [s for s in usable if s.places] or usable
     usable = [s for s in usable if not _DRAWING.search(s.name)] or usable
-    named = [[s for s in usable if words.search(s.name)] for words in _LOOKING]
+    named = [[s for s in usable if words.search(split(s.name)[0])] for words in _LOOKING]
     # pyramids of pooled context are coarser than what they pool, and no stage of their own
     grids = {s.shape[2:] for s in seen if s.kind in _POOLS}
     rest = [s for s in usable if s.shape[2:] not in grids]

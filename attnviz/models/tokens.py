@@ -30,7 +30,12 @@ _STAGES = ("downsampl", "merging", "unroll", "\nstages", ".stages", "\ntransform
 _EMBEDDING = "patch_embed."
 
 #: families whose stem of convolutions states no patch size
-_PATCHES = {"Levit": (16, 16), "LevitDistilled": (16, 16), "Hiera": (4, 4)}
+_PATCHES = {
+    "Levit": (16, 16),
+    "LevitDistilled": (16, 16),
+    "Hiera": (4, 4),
+    "EfficientFormer": (4, 4),
+}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CaptureError
-from ..hooks.outputs import pick
+from ..hooks.outputs import pick, split
 from ..hooks.preserve import preserved
 from ..hooks.threads import own_thread
 
@@ -42,7 +42,7 @@ def views_of(module: nn.Module, inputs: Any, names: Iterable[str]) -> dict[str, 
         with ExitStack() as stack:
             for name in names:
                 hook = own_thread(lambda _, inputs, output, name=name: read(name, output))
-                stack.callback(parts[name].register_forward_hook(hook).remove)
+                stack.callback(parts[split(name)[0]].register_forward_hook(hook).remove)
             stack.enter_context(torch.no_grad())
             stack.enter_context(preserved(module, eval_mode=True))
             module(batch)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import AttnvizError, AttnvizWarning, MethodError
 from ..explaining import explain
-from ..hooks import unwrap
+from ..hooks import find_layers, unwrap
 from ..methods import METHODS
 from ..models import LoadedModel, default_layer
 from . import gates
@@ -45,7 +45,7 @@ def selftest(
         MethodError: no method applies, or the model is no classifier.
     """
     model = unwrap(loaded.module)
-    layer = layer or default_layer(model)
+    (layer,) = find_layers(model, layer or default_layer(model))
     simple = [e.name for e in METHODS if e.family == "cam" and not e.meta["own_pass"]]
     names = [METHODS.get(m).name for m in methods] if methods else simple
     step("identities")

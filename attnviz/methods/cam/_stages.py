@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...geometry import size_of
+from ...hooks.outputs import split
 from ...hooks.threads import own_thread
 from ...models import default_layer
 from .. import Request
@@ -21,7 +22,7 @@ def stages(request: Request) -> list[str]:
     if request.layers:
         return list(request.layers)
     name = default_layer(request.model, request.example)
-    parent, _, last = name.rpartition(".")
+    parent, _, last = split(name)[0].rpartition(".")
     beside = dict(request.model.get_submodule(parent).named_children())
     sizes: dict[str, tuple[int, ...]] = {}
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import MethodError
-from ...hooks.outputs import pick, put
+from ...hooks.outputs import pick, put, split
 from ...hooks.threads import own_thread
 from ..twin import twin
 
@@ -66,7 +66,9 @@ class Tail:
                 assert self._copied is not None
                 return self._copied(_many(self._inputs, self._copies, solid=False))
             inputs = _many(self._inputs, self._copies, solid=True)
-            handle = self._model.get_submodule(self._layer).register_forward_hook(self._put())
+            handle = self._model.get_submodule(split(self._layer)[0]).register_forward_hook(
+                self._put()
+            )
             try:
                 return self._model(inputs)
             finally:
@@ -84,7 +86,7 @@ class Tail:
         for name, output in before.items():
             copied.get_submodule(name).forward = self._giving(output)
         key = pick(given, self._layer)[1]
-        copied.get_submodule(self._layer).forward = lambda *args, **options: put(
+        copied.get_submodule(split(self._layer)[0]).forward = lambda *args, **options: put(
             _many(given, self._copies, solid=self._solid), key, self._value
         )
         return copied
@@ -140,7 +142,7 @@ class Recording:
     ) -> None:
         self._layer, self._kept = layer, kept
         self._names = {module: name for name, module in model.named_modules()}
-        self._target = model.get_submodule(layer)
+        self._target = model.get_submodule(split(layer)[0])
         self._parents = {m for m in self._names if self._target in set(m.modules())}
         self._before: dict[nn.Module, Any] = {}
         self._runs: dict[nn.Module, int] = {}
