@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -292,12 +293,12 @@ def check_finite(scores: Sequence[Tensor]) -> None:
         scores: each (B,).
     """
     for score in scores:
-        bad = ~torch.isfinite(score.detach())
-        if bad.any():
-            first = bad.nonzero()[:, 0].tolist()
+        values = score.tolist()  # once over to the CPU, as a comparison there would go
+        bad = [row for row, value in enumerate(values) if not math.isfinite(value)]
+        if bad:
             raise AttnvizError(
-                f"the model's output is not finite (NaN or infinity) for image {first[0]} of the "
-                f"batch ({len(first)} of {len(bad)}); check the weights and the preprocessing"
+                f"the model's output is not finite (NaN or infinity) for image {bad[0]} of the "
+                f"batch ({len(bad)} of {len(values)}); check the weights and the preprocessing"
             )
 
 

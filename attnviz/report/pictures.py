@@ -15,7 +15,8 @@ _SHORTEST = 160
 def data_uri(image: np.ndarray, *, quality: int = 85, longest: int = _LONGEST) -> str:
     """Return an image (h, w, 3) uint8 as a JPEG data URI, reduced to `longest` pixels.
 
-    Small ones (below 160 px) are enlarged without smoothing, so that pixels stay pixels.
+    Small ones (below 160 px) are enlarged without smoothing, so that pixels stay pixels; to no
+    more than `longest`.
     """
     from PIL import Image
 
@@ -24,7 +25,7 @@ def data_uri(image: np.ndarray, *, quality: int = 85, longest: int = _LONGEST) -
     if side > longest:
         picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     elif side < _SHORTEST:
-        factor = -(-_SHORTEST // side)
+        factor = min(-(-_SHORTEST // side), longest // side)
         picture = picture.resize(
             (picture.width * factor, picture.height * factor), Image.Resampling.NEAREST
         )

@@ -220,3 +220,16 @@ def test_the_page_draws_what_the_pictures_draw(page):
     solid = values > 0.2  # colours of nearly transparent pixels are rounded by the canvas
     gap = np.abs(drawn[..., :3][solid].astype(int) - colourise(values)[solid])
     assert gap.max() <= 8
+
+
+def test_a_picture_is_no_larger_than_the_page_has_room_for() -> None:
+    """Of 10,000 photos each has 144 px: they were doubled, and weighed four times as much."""
+    from attnviz.report.pictures import data_uri
+    from attnviz.report.viewer import longest_side
+
+    longest = longest_side(10_000)
+    assert longest < 160
+    for side, shown in ((40, 120), (longest, longest), (300, longest)):
+        uri = data_uri(np.zeros((side // 2, side, 3), np.uint8), longest=longest)
+        jpeg = base64.b64decode(uri.partition(",")[2])
+        assert Image.open(io.BytesIO(jpeg)).size == (shown, shown // 2)
