@@ -20,9 +20,11 @@ def class_index(name: int | str, count: int, labels: Sequence[str] | None) -> in
         try:
             name = int(name.__index__())
         except (AttributeError, TypeError):
-            raise TargetError(
-                f"a class is an index or a label, got {type(name).__name__}: {name!r}"
-            ) from None
+            got = f"{type(name).__name__}: {name!r}"
+            if hasattr(name, "shape"):
+                got = f"{type(name).__name__} of shape {tuple(name.shape)}; of rows "
+                got += "that are one-hot pass target.argmax(-1), of a column target.squeeze(-1)"
+            raise TargetError(f"a class is an index or a label, got {got}") from None
     if isinstance(name, str) and name.strip().isdecimal():
         name = int(name)
     if isinstance(name, int):

@@ -207,6 +207,7 @@ def test_targets(model, x):
         ([], "0 targets for 3 images"),
         ([0, 1, 2, 3], "4 targets for 3 images"),
         (1.5, "a class is an index or a label, got float"),
+        (torch.eye(4)[:3], r"of shape \(3, 4\); of rows that are one-hot"),
         (attnviz.Contrast(1, 1), "a contrast needs two classes"),
         (lambda out: out, r"one score per image, shape \(3,\); got \(3, 4\)"),
         (lambda out: out.sum(), "one number for 3 images"),
