@@ -33,7 +33,7 @@ def file_bytes(picture: Any, suffix: str) -> bytes:
     return picture_bytes(picture, suffix)
 
 
-def write_file(path: Path, data: bytes, *, force: bool = False) -> None:
+def write_file(path: Path, data: bytes | str, *, force: bool = False) -> None:
     """Write a file whole or not at all: no error, full disk or Ctrl-C leaves half of it.
 
     Raises:

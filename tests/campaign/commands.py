@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,12 @@ def commands(top: Path) -> list[Command]:
         "--object", "boat", "--context", "water", "--preprocess", "unit", "--labels",
         "other,boat", "--fill", "blur", "--method", "gradcam", "--examples", "1",
     )  # fmt: skip
+    writes = ("--model", "tiny-llava")
+    asked = (
+        "audit", *writes, "--data", str(top / "scenes"), "--object", "boat",
+        "--context", "water", "--question", "a", "--target", "boat,ferry", "--fill", "blur",
+        "--method", "attention", "--examples", "0",
+    )  # fmt: skip
     guide = (
         "guide", "--data", str(top / "images"), "--masks", str(top / "masks"), "--model",
         "attnviz.data.boatwater.recipe:SmallNet", "--preprocess", "imagenet", "--batch-size", "4",
@@ -67,6 +74,9 @@ def commands(top: Path) -> list[Command]:
 
     def into(*words: str, file: str = "") -> Callable[[Path], list[str]]:
         return lambda out: [*words, "--out", str(out / file)]
+
+    def to(*words: str) -> Callable[[Path], list[str]]:
+        return lambda out: [*words[:-1], str(out / words[-1])]
 
     return [
         Command("explain", into("explain", *photos, *_TINY)),
@@ -87,6 +97,11 @@ def commands(top: Path) -> list[Command]:
         Command("concepts", into("concepts", *photos, *_TINY, "--count", "2")),
         Command("choose", into("choose", str(top / "images"), "--budget", "3", *choose)),
         Command("attend", into("attend", photos[0], *vit, file="rollout.png")),
+        Command("words", to("attend", photos[0], *writes, "--text", "a", "--html", "page.html")),
+        Command("drawing", to("inspect", *_TINY[1:2], "--draw", "net.svg")),
+        Command("export", to("export", *_TINY[1:2], "--with-map", "net.pt2")),
+        Command("discover", into(*audit[:7], *audit[9:], "--discover")),
+        Command("question", into(*asked), ("--resume",)),
         Command("gallery", into("gallery", "--only", "se")),
         Command("demo", into("demo")),
         Command("benchmark", into("benchmark", *photos, *_TINY, *judge), ()),
@@ -132,8 +147,11 @@ def check_whole(folder: Path) -> None:
         elif path.suffix == ".safetensors":
             with safe_open(path, "pt") as tensors:
                 list(tensors.keys())
-        elif path.suffix == ".html":
-            assert path.read_text().rstrip().endswith("</html>"), path
+        elif path.suffix in (".html", ".svg"):
+            assert path.read_text().rstrip().endswith(f"</{path.suffix[1:]}>"), path
+        elif path.suffix == ".pt2":
+            with zipfile.ZipFile(path) as archive:
+                assert archive.testzip() is None, path
         elif path.suffix == ".jsonl":  # grown line by line: the last may be cut, and is made anew
             for line in path.read_bytes().splitlines(keepends=True):
                 if line.endswith(b"\n"):

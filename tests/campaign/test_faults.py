@@ -15,7 +15,7 @@ from .commands import check_whole, commands, contents
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 NAMES = (
     *("explain", "page", "shards", "erase", "attend", "gallery", "demo", "benchmark"),
-    *("audit", "guide", "concepts", "choose"),
+    *("audit", "guide", "concepts", "choose", "words", "drawing", "export", "discover", "question"),
 )
 
 
