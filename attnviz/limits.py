@@ -13,6 +13,7 @@ or for a process, by the environment: `ATTNVIZ_LIMITS=pixels=400000000,json_dept
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import zipfile
@@ -20,7 +21,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from .errors import AttnvizError, DataError, did_you_mean
 
@@ -31,18 +32,21 @@ class Limits:
 
     Attributes:
         pixels: width x height of a photo, and of the size of one that a file states.
+        scans: times that a progressive JPEG goes over its pixels.
         mask_pixels: width x height of a mask, whatever it is made of.
-        bytes: of arrays after decompression (`Heatmaps.load`, checkpoints).
+        bytes: of arrays after decompression (`Heatmaps.load`, checkpoints, bands of a TIFF).
         annotation_bytes: of a JSON, CSV or XML file with annotation.
         json_bytes: of a file with results, labels or settings.
         json_depth: lists and objects within one another.
         polygon_points: points of one polygon.
         polygon_crossings: rows of pixels that the edges of one polygon cross, in all.
         rows: lines of a CSV.
+        line_characters: of one of them.
         xml_bytes: of one Pascal VOC file.
     """
 
     pixels: int = 200_000_000
+    scans: int = 200
     mask_pixels: int = 100_000_000
     bytes: int = 2_000_000_000
     annotation_bytes: int = 2_000_000_000
@@ -51,6 +55,7 @@ class Limits:
     polygon_points: int = 1_000_000
     polygon_crossings: int = 20_000_000
     rows: int = 20_000_000
+    line_characters: int = 1_000_000
     xml_bytes: int = 4_000_000
 
 
@@ -142,6 +147,40 @@ def parse_json(text: str | bytes, what: str) -> Any:
     return found
 
 
+def lines(stream: IO[str], what: str) -> Iterator[str]:
+    """Yield the lines of a table; without a bound one of a gigabyte would be held as a whole.
+
+    Raises:
+        DataError: a line beyond the limit `line_characters`, or lines beyond the limit `rows`.
+    """
+    most = current().line_characters
+    for number in itertools.count(1):
+        line = stream.readline(most + 1)
+        if not line:
+            return
+        check("rows", number, what)
+        check("line_characters", len(line), f"{what}, line {number}")
+        yield line
+
+
+def check_tensors(path: Path, what: str) -> None:
+    """Raise for a safetensors file with a tensor of more dimensions than numpy has.
+
+    PyTorch takes any number of them, and minutes for millions.
+
+    Raises:
+        DataError: such a tensor, or a header that is none.
+    """
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        check("json_bytes", size, f"{what}, its header")
+        header = parse_json(file.read(size), f"{what}, its header,")
+    for name, about in header.items() if isinstance(header, dict) else ():
+        shape = about.get("shape") if isinstance(about, dict) else None
+        if isinstance(shape, list) and len(shape) > 64:
+            raise DataError(f"{what}: {str(name)[:60]!r} has {len(shape):,} dimensions, at most 64")
+
+
 def check_archive(path: Path, what: str) -> None:
     """Raise for an archive that is small and opens into more than is decoded.
 
@@ -208,7 +247,9 @@ __all__ = [
     "Limits",
     "check",
     "check_archive",
+    "check_tensors",
     "current",
+    "lines",
     "parse_json",
     "raised",
     "read_bytes",

@@ -223,6 +223,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], str]:
     if not path.exists():
         raise FileNotFoundError(2, "no such file", str(path))
     limits.check("bytes", path.stat().st_size, str(path))
+    limits.check_tensors(path, str(path))
     with safe_open(str(path), framework="pt") as file:
         text = (file.metadata() or {}).get(SCHEMA)
         if text is None:

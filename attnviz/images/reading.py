@@ -14,8 +14,9 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from .. import limits
-from ..errors import ImageError, did_you_mean
+from ..errors import DataError, ImageError, did_you_mean
 from .arrays import composite_on_white, from_array, from_tensor, shown, to_uint8
+from .bands import is_tiff, reason, tiff_bands
 from .values import PhotoValues, asked
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def _pixels(source: Any, max_pixels: int, reduce_to: int | None, values: PhotoVa
             with open(path, "rb") as file:
                 return _read_file(file, str(path), max_pixels, reduce_to, values)
         except OSError as error:
-            raise ImageError(f"{str(path)!r} cannot be opened: {_reason(error)}") from error
+            raise ImageError(f"{str(path)!r} cannot be opened: {reason(error)}") from error
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _read_file(io.BytesIO(source), f"{len(source)} bytes", max_pixels, reduce_to, values)
     # isinstance checks without importing what the caller cannot have used
@@ -129,7 +130,7 @@ def _checked_path(source: str | os.PathLike[str]) -> Path:
         if not path.is_file():  # a pipe or a device could block for ever
             raise ImageError(f"{str(path)!r} is not a regular file")
     except OSError as error:
-        raise ImageError(f"{str(path)!r} cannot be opened: {_reason(error)}") from error
+        raise ImageError(f"{str(path)!r} cannot be opened: {reason(error)}") from error
     return path
 
 
@@ -143,13 +144,13 @@ def _read_file(
     try:
         image = open_image(file, what)
     except ImageError:
-        if values.bands is None or not _is_tiff(file):
+        if values.bands is None or not is_tiff(file):
             raise
-        return shown(_tiff_bands(file, what, max_pixels), what, values)
+        return shown(tiff_bands(file, what, max_pixels), what, values)
     _check_size(image, what, max_pixels)
     if image.format == "TIFF" and image.mode in ("RGBA", "RGBX"):
         if values.bands is not None:
-            return shown(_tiff_bands(file, what, max_pixels), what, values)
+            return shown(tiff_bands(file, what, max_pixels), what, values)
         if image.mode == "RGBA" and not image.tag_v2.get(_EXTRA_SAMPLES):
             raise ImageError(
                 f"{what!r} has four bands, and does not say that the fourth is transparency: it "
@@ -162,48 +163,6 @@ def _read_file(
     except Exception:
         deep = None  # Pillow has the last word on a file that OpenCV trips over
     return _decode(image, what, max_pixels, values, deep=deep)
-
-
-def _is_tiff(file: IO[bytes]) -> bool:
-    file.seek(0)
-    return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-
-
-def _tiff_bands(file: IO[bytes], what: str, max_pixels: int) -> np.ndarray:
-    """Return all bands of a TIFF as (H, W, bands)."""
-    import cv2
-
-    file.seek(0)
-    data = np.frombuffer(file.read(), np.uint8)
-    try:
-        few = cv2.imdecode(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:
-        few = None
-    if few is not None:  # it decodes up to four, as blue, green, red
-        order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}
-        return few if few.ndim == 2 else few[..., order.get(few.shape[-1], [0])]
-    try:
-        import tifffile
-    except ImportError as error:
-        raise ImageError(
-            f"reading the bands of {what!r} needs tifffile: `pip install tifffile`"
-        ) from error
-    file.seek(0)
-    try:
-        with tifffile.TiffFile(file) as stored:
-            page = stored.pages[0]
-            if page.imagewidth * page.imagelength > max_pixels:
-                raise ImageError(
-                    f"{what!r} is {page.imagewidth} x {page.imagelength} pixels, more than the "
-                    f"{max_pixels / 1e6:,.0f} million that are decoded"
-                )
-            pixels = page.asarray()
-            planar = page.planarconfig == 2 and page.samplesperpixel > 1
-    except ImageError:
-        raise
-    except Exception as error:  # decoders of damaged data raise nearly anything
-        raise ImageError(f"{what!r} cannot be decoded: {_reason(error)}") from error
-    return np.moveaxis(pixels, 0, -1) if planar else pixels
 
 
 def open_image(file: IO[bytes], what: str) -> Any:
@@ -229,13 +188,28 @@ def open_image(file: IO[bytes], what: str) -> Any:
             if not verdict or isinstance(verdict, str):
                 continue
             file.seek(0)
-            return factory(file, "")
+            found = factory(file, "")
         except Exception:
             continue  # not this format, or a damaged header: reported below
+        if found.info.get("progressive"):
+            _check_scans(file, what)
+        return found
     raise ImageError(
         f"{what!r} is not a readable image: unknown format or damaged header "
         f"(it begins with {prefix[:8]!r}). Formats: {', '.join(_FORMATS)}"
     )
+
+
+def _check_scans(file: IO[bytes], what: str) -> None:
+    """Refuse a JPEG that goes over all of its pixels thousands of times, which takes few bytes."""
+    at = file.tell()
+    file.seek(0)
+    scans = file.read().count(b"\xff\xda")
+    file.seek(at)
+    try:
+        limits.check("scans", scans, repr(what))
+    except DataError as error:
+        raise ImageError(str(error)) from None
 
 
 def _check_size(image: Any, what: str, max_pixels: int) -> None:
@@ -268,7 +242,7 @@ def _decode(
         raise ImageError(f"{what!r} needs more memory than there is: {image.size}") from error
     except Exception as error:  # decoders of damaged data raise nearly anything
         raise ImageError(
-            f"{what!r} cannot be decoded, it is damaged or truncated: {_reason(error)}"
+            f"{what!r} cannot be decoded, it is damaged or truncated: {reason(error)}"
         ) from error
 
 
@@ -342,8 +316,3 @@ def _oriented(pixels: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     return np.ascontiguousarray(pixels)
-
-
-def _reason(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error)
-    return text.splitlines()[0] if text else type(error).__name__

@@ -71,12 +71,12 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    what = f"checkpoint {path} is not a readable safetensors file"
     try:
+        limits.check_tensors(path, "it")
         return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(
-            f"checkpoint {path} is not a readable safetensors file: {error}"
-        ) from error
+    except (SafetensorError, DataError, OSError, ValueError) as error:
+        raise ModelError(f"{what}: {error}") from error
 
 
 def _read_torch(path: Path) -> Any:

@@ -19,6 +19,8 @@ _KEYS = ("id2label", "class_to_idx", "labels", "classes", "class_names", "names"
 _KEYS += ("label2id", "idx_to_class", "CLASSES")
 _HEADERS = {"name", "label", "class", "class_name", "category", "display_name"}
 _NUMBERS = {"index", "id", "idx", "class_id", "number"}
+#: a part of a list or mapping in brackets, up to the comma behind it; it matches anywhere
+_PART = re.compile(r"\s*((?:\d+\s*:\s*)?(?:'(?:[^']|'')*'|\"[^\"]*\")(?=\s*(?:,|$))|[^,]*)\s*")
 _FORMS = (
     "one name a line, a JSON list, {index: name}, {name: index}, ImageNet's class-index JSON, CSV, "
     "YAML with `names:`, or a Hugging Face config.json"
@@ -212,12 +214,13 @@ def _yaml_names(text: str) -> Any:
         raise ValueError("it has no `names:` at the left margin")
     rest = _uncommented(lines[start].partition(":")[2]).strip()
     if rest:
-        while rest[0] in "[{" and not rest.endswith("]" if rest[0] == "[" else "}"):
+        parts, closing = [rest], "]" if rest[0] == "[" else "}"
+        while rest[0] in "[{" and not parts[-1].endswith(closing):
             start += 1
             if start >= len(lines):
                 raise ValueError("the bracket after `names:` is not closed")
-            rest += " " + _uncommented(lines[start]).strip()
-        return _flow(rest)
+            parts.append(_uncommented(lines[start]).strip())
+        return _flow(" ".join(parts))
     found: list[tuple[str | None, str]] = []
     for line in lines[start + 1 :]:
         bare = _uncommented(line).strip()
@@ -249,9 +252,15 @@ def _unquoted(text: str) -> str:
 def _flow(text: str) -> Any:
     if text[0] not in "[{":
         raise ValueError("after `names:` a list or a mapping is expected")
-    item = r"\s*((?:\d+\s*:\s*)?(?:'(?:[^']|'')*'|\"[^\"]*\"|[^,'\"]+))\s*(?:,|$)"
-    parts = re.findall(item, text[1:-1])
+    inside, at = text[1:-1], 0
+    parts: list[str] = []
+    while at < len(inside):
+        found = _PART.match(inside, at)
+        assert found is not None
+        at = found.end() + 1
+        if found[1].strip():
+            parts.append(found[1])
     if text[0] == "[":
-        return [_unquoted(part) for part in parts if part.strip()]
-    pairs = [part.partition(":") for part in parts if part.strip()]
+        return [_unquoted(part) for part in parts]
+    pairs = [part.partition(":") for part in parts]
     return {key.strip(): _unquoted(value) for key, _, value in pairs}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
+import struct
 import time
 import zipfile
 
@@ -15,8 +17,11 @@ from PIL import Image
 
 from attnviz import limits
 from attnviz.data import open_dataset
-from attnviz.data.masks import BoxMask, PolygonMask, RunLengthMask, polygon_mask
-from attnviz.errors import DataError, ModelError, PreprocessError
+from attnviz.data.masks import BoxMask, MaskFile, PolygonMask, RunLengthMask, polygon_mask
+from attnviz.data.readers.hf_disk import _Row
+from attnviz.data.readers.waterbirds import _COLUMNS
+from attnviz.errors import DataError, ImageError, ModelError, PreprocessError
+from attnviz.heatmaps import Heatmaps
 from attnviz.images import read_image
 from attnviz.models import read_labels
 from attnviz.models.checkpoints import read_state_dict
@@ -202,6 +207,84 @@ def test_an_archive_of_an_unknown_version_is_damaged(tmp_path):
     (tmp_path / "c.pt").write_bytes(bytes(whole))
     with pytest.raises(ModelError, match="is damaged|cannot be read"):
         read_state_dict(tmp_path / "c.pt")
+
+
+@pytest.mark.parametrize("name", ["index.csv", "metadata.csv"])
+def test_a_table_of_one_endless_line_is_not_held(tmp_path, name):
+    head = {"index.csv": "path,label\na.png,", "metadata.csv": f"{','.join(_COLUMNS)}\na.png,"}
+    (tmp_path / name).write_text(head[name] + "x" * 3_000_000)
+    with pytest.raises(DataError, match=r"line 2: 1,000,001 line characters, more than the limit"):
+        open_dataset(tmp_path)
+    with limits.raised(rows=1), pytest.raises(DataError, match="2 rows, more than the limit of 1"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" + " " * 200_000 + "'x]", "[" + "a" * 200_000 + "'x]", "[\n" + "a,\n" * 200_000 + "]"],
+)
+def test_names_in_brackets_are_read_once(tmp_path, text):
+    """An expression that tries every way to read them took hours for these."""
+    (tmp_path / "names.yaml").write_text(f"names: {text}")
+    began = time.perf_counter()
+    found = read_labels(tmp_path / "names.yaml")
+    assert time.perf_counter() - began < 20
+    assert found[0][-2:] == "'x" or found == ("a",) * 200_000
+
+
+def test_a_tensor_of_a_million_dimensions_is_refused(tmp_path):
+    header = json.dumps(
+        {"w": {"dtype": "F32", "shape": [0] * 1_000_000, "data_offsets": [0, 0]}}
+    ).encode()
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(ModelError, match="1,000,000 dimensions, at most 64"):
+        read_state_dict(path)
+    with pytest.raises(DataError, match="1,000,000 dimensions, at most 64"):
+        Heatmaps.load(path)
+
+
+def test_a_jpeg_that_goes_over_its_pixels_thousands_of_times_is_refused(tmp_path):
+    file = io.BytesIO()
+    Image.new("L", (64, 48), 90).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    assert read_image(data)[0, 0].tolist() == [90, 90, 90]
+    start, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
+    path = tmp_path / "scans.jpg"
+    path.write_bytes(data[:end] + 5000 * data[start:end] + data[end:])
+    with pytest.raises(ImageError, match=r"5,0\d\d scans, more than the limit of 200"):
+        read_image(path)
+    with pytest.raises(DataError, match="more than the limit of 200"):
+        MaskFile(path).read((48, 64))
+    with limits.raised(scans=6000):
+        assert read_image(path).shape == (48, 64, 3)
+
+
+def test_bands_without_end_are_refused_before_they_are_asked_for(tmp_path):
+    tags = {256: 10_000, 257: 10_000, 258: 8, 259: 1, 262: 1, 273: 8, 277: 60_000, 278: 10_000,
+            279: 64}  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", t, 4, 1, v) for t, v in sorted(tags.items()))
+    head = b"II*\0" + struct.pack("<I", 72) + bytes(64) + struct.pack("<H", len(tags))
+    (tmp_path / "a.tif").write_bytes(head + entries + bytes(4))
+    with pytest.raises(ImageError, match="6,000,000,000,000 bytes, more than the limit"):
+        read_image(tmp_path / "a.tif", bands=(1, 2, 3))
+    big = head + entries.replace(struct.pack("<I", 10_000), struct.pack("<I", 30_000))
+    (tmp_path / "b.tif").write_bytes(big + bytes(4))
+    with pytest.raises(ImageError, match="30000 x 30000 pixels, more than the 200 million"):
+        read_image(tmp_path / "b.tif", bands=(1, 2, 3))
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/etc/passwd", "../photo.png"])
+def test_rows_of_hugging_face_name_no_file_elsewhere(tmp_path, path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "photo.png")
+    row = _Row(tmp_path / "set", 0, "image", [{"image": {"bytes": None, "path": path}}])
+    with pytest.raises(DataError, match="leads out of the image folder"):
+        row.read_bytes()
+    Image.new("RGB", (4, 4)).save(tmp_path / "photo.png")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "photo.png").rename(tmp_path / "set" / "photo.png")
+    row = _Row(tmp_path / "set", 0, "image", [{"image": {"bytes": None, "path": "photo.png"}}])
+    assert read_image(row.read_bytes()).shape == (4, 4, 3)
 
 
 def test_every_limit_is_documented_and_can_be_raised_by_the_environment(repo, monkeypatch):

@@ -7,9 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ... import limits
 from ...errors import DataError, optional
 from ..dataset import READERS, Dataset, build, split_name
 from ..sample import Sample
+from ._common import inside
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class _Row:
         held = self.table[self.index][self.column]
         if held["bytes"] is not None:
             return held["bytes"]
-        return Path(held["path"]).read_bytes()
+        # a path that somebody else wrote into the table must not make attnviz read any other file
+        return limits.read_bytes(inside(self.folder, held["path"], f"row {self.index}"), "bytes")
 
     def where(self) -> tuple[Path, str]:
         return next(self.folder.glob("*.arrow"), self.folder), f"row {self.index}"

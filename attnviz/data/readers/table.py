@@ -54,7 +54,7 @@ def _rows(file: Path) -> dict[str, list[tuple[int, dict[str, str]]]]:
     limits.check("annotation_bytes", file.stat().st_size, str(file))
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, delimiter=delimiter)
+            reader = csv.DictReader(limits.lines(stream, str(file)), delimiter=delimiter)
             header = [h or "" for h in reader.fieldnames or ()]
             key = next((h for h in header if h.strip().lower() in _PATH), None)
             if key is None:
@@ -72,7 +72,6 @@ def _rows(file: Path) -> dict[str, list[tuple[int, dict[str, str]]]]:
                     )
                 path = row.pop(key).strip()
                 rows.setdefault(path, []).append((reader.line_num, row))
-                limits.check("rows", reader.line_num, str(file))
     except (csv.Error, UnicodeDecodeError) as fault:
         raise DataError(f"{file} is not readable as CSV in UTF-8: {fault}") from fault
     return rows

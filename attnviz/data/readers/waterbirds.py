@@ -25,7 +25,9 @@ def detect(root: Path) -> bool:
     if not file.is_file():
         return False
     with file.open(encoding="utf-8", errors="replace") as stream:
-        return set(_COLUMNS) <= set(stream.readline().strip().split(","))
+        return set(_COLUMNS) <= set(
+            stream.readline(limits.current().line_characters).strip().split(",")
+        )
 
 
 @READERS.register("waterbirds", detect=detect)
@@ -42,7 +44,7 @@ def read_waterbirds(root: Path, *, images: Path | None = None, faults: str = "ra
     limits.check("annotation_bytes", file.stat().st_size, str(file))
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream))
+            rows = list(csv.DictReader(limits.lines(stream, str(file))))
     except (csv.Error, UnicodeDecodeError) as fault:
         raise DataError(f"{file} is not readable as CSV in UTF-8: {fault}") from fault
     entries = [partial(_sample, root, images or root, row) for row in rows]
