@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,10 @@ def read_labels(given: str | Path) -> tuple[str, ...]:
             "file, imagenet, or the names with commas between them"
         )
     try:
-        content = limits.read_bytes(path).decode("utf-8")
+        content = limits.read_bytes(path)
+        # files of Windows say by their first two bytes that they are UTF-16
+        wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+        content = content.decode("utf-16" if wide else "utf-8").removeprefix("\ufeff")
         stored = _parse(content, path.suffix.lower())
     except (DataError, ValueError, csv.Error) as error:
         raise ModelError(f"labels {path} cannot be read: {error}; expected {_FORMS}") from error
@@ -90,6 +93,8 @@ def as_labels(stored: Any, what: str = "labels") -> tuple[str, ...]:
         if key is not None:
             return as_labels(stored[key], what)
         stored = _ordered(stored, what)
+    elif isinstance(stored, list | tuple) and (numbers := _numbers(stored)):
+        stored = _ordered(numbers, what)  # COCO's categories: ids from 1, with gaps
     if not isinstance(stored, list | tuple):
         raise ModelError(
             f"{what} cannot be read: a {type(stored).__name__} is no list of names; "
@@ -134,6 +139,28 @@ def _name(value: Any, what: str) -> str:
     return str(value).strip()
 
 
+def _numbers(stored: Sequence[Any]) -> dict[Any, Any] | None:
+    """Return {number: name} of a list of mappings that all state their number, or None."""
+    found = [
+        {k: one[k] for k in _NUMBERS if k in one} if isinstance(one, Mapping) else {}
+        for one in stored
+    ]
+    if not all(len(one) == 1 for one in found):
+        return None
+    index = [next(iter(one.values())) for one in found]
+    return dict(zip(index, stored, strict=True)) if len(set(index)) == len(index) else None
+
+
+def _lines(text: str) -> Any:
+    """Return the names, one a line; where every line counts them, {number: name}."""
+    lines = text.rstrip().splitlines()
+    found = [re.fullmatch(r"\s*(\d+)\s*[:,;\s]\s*(\S.*)", line) for line in lines]
+    index = [int(one[1]) for one in found if one]
+    if len(index) == len(lines) > 1 and index in [[*range(s, s + len(lines))] for s in (0, 1)]:
+        return {one[1]: one[2] for one in found if one}
+    return lines
+
+
 def _ordered(stored: Mapping[Any, Any], what: str) -> list[Any]:
     def numbers(values: Iterable[Any]) -> list[int] | None:
         try:
@@ -169,7 +196,7 @@ def _parse(text: str, suffix: str) -> Any:
         return _yaml_names(text)
     if suffix in (".csv", ".tsv"):
         return _table(text, "\t" if suffix == ".tsv" else None)
-    return text.splitlines()
+    return _lines(text)
 
 
 def _table(text: str, delimiter: str | None) -> Any:

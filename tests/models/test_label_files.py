@@ -16,12 +16,14 @@ NAMES = ("ant", "bee, honey bee", "cat's cradle")
     [
         ("a.txt", "ant\nbee, honey bee\ncat's cradle\n"),
         ("bom.txt", "\ufeffant\nbee, honey bee\ncat's cradle\n"),
+        ("counted.txt", "0 ant\n1: bee, honey bee\n2\tcat's cradle\n\n"),
         ("list.json", json.dumps(NAMES)),
         ("index.json", json.dumps({str(i): n for i, n in enumerate(NAMES)})),
         ("class_to_idx.json", json.dumps({n: i for i, n in reversed(list(enumerate(NAMES)))})),
         ("imagenet.json", json.dumps({str(i): [f"n{i}", n] for i, n in enumerate(NAMES)})),
         ("config.json", json.dumps({"id2label": {str(i): n for i, n in enumerate(NAMES)}})),
         ("coco.json", json.dumps([{"id": i, "name": n} for i, n in enumerate(NAMES)])),
+        ("mixed.json", json.dumps([{"id": i, "name": NAMES[i]} for i in (2, 0, 1)])),
         ("one.csv", 'label\nant\n"bee, honey bee"\ncat\'s cradle\n'),
         ("two.csv", 'name,index\n"bee, honey bee",1\nant,0\ncat\'s cradle,2\n'),
         ("bare.csv", '2,cat\'s cradle\n0,ant\n1,"bee, honey bee"\n'),
@@ -42,6 +44,13 @@ def test_forms(name, text, tmp_path):
     assert as_labels(str(tmp_path / name)) == NAMES
 
 
+def test_files_of_windows_and_names_that_begin_with_numbers(tmp_path):
+    (tmp_path / "wide.txt").write_bytes("ant\r\nbee\r\n".encode("utf-16"))
+    assert read_labels(tmp_path / "wide.txt") == ("ant", "bee")
+    (tmp_path / "planes.txt").write_text("737 airliner\n747 airliner\n")
+    assert read_labels(tmp_path / "planes.txt") == ("737 airliner", "747 airliner")
+
+
 def test_names_with_commas_and_objects():
     assert read_labels("ant, bee,cat") == ("ant", "bee", "cat")
     assert as_labels({"cat": 2, "ant": 0, "bee": 1}) == ("ant", "bee", "cat")
@@ -53,6 +62,12 @@ def test_names_with_commas_and_objects():
     ("name", "text", "message"),
     [
         ("one.json", '{"1": "ant", "2": "bee"}', "none for index 0.*counts from 1"),
+        ("counted.txt", "1 ant\n2 bee\n", "none for index 0.*counts from 1"),
+        (
+            "coco.json",
+            '{"categories": [{"id": 1, "name": "ant"}, {"id": 3, "name": "bee"}]}',
+            "none for index 0, 2",
+        ),
         ("gap.json", '{"0": "ant", "2": "bee"}', "none for index 1"),
         ("same.json", '{"ant": 0, "bee": 0}', "indices repeat"),
         ("twice.csv", "0,ant\n0,bee\n", "an index stands in two rows"),
