@@ -8,7 +8,7 @@ from torch import Tensor
 from ...errors import MethodError
 from ._register import register_attention
 from .reading import Reading, Row
-from .steps import adapt, gradient_rows, in_places, tokens_of
+from .steps import adapt, gradient_rows, in_places, keys_of, tokens_of
 
 
 @register_attention("gradient_rollout", paper="arXiv:2005.00928", units="share of attention",
@@ -49,17 +49,14 @@ def gradient_rollout(
         own = tokens_of(site)
         current, tokens = adapt(current, tokens, own, site), own
         rows_of = gradient_rows(site, reading.gradient(site, column))
-        moved = current.new_zeros(len(current), site.keys)
+        moved, kept = current.new_zeros(len(current), site.keys), torch.zeros_like(current)
         for rows in site.row_chunks():
             fused = rows_of(rows).mean(1)
             total = fused.sum(-1)
             dead = total == 0
             share = (current[:, rows] / total.masked_fill(dead, 1.0)).masked_fill(dead, 0.0)
             moved = moved + (share[:, None] @ fused)[:, 0]
-            if pooling:
-                continue
-            stays = torch.zeros_like(current)
-            stays[:, rows] = dead.to(current.dtype)
-            moved = moved + stays * current
+            kept[:, rows] = dead.to(current.dtype)
+        moved = moved if pooling else adapt(moved, keys_of(site), own, site) + kept * current
         current = moved if pooling else residual * current + (1 - residual) * moved
     return reading.picture(current, tokens)

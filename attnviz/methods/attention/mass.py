@@ -17,7 +17,7 @@ from ...targets import resolve
 from .. import Request
 from ..forward import ForwardPass
 from .reading import Reading, of_layers, on_picture, token_number
-from .steps import in_places, tokens_of
+from .steps import in_places, keys_of, tokens_of
 
 
 def region_mass(
@@ -141,7 +141,7 @@ def _checked(masks: Tensor, images: int) -> Tensor:
 
 def _mass(site: Site, masks: Tensor, rows: Any) -> Tensor:
     """Return (images, H, M) of one site."""
-    tokens = tokens_of(site)
+    tokens = keys_of(site)
     if tokens.grid is None:
         raise AttentionUnavailable(
             f"the keys of site {site.name!r} are not the patches of a picture"
@@ -159,7 +159,7 @@ def _mass(site: Site, masks: Tensor, rows: Any) -> Tensor:
             found = _times(site, columns, slice(None))
             rows = rows[:, : found.shape[2]]
             return torch.einsum("bq,bhqm->bhm", rows.to(found), found)
-        query = _query(site, tokens, rows)
+        query = _query(site, tokens_of(site), rows)
         found = _times(site, columns, query)
         return found if found.ndim == 3 else found.mean(2)
     if not isinstance(rows, str) or rows != "mean":

@@ -188,7 +188,7 @@ class Reading:
         if column not in self._read:
             row = row_of_head(self, final, column)
             if final.kind != "pooling" and not in_places(final):  # class attention: the first ask
-                row = F.pad(row, (0, final.keys - row.shape[1]))
+                row = F.pad(row, (0, tokens_of(final).count - row.shape[1]))
             self._read[column] = row
         row, site = self._read[column], self.last
         if final.index == site.index:

@@ -36,12 +36,34 @@ def in_places(site: Site) -> bool:
     return site.grid is None and site.queries == site.keys and site.has_places
 
 
-def tokens_of(site: Site) -> Tokens:
-    """Return the tokens that go into a layer."""
+def keys_of(site: Site) -> Tokens:
+    """Return the tokens that a layer's weights are over."""
     if in_places(site):
         grid = site.places().grid
         return Tokens(math.prod(grid), 0, grid)
     return Tokens(site.keys, site.prefix, site.grid)
+
+
+def tokens_of(site: Site) -> Tokens:
+    """Return the tokens that go into a layer.
+
+    Where squares of patches are merged for the keys (PVT, Segformer, Twins) they are more than
+    these, and as many as the queries.
+
+    Raises:
+        MethodError: there are more queries than keys, and not by a square for each of them.
+    """
+    keys = keys_of(site)
+    if site.kind != "self" or site.queries <= site.keys or keys.grid is None:
+        return keys
+    patches = site.queries - keys.prefix
+    step = math.isqrt(max(patches, 0) // max(math.prod(keys.grid), 1))
+    if step * step * math.prod(keys.grid) != patches:
+        raise MethodError(
+            f"layer {site.name!r} has {site.queries} queries and {site.keys} keys, and how patches "
+            "were merged into these is not known; name other layers, e.g. layer=[...]"
+        )
+    return Tokens(site.queries, keys.prefix, (keys.grid[0] * step, keys.grid[1] * step))
 
 
 def adapt(row: Tensor, have: Tokens, want: Tokens, site: Site) -> Tensor:
@@ -85,7 +107,9 @@ def attend(
     weights: Callable[[slice | Tensor], Tensor] | None = None,
     budget: int | None = None,
 ) -> Tensor:
-    """Return r A for one layer, A being the heads' attention made one: (B, Q) -> (B, K).
+    """Return r A for one layer, A being the heads' attention made one, over the layer's tokens.
+
+    Patches that were merged into one key share in it equally.
 
     Args:
         site: the layer.
@@ -110,7 +134,9 @@ def attend(
             found = found + (r[:, None] @ fuse(part, rows))[:, 0]
     if places is not None:
         return places.scatter(found).flatten(1)
-    return found
+    if site.kind != "self":
+        return found
+    return adapt(found, keys_of(site), tokens_of(site), site)
 
 
 def gather(row: Tensor, places: Places) -> Tensor:
