@@ -32,6 +32,7 @@ from .data.identity import (
 from .errors import DataError, ImageError, optional
 from .explaining import explain
 from .heatmaps import Heatmaps, joined
+from .hooks import is_sharded
 from .models import LoadedModel, resolve_model, resolve_preprocess
 from .processes import current
 from .writing import utf8, write_file
@@ -75,7 +76,7 @@ def explain_dataset(
 
     Raises:
         DataError: the folder belongs to a run over other data, weights or options; several
-            methods or layers; nothing can be read.
+            methods or layers; nothing can be read; weights sharded among processes.
         EnvironmentFault: `parquet` without pyarrow.
     """
     out = Path(out)
@@ -84,6 +85,12 @@ def explain_dataset(
     module, loaded = resolve_model(model, options.pop("device", None))
     if not isinstance(options.get("method", "gradcam"), str) or shard < 1:
         raise DataError("shards hold the maps of one method, and of at least one image each")
+    if is_sharded(module):
+        raise DataError(
+            f"the weights of {type(module).__name__} are sharded (FSDP): its processes have to run "
+            "as many batches each, and images are shared out as it comes. Give the whole model to "
+            "each process, or call attnviz.explain on batches in step"
+        )
     group = current()
 
     def run() -> dict[str, Any]:

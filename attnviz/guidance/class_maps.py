@@ -11,15 +11,12 @@ from torch import Tensor, nn
 
 from ..errors import GuidanceError, MethodError
 from ..geometry import size_of
-from ..hooks import averaging, find_layers, unwrap
+from ..hooks import averaging, find_layers, is_sharded, unwrap
 from ..margins import Margin
 from ..methods import METHODS, Request
 from ..methods.cam import apply_cam, read_layers
 from ..registry import Entry
 from ..targets import Column, Target
-
-#: wrappers and modules of torch that share the weights out among processes
-_SHARDED = ("FSDPModule", "FullyShardedDataParallel")
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +142,7 @@ def class_map(
         LayerNotFound, TargetError, LayoutError: as `explain`.
     """
     wrapper, model = averaging(model), unwrap(model)
-    if any(c.__name__ in _SHARDED for c in type(model).__mro__):
+    if is_sharded(model):
         raise GuidanceError(
             "this model's weights are sharded (FSDP) and gone when a map is differentiated; wrap "
             "the model in DistributedDataParallel for guidance, or train it without maps"

@@ -4,7 +4,7 @@ from .capture import Capture, capture
 from .checkpointing import without_checkpointing
 from .compiling import compiled
 from .kernels import differentiable_attention
-from .modules import averaging, eager, find_layers, named_parts, unwrap, walked
+from .modules import averaging, eager, find_layers, is_sharded, named_parts, unwrap, walked
 from .outputs import wide
 from .preserve import preserved
 from .threads import own_thread
@@ -17,6 +17,7 @@ __all__ = [
     "differentiable_attention",
     "eager",
     "find_layers",
+    "is_sharded",
     "named_parts",
     "own_thread",
     "preserved",

@@ -55,6 +55,12 @@ def averaging(model: nn.Module) -> nn.Module | None:
     return model
 
 
+def is_sharded(model: nn.Module) -> bool:
+    """Return whether torch shares a model's weights out among processes (FSDP, `fully_shard`)."""
+    kinds = ("FSDPModule", "FullyShardedDataParallel")
+    return any(kind.__name__ in kinds for kind in type(model).__mro__)
+
+
 def named_parts(model: nn.Module) -> dict[nn.Module, str]:
     """Return all modules of a model with their dotted names, as `named_modules()` orders them.
 
