@@ -146,7 +146,8 @@ def explain(
             preprocessed already: (B, C, H, W) or (C, H, W), or of the rank that the model's
             convolutions have, (B, C, T) or (B, C, D, H, W). Lists, loaders and data sets of these
             are explained whole; of an (image, label) sample the image is taken. A mapping, or a
-            tuple for a model that takes several tensors, is a batch of several inputs.
+            tuple for a model that takes several tensors, is a batch of several inputs; methods that
+            alter or attribute the input explain one of them (`vary=1`, or a key), the others fixed.
         target: a class index, a label, a `Target`, a text such as "contrast:boat,seashore" (see
             `attnviz.targets.parse`), a function of the model's output that returns (B,) scores,
             or a list with one of these per image. None explains each image's

@@ -129,8 +129,9 @@ _OF_FAMILY = {
     # average the maps of six copies of the picture; a principal component for the sum of channels
     "cam": {"augment": True, "eigen_smooth": False},
     "attention": {"grid": False},  # (rows, columns) of the patches
-    "perturbation": {"budget": True},  # bytes that a pass may take
-    "attribution": {"budget": True},
+    # bytes that a pass may take; which of several inputs is explained
+    "perturbation": {"budget": True, "vary": True},
+    "attribution": {"budget": True, "vary": True},
 }
 
 #: what other tools, and other functions of this one, call the arguments of `explain`

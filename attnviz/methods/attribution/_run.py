@@ -16,6 +16,7 @@ from ...targets import BoxTarget
 from .. import RawMaps, Request, rectifies, taken_by
 from ..altered import AlteredGroup, Passes, replacement
 from ..forward import ForwardPass
+from ..held import one_at_a_time
 from ..twin import twin
 
 #: a completeness gap larger than this share of the score difference is warned of
@@ -131,6 +132,9 @@ def run(request: Request, entries: Sequence[Entry]) -> list[RawMaps]:
             f"{entries[0].name} keeps no graph (create_graph=True); train on a CAM, such as "
             "method='gradcam'"
         )
+    held = one_at_a_time(request, entries, run)
+    if held is not None:
+        return held
     passes = Passes(request, budget=request.options.get("budget"))
     with torch.no_grad():
         passes.first()

@@ -20,6 +20,7 @@ from .. import RawMaps, Request, rectifies, taken_by
 from ..altered import AlteredGroup, Passes
 from ..forward import ForwardPass
 from ..heads import HeadProbe, LinearHead
+from ..held import one_at_a_time
 from .tail import Recorded, Recording, Tail
 
 
@@ -78,6 +79,9 @@ def run(request: Request, entries: Sequence[Entry]) -> list[RawMaps]:
             f"{entries[0].name} has no derivative (create_graph=True): it compares scores of "
             "altered pictures. Train on a CAM, such as method='gradcam'"
         )
+    held = one_at_a_time(request, entries, run)
+    if held is not None:
+        return held
     passes = Passes(request, budget=request.options.get("budget"))
     layers = _layers(request, entries, passes)
     found = []
@@ -111,7 +115,9 @@ def _layers(request: Request, entries: Sequence[Entry], passes: Passes) -> list[
     names = list(request.layers or [default_layer(request.model, request.example)])
     gradients = any(e.meta["needs_gradient"] for e in entries)
     with ExitStack() as stack:
-        cap = stack.enter_context(capture(request.model, names, gradients=gradients))
+        cap = stack.enter_context(
+            capture(request.model, names, gradients=gradients, call=request.call)
+        )
         probe = stack.enter_context(HeadProbe(request.model))
         notes = [
             Recording(request.model, n) for n in names if any(e.meta["runs_tail"] for e in entries)
