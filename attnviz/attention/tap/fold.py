@@ -63,6 +63,15 @@ def grouped(q: Tensor, kv: Tensor) -> Tensor:
     return kv.repeat_interleave(q.shape[1] // kv.shape[1], dim=1)
 
 
+def take_heads(kv: Tensor, heads: int, index: slice | Tensor) -> Tensor:
+    """Return the key or value heads (B, G, K, E) of some query heads; one shared head as it is."""
+    if kv.shape[1] == 1:
+        return kv
+    if kv.shape[1] != heads:  # only those asked for are repeated
+        index = torch.arange(heads)[index] // (heads // kv.shape[1])
+    return take(kv, 1, index)
+
+
 def softmax_logits(q: Tensor, k: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     """Return softmax(scale q kᵀ + bias): (B, H, R, E), (B, H or 1, K, E) -> (B, H, R, K).
 
@@ -75,6 +84,19 @@ def softmax_logits(q: Tensor, k: Tensor, bias: Tensor | None, scale: float) -> T
     dead = (scores == -math.inf).all(-1, keepdim=True)
     # filled before and after, so that no NaN enters the gradient either
     return scores.masked_fill(dead, 0.0).softmax(-1).masked_fill(dead, 0.0)
+
+
+def cell_bytes(held: Tensor, added: bool | None, causal: bool) -> int:
+    """Return the bytes a weight takes while it is computed.
+
+    Args:
+        held: queries, or the weights themselves.
+        added: whether a mask is added to the logits; None where the weights are held.
+        causal: whether a causal mask is.
+    """
+    size = 8 if held.dtype == torch.float64 else 4
+    # logits, what is added to them and the softmax lie beside each other for a moment
+    return size * (1 if added is None else 5 if added else 3) + 8 * causal
 
 
 def row_chunks(rows: int, row_bytes: int, budget: int | None) -> Iterator[slice]:

@@ -13,7 +13,19 @@ from torch import Tensor, nn
 from ...errors import AttentionUnavailable
 from ._layout import Fold, stated_line
 from ._places import Places, history, places_of, positions_of
-from .fold import Index, bias_rows, grouped, indices, row_chunks, shift, softmax_logits, take, wide
+from .fold import (
+    Index,
+    bias_rows,
+    cell_bytes,
+    grouped,
+    indices,
+    row_chunks,
+    shift,
+    softmax_logits,
+    take,
+    take_heads,
+    wide,
+)
 from .tags import Rearranged
 
 
@@ -133,11 +145,8 @@ class Site:
                 "use attnviz.attention.tap(model, keep='qk')"
             )
         q = take(take(self.q, 1, head_index), 2, row_index)
-        k = grouped(self.q, self.k)
-        k = k if k.shape[1] == 1 else take(k, 1, head_index)
-        mask = self.mask
-        if mask is not None and mask.shape[1] != 1:
-            mask = take(mask, 1, head_index)
+        k = take_heads(self.k, self.heads, head_index)
+        mask = None if self.mask is None else take_heads(self.mask, self.heads, head_index)
         total = q.shape[2]
         row_bytes = 4 * q.shape[0] * q.shape[1] * self.keys
         parts = []
@@ -152,21 +161,19 @@ class Site:
         return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
     def chunks(self, *, budget: int | None = None) -> Iterator[tuple[slice, Tensor]]:
-        """Yield (rows, weights (B, H, R, K)) until every row was seen.
-
-        The weights of a chunk, and what is computed on the way to them, keep within the budget
-        (64 MiB by default; one row at least).
-        """
+        """Yield (rows, weights (B, H, R, K)) until every row was seen, see `row_chunks`."""
         for chunk in self.row_chunks(budget=budget):
             yield chunk, self.weights(rows=chunk, budget=budget)
 
     def row_chunks(self, *, budget: int | None = None) -> Iterator[slice]:
-        """Yield slices that cover all rows, the weights of each within a memory budget."""
-        size = 8 if self._held().dtype == torch.float64 else 4
-        # logits, what is added to them and the softmax lie beside each other for a moment
-        size *= 1 if self.probabilities is not None else 3 if self.mask is None else 5
-        size += 8 * self.causal
-        yield from row_chunks(self.queries, size * self.batch * self.heads * self.keys, budget)
+        """Yield slices of all rows, weights and what makes them in a budget (default 64 MiB)."""
+        yield from row_chunks(self.queries, self.heads * self.row_bytes, budget)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that one row of one head takes while its weights are computed."""
+        added = None if self.probabilities is not None else self.mask is not None
+        return cell_bytes(self._held(), added, self.causal) * self.batch * self.keys
 
     def _held(self) -> Tensor:
         found = self.q if self.q is not None else self.probabilities

@@ -51,7 +51,7 @@ def gradient_rollout(
         rows_of = gradient_rows(site, reading.gradient(site, column))
         moved, kept = current.new_zeros(len(current), site.keys), torch.zeros_like(current)
         for rows in site.row_chunks():
-            fused = rows_of(rows).mean(1)
+            fused = rows_of(rows, slice(None)).mean(1)
             total = fused.sum(-1)
             dead = total == 0
             share = (current[:, rows] / total.masked_fill(dead, 1.0)).masked_fill(dead, 0.0)

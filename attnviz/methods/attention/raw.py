@@ -44,9 +44,7 @@ def raw_attention(
         raise MethodError(
             f"head={head!r}: {site.name!r} has heads 0 to {site.heads - 1}; or 'mean', 'max', 'min'"
         )
-    number = int(head)
-    found = attend(site, start, None, weights=lambda rows: site.weights(rows=rows, heads=number))
-    return reading.picture(found, tokens)
+    return reading.picture(attend(site, start, None, head=int(head)), tokens)
 
 
 @register_attention("cls_attention", paper="arXiv:2104.14294", units="share of attention",

@@ -117,7 +117,7 @@ def relevance_of(
     r_ss = eye[sources].expand(batch, -1, -1).clone()
     r_qs = r_qq.new_zeros(batch, queries, sources)
     for site, gradient in zip(sites, gradients, strict=True):
-        fused = gradient_rows(site, gradient)(slice(None)).mean(1).to(dtype)
+        fused = gradient_rows(site, gradient)(slice(None), slice(None)).mean(1).to(dtype)
         if site.kind == "cross":
             if (site.queries, site.keys) != (queries, sources):
                 raise MethodError(

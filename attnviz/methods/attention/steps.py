@@ -18,6 +18,9 @@ from ...attention.tap import Places, Site
 from ...attention.tap.fold import row_chunks, wide
 from ...errors import MethodError
 
+#: (rows, heads) -> (B, H', R, K)
+Weights = Callable[["slice | Tensor", slice], Tensor]
+
 #: (weights (B, H, R, K), rows) -> (B, R, K): how the heads of some rows are made one
 Fuse = Callable[[Tensor, "slice | Tensor"], Tensor]
 
@@ -104,7 +107,8 @@ def attend(
     row: Tensor,
     fuse: Fuse | None,
     *,
-    weights: Callable[[slice | Tensor], Tensor] | None = None,
+    weights: Weights | None = None,
+    head: int | None = None,
     budget: int | None = None,
 ) -> Tensor:
     """Return r A for one layer, A being the heads' attention made one, over the layer's tokens.
@@ -115,7 +119,8 @@ def attend(
         site: the layer.
         row: (B, T) over the layer's output tokens; for windows over positions of the picture.
         fuse: how heads are made one; None is their mean.
-        weights: rows -> (B, H, R, K) if it is not the attention itself.
+        weights: (rows, heads) -> (B, H', R, K) if it is not the attention itself.
+        head: only this one is read.
         budget: bytes that a chunk of weights may take.
     """
     places = site.places() if in_places(site) else None
@@ -123,13 +128,18 @@ def attend(
         row = row / _windows(row, places)  # shares stay shares where windows overlap (VOLO)
     own = gather(row, places) if places is not None else row[:, : site.queries]
     found = own.new_zeros(own.shape[0], site.keys)
-    for rows in _active_chunks(site, own, budget):
-        part = site.weights(rows=rows, budget=budget) if weights is None else weights(rows)
+    count = site.heads if head is None else 1
+    for rows, heads in _active_parts(site, own, count, budget, together=fuse is not None):
+        if weights is None:
+            own_heads = heads if head is None else head
+            part = site.weights(rows=rows, heads=own_heads, budget=budget)
+        else:
+            part = weights(rows, heads)
         r = own[:, rows].to(part.dtype)
         if fuse is None:  # mean over heads: one product of a row and a tall matrix for each image
-            heads, number = part.shape[1], part.shape[2]
-            wide_row = (r / heads).repeat(1, heads)[:, None]
-            found = found + (wide_row @ part.reshape(-1, heads * number, site.keys))[:, 0]
+            several, number = part.shape[1], part.shape[2]
+            wide_row = (r / count).repeat(1, several)[:, None]
+            found = found + (wide_row @ part.reshape(-1, several * number, site.keys))[:, 0]
         else:
             found = found + (r[:, None] @ fuse(part, rows))[:, 0]
     if places is not None:
@@ -154,25 +164,36 @@ def _windows(row: Tensor, places: Places) -> Tensor:
     return torch.zeros_like(row).index_put(at, held, accumulate=True).clamp(min=1)
 
 
-def _active_chunks(site: Site, row: Tensor, budget: int | None) -> Iterator[slice | Tensor]:
-    """Yield the rows to compute: all in chunks, or the few that have any share."""
+def _active_parts(
+    site: Site, row: Tensor, heads: int, budget: int | None, *, together: bool
+) -> Iterator[tuple[slice | Tensor, slice]]:
+    """Yield rows and heads to compute at a time: all rows, or the few that have any share.
+
+    Few heads of many rows are faster than all heads of few rows: products of a few rows spend
+    their time on arranging the keys.
+    """
     budget = _CHUNK if budget is None else budget
+    active, count, size = None, site.queries, site.row_bytes
     if not row.requires_grad:
-        active = (row != 0).any(0).nonzero()[:, 0]
-        if len(active) < site.queries:
-            size = row.element_size() * site.batch * site.heads * site.keys
-            for chunk in row_chunks(len(active), size, budget):
-                yield active[chunk]
-            return
-    yield from site.row_chunks(budget=budget)
+        found = (row != 0).any(0).nonzero()[:, 0]
+        if len(found) < count:
+            active, count = found, len(found)
+    several = heads if together else budget // max(size * min(count, _ROWS), 1)
+    several = min(max(several, 1), heads)
+    for first in range(0, heads, several):
+        for chunk in row_chunks(count, size * several, budget):
+            yield chunk if active is None else active[chunk], slice(first, first + several)
 
 
 #: bytes of weights at a time: small enough to stay in a processor's cache
 _CHUNK = 4 * 2**20
 
+#: rows of a head at a time, if the bytes allow for them
+_ROWS = 256
 
-def gradient_rows(site: Site, gradient: Tensor) -> Callable[[slice | Tensor], Tensor]:
-    """Return rows -> (dS/dA * A)+ of these rows, (B, H, R, K), from q, k, v and dS/dO.
+
+def gradient_rows(site: Site, gradient: Tensor) -> Weights:
+    """Return (rows, heads) -> (dS/dA * A)+ of these, (B, H', R, K), from q, k, v and dS/dO.
 
     dS/dA = dS/dO Vᵀ, so neither A nor its gradient is kept (Chefer et al. 2021, arXiv:2103.15679,
     equation 5, without the mean over heads).
@@ -183,9 +204,12 @@ def gradient_rows(site: Site, gradient: Tensor) -> Callable[[slice | Tensor], Te
     """
     values = wide(site.values()).transpose(-2, -1)
 
-    def rows_of(rows: slice | Tensor) -> Tensor:
-        attention = site.weights(rows=rows)
-        part = gradient[:, :, rows].to(attention.dtype)
-        return (attention * (part @ values.to(attention.dtype))).clamp(min=0)
+    def rows_of(rows: slice | Tensor, heads: slice) -> Tensor:
+        attention = site.weights(rows=rows, heads=heads)
+        own = values if values.shape[1] == 1 else values[:, heads]
+        part = gradient[:, heads, rows].to(attention.dtype) @ own.to(attention.dtype)
+        if part.requires_grad or attention.requires_grad:
+            return (attention * part).clamp(min=0)
+        return part.mul_(attention).clamp_(min=0)  # no third matrix
 
     return rows_of

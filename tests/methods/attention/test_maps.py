@@ -11,10 +11,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import attnviz
 from attnviz import attention
+from attnviz.attention.tap import Site
 from attnviz.attention.tap import fold as _fold
 from attnviz.errors import AttentionUnavailable, AttnvizWarning, LayerNotFound, MethodError
 from attnviz.methods.attention import steps
 from attnviz.methods.attention.flow import attention_flow
+from attnviz.methods.attention.steps import attend, gradient_rows
 from tests.support.attention_models import plain, timm_model
 
 
@@ -485,3 +487,24 @@ def test_rollout_begins_with_what_the_head_reads_of_tokens_that_changed_in_place
     assert row.std() > 0.005  # far from a mean
     written = _values(model, x, "rollout", target=1, row=row)
     _close(_values(model, x, "rollout", target=1), written, atol=1e-9)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("budget", [1, 700, 10**7])
+def test_heads_in_turn_are_all_heads_at_once(groups, budget):
+    """Grouped keys too: each head finds its own, however the work is cut."""
+    made = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, h, 9, 5, generator=made).double() for h in (4, groups, groups))
+    site = Site(0, "own", "self", "sdpa", 0, 0, 2, 4, 9, 9, scale=0.7, q=q, k=k, v=v)
+    slope = torch.randn(2, 4, 9, 5, generator=made).double()
+    row = torch.rand(2, 9, generator=made).double()
+    keys, values = (t.repeat_interleave(4 // groups, 1) for t in (k, v))
+    weights = (0.7 * q @ keys.transpose(2, 3)).softmax(3)
+    effect = (weights * (slope @ values.transpose(2, 3))).clamp(min=0)
+    for given, wanted in ((None, weights), (gradient_rows(site, slope), effect)):
+        found = attend(site, row, None, weights=given, budget=budget)
+        torch.testing.assert_close(found, (row[:, None] @ wanted.mean(1))[:, 0])
+    one = attend(site, row, None, head=2, budget=budget)
+    torch.testing.assert_close(one, (row[:, None] @ weights[:, 2])[:, 0])
+    most = attend(site, row, lambda part, _: part.amax(1), budget=budget)
+    torch.testing.assert_close(most, (row[:, None] @ weights.amax(1))[:, 0])
