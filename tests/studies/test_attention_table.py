@@ -73,30 +73,59 @@ def test_modules_that_a_model_puts_in_while_it_runs():
     assert [(s.kind, s.heads, s.keys) for s in tap.attention] == [("self", 4, 9)] * 2
 
 
-@pytest.mark.parametrize(("texts", "length"), [(2, 12), (4, 8)])
-def test_chunks_beside_heads_are_windows(texts, length):
+@pytest.mark.parametrize(
+    ("texts", "length", "heads", "window"),
+    [(2, 12, 4, 4), (4, 8, 4, 4), (2, 8, 4, 4), (6, 12, 2, 4), (3, 12, 4, 6), (4, 16, 4, 8),
+     (2, 12, 1, 4), (2, 8, 2, 4)],
+)  # fmt: skip
+def test_chunks_beside_heads_are_windows(texts, length, heads, window):
     """Longformer: as many texts as tokens overlap, and as many chunks as heads."""
     import transformers
 
     torch.manual_seed(0)
     config = transformers.LongformerConfig(
-        hidden_size=48, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64,
-        vocab_size=100, attention_window=4, max_position_embeddings=64,
+        hidden_size=48, num_hidden_layers=1, num_attention_heads=heads, intermediate_size=64,
+        vocab_size=100, attention_window=window, max_position_embeddings=64,
     )  # fmt: skip
     model = transformers.LongformerModel(config).eval()
     ids = torch.randint(5, 90, (texts, length))
     with torch.no_grad(), attention.tap(model) as tap:
         model(input_ids=ids)
     (site,) = tap.attention
-    assert (site.kind, site.images, site.windows, site.heads) == ("window", texts, length // 2, 4)
+    step = window // 2
+    chunks = length // step
+    assert (site.kind, site.images, site.windows, site.heads) == ("window", texts, chunks, heads)
     with torch.no_grad():
         (band,) = model(input_ids=ids, output_attentions=True).attentions
-    # the band of query i begins two keys before it; its chunk begins two keys before the chunk
-    got = site.weights().unflatten(0, (texts, length // 2))
+    # the band of query i begins a step before it; its chunk begins a step before the chunk
+    got = site.weights().unflatten(0, (texts, chunks))
     for query in range(length):
-        chunk, row = divmod(query, 2)
-        mine = got[:, chunk, :, row, row : row + 5]
+        chunk, row = divmod(query, step)
+        mine = got[:, chunk, :, row, row : row + window + 1]
         torch.testing.assert_close(mine, band[:, :, query], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("heads", "window", "batch"), [(4, 4, 16), (2, 2, 4), (4, 2, 4)])
+def test_windows_beside_as_many_images_are_windows(heads, window, batch):
+    """Swin of Hugging Face: as many images as tokens in a window, as many windows as heads."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.SwinConfig(
+        image_size=32, patch_size=4, window_size=window, embed_dim=16, depths=[2],
+        num_heads=[heads],
+    )  # fmt: skip
+    model = transformers.SwinModel(config).eval()
+    pictures = torch.randn(batch, 3, 32, 32)
+    count = (8 // window) ** 2
+    with torch.no_grad(), attention.tap(model) as tap:
+        model(pixel_values=pictures)
+    with torch.no_grad(), attention.tap(model) as alone:
+        model(pixel_values=pictures[:1])
+    for site, first in zip(tap.attention, alone.attention, strict=True):
+        assert (site.kind, site.images, site.windows) == ("window", batch, count)
+        torch.testing.assert_close(site.weights()[:count], first.weights())
+        assert first.kind == "window"
 
 
 def test_a_hard_choice_is_read_as_it_weighs():

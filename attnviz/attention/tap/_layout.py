@@ -113,13 +113,16 @@ class Fold:
         return self.apply(mask.expand(*self.lead, *mask.shape[-2:]))
 
 
-def fold_of(lead: Sequence[int], modules: Sequence[Running], images: int | None) -> Fold:
+def fold_of(
+    lead: Sequence[int], modules: Sequence[Running], images: int | None, queries: int
+) -> Fold:
     """Return the fold of raw tensors whose leading dimensions are `lead`.
 
     Args:
         lead: sizes before (queries, keys).
         modules: running modules, innermost first; the nearest two may name their heads.
         images: batch size of the model's input, if known.
+        queries: the raw tensors' rows.
     """
     lead = tuple(lead)
     hint = heads_stated(modules)
@@ -139,9 +142,17 @@ def fold_of(lead: Sequence[int], modules: Sequence[Running], images: int | None)
         given = {t.shape[0] for _, t in modules[0].tensors if t.ndim > 2}
         if lead[1] != hint or (base in given and lead[0] not in given):
             return Fold(lead, None, hint)  # (B*H, windows, Q, K)
+    if hint == 1 and len(lead) == 2 and lead[0] == base and _is_chunked(modules, lead[1], queries):
+        return Fold(lead, None)  # (B, windows, Q, K)
     if hint and hint in lead[1:]:
         return Fold(lead, lead.index(hint, 1))
     return Fold(lead, 1 if len(lead) == 2 else len(lead) - 1)
+
+
+def _is_chunked(modules: Sequence[Running], chunks: int, queries: int) -> bool:
+    """Say whether the tokens that a module got are so many chunks of queries."""
+    tokens = {t.shape[1] for _, t in modules[0].tensors if t.ndim == 3 and t.is_floating_point()}
+    return chunks > 1 and tokens == {chunks * queries}
 
 
 def heads_stated(modules: Sequence[Running]) -> int | None:
@@ -183,8 +194,11 @@ def images_of(
     """
     if modules and isinstance(modules[0].module, nn.MultiheadAttention):
         return None
-    found = None
+    found, inside = None, False
     for i, entry in enumerate(modules):
+        rows = [t for _, t in entry.tensors if t.ndim == 3 and t.is_floating_point()][:1]
+        # an inner module that got (B, queries, C): what lies around it has its batch first, too
+        inside |= any(t.shape[1] == queries != t.shape[0] and lead[:1] == t.shape[:1] for t in rows)
         sizes = {t.shape[0] for _, t in entry.tensors if t.ndim >= 2 and t.shape[0] > 0}
         if not sizes:
             continue
@@ -193,7 +207,8 @@ def images_of(
                 break
             sizes = {max(sizes) if found is None else found}
         found = next(iter(sizes))
-        if found in (queries, keys) and any(
+        first = {t.shape[0] for _, t in entry.tensors if t.ndim == 3}
+        if not inside and found in (queries, keys) and {queries, keys} <= first and any(
             t.ndim == 3 and t.shape[0] == found and t.shape[1] not in (queries, keys)
             and not (lead and lead[0] % t.shape[1])
             for _, t in entry.tensors

@@ -187,7 +187,7 @@ class Recorder:
             self.miss(modules[0].name, "attention over nested tensors; pad them instead")
             return
         images = images_of(modules, q.shape[-2], k.shape[-2], q.shape[:-2])
-        fold = fold_of(q.shape[:-2], modules, images)
+        fold = fold_of(q.shape[:-2], modules, images, q.shape[-2])
         groups = packed_groups(q.shape, modules)
         if groups > 1:  # the heads that share a key head lie among the queries
             fold = Fold(tuple(q.shape[:-2]), 1, packed=groups)
@@ -232,7 +232,7 @@ class Recorder:
         if self.mha is not None and weights.ndim == 3 and weights.shape[0] == math.prod(self.mha):
             fold = Fold((weights.shape[0],), None, self.mha[1])
         else:
-            fold = fold_of(weights.shape[:-2], modules, images)
+            fold = fold_of(weights.shape[:-2], modules, images, weights.shape[-2])
         if (
             len(rows) == 2
             and len(fold.lead) == 2
