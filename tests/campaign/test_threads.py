@@ -6,11 +6,13 @@ import random
 import threading
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import attnviz
+from attnviz.attention.statistics import head_table
 from attnviz.errors import AttnvizError, AttnvizWarning
 from attnviz.methods import METHODS
 from attnviz.models import LoadedModel
@@ -38,6 +40,7 @@ def jobs(model: nn.Module, x: torch.Tensor) -> dict[str, object]:
             return maps.values
 
         found[name] = call
+    found["tap"] = lambda: str(head_table(model, x).rows())
     found["inspect"] = lambda: str(attnviz.inspect(model, x))
     found["selftest"] = lambda: str(selftest(LoadedModel(model, "net"), x))
     return found
@@ -47,7 +50,7 @@ def jobs(model: nn.Module, x: torch.Tensor) -> dict[str, object]:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", ["convolutions", "attention"])
 def test_eight_threads_over_everything(kind, campaign):
-    """Every method, inspection and selftest, by eight threads on one model in training mode."""
+    """Every method, the tap, inspection and selftest, by eight threads on a model in training."""
     # fused: the written-out one keeps its last weights in itself, which threads must not share
     model = network() if kind == "convolutions" else plain(double=False, fused=True)
     x = torch.rand(2, 3, 32, 32)
@@ -65,6 +68,7 @@ def test_eight_threads_over_everything(kind, campaign):
         assert len(work) > 15
         order = random.Random(5)
         often = campaign(100)
+        drawn = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
         calls = [order.choices(list(work), k=max(1, often // 8)) for _ in range(8)]
         wrong = []
 
@@ -86,5 +90,11 @@ def test_eight_threads_over_everything(kind, campaign):
         for thread in threads:
             thread.join()
     assert wrong == []
-    assert model.training
+    assert torch.equal(torch.get_rng_state(), drawn[0])
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == drawn[1:]
+    assert all(m.training for m in model.modules())
+    assert not any(
+        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules()
+    )
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())

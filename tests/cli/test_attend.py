@@ -1,6 +1,7 @@
 """`attnviz attend`: maps, the page and the table of heads, for photos and texts."""
 
 import json
+import os
 import re
 
 import pytest
@@ -143,3 +144,17 @@ def test_a_map_as_a_figure_for_papers(photo, tmp_path):
     words = ["attend", str(photo), "--random", "--model", MODEL, "--map", "cls", "--out"]
     assert main([*words, str(tmp_path / "x.pdf")]) == 0
     assert (tmp_path / "x.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_a_full_disk_is_said_in_a_line(photo, tmp_path, capsys, monkeypatch):
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    out = tmp_path / "rollout.png"
+    words = ["attend", str(photo), "--model", "timm:vit_tiny_patch16_224", "--random"]
+    assert main([*words, "--out", str(out)]) == 1
+    said = capsys.readouterr().err
+    assert f"error: cannot write {str(out)!r}: No space left on device; write it elsewhere" in said
+    assert list(tmp_path.glob("*.png")) in ([], [photo])
+    assert list(tmp_path.glob(".attnviz*")) == []
