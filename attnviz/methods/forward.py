@@ -99,6 +99,11 @@ class ForwardPass:
                     _check_gradient(found[name], raw[name], layout, name, self.request.batch)
         return found
 
+    def _which(self, layer: str) -> dict[str, int]:
+        """Return which call of a layer its maps are of, where it was said."""
+        call = self.request.call
+        return {} if call is None or layer == "input" else {"call": call}
+
     @property
     def probabilities(self) -> Tensor | None:
         """(R,) the probability of each class explained, as `rows`; None where there is none."""
@@ -143,7 +148,7 @@ class ForwardPass:
             targets=_by_image((column.descriptions for column in self.columns), views),
             labels=_by_image((column.labels for column in self.columns), views),
             units=entry.meta.get("units", ""),
-            meta={**(meta or {}), **({"views": views} if views > 1 else {})},
+            meta={**(meta or {}), **({"views": views} if views > 1 else {}), **self._which(layer)},
             values=_kept(wide(maps), keep),
             score=each(wide(rows(self.scores))),
             logits=None if logits is None else each(logits),

@@ -154,6 +154,10 @@ class CaptionScorer(OfTexts):
             given["input_ids"] = given["input_ids"].clone()
             given["input_ids"][:, 0] = first
         elif not given["input_ids"].shape[1]:
+            # the masks of no tokens are as empty as these
+            given = {
+                n: v for n, v in given.items() if not isinstance(v, Tensor) or v.shape != ids.shape
+            }
             given["input_ids"] = ids.new_full((1, 1), first)
         self._given = {**given, self._picture: picture}
 

@@ -12,9 +12,10 @@ from ..errors import LayerNotFound
 from ..hooks.capture import quantised_part
 from ..hooks.modules import unwrap
 from ..inputs import Inputs
+from .choosing import choose, levels
 from .families import static_layer, static_levels
 from .outputs import reading, stated
-from .probing import Seen, choose, levels, probe
+from .probing import Seen, probe
 
 _lock = threading.Lock()
 #: model -> (which of its outputs are the logits, see `stated`; the layer). Without the width where

@@ -112,6 +112,7 @@ def test_score_cam_masks_the_one_and_reads_its_call():
         weights = torch.stack(gains, 1).softmax(1)[..., None, None]
     torch.testing.assert_close(maps.values, (weights * activation).sum(1).relu())
     assert maps.layer == "net"
+    assert maps.meta["call"] == 1
 
 
 def test_named_inputs_and_classes():

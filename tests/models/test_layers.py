@@ -13,8 +13,9 @@ from torch import nn
 import attnviz
 from attnviz.errors import LayerNotFound, ModelError
 from attnviz.models import default_layer, infer_layout, list_layers
+from attnviz.models.choosing import choose
 from attnviz.models.families import static_layer
-from attnviz.models.probing import choose, probe
+from attnviz.models.probing import probe
 
 from .model_zoo import CASES, Case, run
 

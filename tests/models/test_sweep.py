@@ -10,8 +10,9 @@ import torch
 import attnviz
 from attnviz.errors import LayerNotFound
 from attnviz.models import default_layer, infer_layout
+from attnviz.models.choosing import choose
 from attnviz.models.families import static_layer
-from attnviz.models.probing import choose, probe
+from attnviz.models.probing import probe
 from attnviz.targets import logits_of
 
 from .model_zoo import corner_cell, wake

@@ -224,3 +224,25 @@ def test_what_cannot_be_known_is_refused(picture):
         attnviz.explain(Own(), picture, target=TokenTarget("boat", {"boat": 5}))
     with pytest.raises(TargetError, match="'token:boat'"):
         attnviz.explain(attnviz.load("tiny-llava"), picture)
+
+
+@pytest.mark.parametrize("kind", ["git", "blip", "blip_2"])
+def test_captioners_of_a_folder(kind, picture, tmp_path):
+    """Saved and loaded: a prompt of no tokens has no mask, and words behind a picture no grid."""
+    t = transformers
+    if kind == "blip_2":
+        model, reader = family(kind)
+    elif kind == "blip":
+        looks = t.BlipImageProcessor(size={"height": 32, "width": 32})
+        model, reader = blip(), t.BlipProcessor(looks, WORDS)
+    else:
+        looks = t.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)
+        model, reader = git(), t.GitProcessor(looks, WORDS)
+    model.save_pretrained(tmp_path)
+    reader.save_pretrained(tmp_path)
+    maps = attnviz.explain(f"hf:{tmp_path}", picture, target="token:boat")
+    again = attnviz.explain(model, picture, target=TokenTarget("boat", reader))
+    assert maps.values.shape == (1, 4, 4)
+    assert "vision_model" in maps.layer
+    torch.testing.assert_close(maps.score, again.score)
+    torch.testing.assert_close(maps.values, again.values)
