@@ -144,7 +144,9 @@ class CaptionScorer(OfTexts):
                 for n, v in given.items()
             }
         first = self._first(kind)
-        if "decoder_input_ids" in takes:
+        # BLIP-2 takes such tokens also where its language model is a decoder alone
+        plain = getattr(config, "use_decoder_only_language_model", False)
+        if "decoder_input_ids" in takes and not plain:
             self._ids = "decoder_input_ids"
             prompt = given["input_ids"] if "input_ids" not in takes else ids[:, :0]
             if "input_ids" not in takes:

@@ -246,3 +246,25 @@ def test_captioners_of_a_folder(kind, picture, tmp_path):
     assert "vision_model" in maps.layer
     torch.testing.assert_close(maps.score, again.score)
     torch.testing.assert_close(maps.values, again.values)
+
+
+def test_blip_2_writes_behind_its_picture(picture):
+    """A decoder alone reads the words behind the queries of the picture, as `generate` does."""
+    model, reader = family("blip_2")
+    maps = attnviz.explain(model, picture, target=TokenTarget("boat", reader))
+    given = reader(images=Image.new("RGB", (32, 32)), text="", return_tensors="pt")
+    given["pixel_values"] = picture
+    text = given["input_ids"]
+    said = []
+    with torch.no_grad():
+        for _ in range(64):
+            rows = model(**given).logits[0, -1].log_softmax(-1)
+            said.append((rows, int(rows.argmax())))
+            given["input_ids"] = torch.cat([given["input_ids"], rows.argmax().view(1, 1)], 1)
+            given["attention_mask"] = torch.ones_like(given["input_ids"])
+            if said[-1][1] in (WORDS.eos_token_id, WORDS.sep_token_id):
+                break
+    assert given["input_ids"].shape[1] > text.shape[1]
+    boat = WORDS.convert_tokens_to_ids("boat")
+    at = next((n for n, (_, token) in enumerate(said) if token == boat), 0)
+    torch.testing.assert_close(maps.score, said[at][0][None, boat], **CLOSE)
