@@ -368,3 +368,28 @@ class _Alive(torch.utils._python_dispatch.TorchDispatchMode):
     def _gone(self, key, size):
         self.known.discard(key)
         self.now -= size
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl"])
+def test_pictures_packed_into_one_sequence_are_each_read_alone(kind, implementation):
+    """Two of one size: their attention has the keys of either, and none of the other's."""
+    pytest.importorskip("transformers", minversion="5.0")
+    from tests.support.vlm_models import family
+
+    tower = family(kind, implementation)[0].model.visual
+    embed = tower.patch_embed
+    width = embed.in_channels * embed.temporal_patch_size * embed.patch_size**2
+    patches = torch.randn(32, width, generator=torch.Generator().manual_seed(0))
+    grids = torch.tensor([[1, 4, 4], [1, 4, 4]])
+    with torch.no_grad(), attention.tap(tower) as packed:
+        tower(patches, grid_thw=grids)
+    for number in range(2):
+        own = slice(16 * number, 16 * number + 16)
+        with torch.no_grad(), attention.tap(tower) as alone:
+            tower(patches[own], grid_thw=grids[:1])
+        pairs = list(zip(packed.attention[number::2], alone.attention, strict=True))
+        assert len(pairs) == 2
+        for found, wanted in pairs:
+            assert (found.name, found.queries) == (wanted.name, wanted.queries)
+            torch.testing.assert_close(found.weights(), wanted.weights())

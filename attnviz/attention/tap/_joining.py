@@ -82,6 +82,8 @@ def merged(
         return None
     if axis == 2 and len({s.heads for s in sites}) > 1:
         return None
+    if axis == 2 and not all(_same_keys(s, first) for s in sites[1:]):
+        return None  # pictures packed into one sequence, each among its own tokens
     lined = torch.stack(raw, dim) if stacked else torch.cat(raw, dim)
     if tuple(lined.shape) != tuple(joined.shape):
         return None
@@ -114,6 +116,14 @@ def _constant(rows: Tensor, dim: int) -> bool:
 def _asks(site: Site) -> tuple[int, ...] | None:
     held = site.probabilities if site.q is None else site.q
     return None if held is None else (held.data_ptr(), *held.shape, *held.stride())
+
+
+def _same_keys(site: Site, other: Site) -> bool:
+    """Say whether two parts look at the same tokens, where what was kept tells."""
+    for one, two in ((site.k, other.k), (site.v, other.v)):
+        if one is not None and two is not None:
+            return one.shape == two.shape and torch.equal(one, two)
+    return True
 
 
 def _cat(tensors: Sequence[Tensor | None], dim: int) -> Tensor | None:
