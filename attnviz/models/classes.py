@@ -21,8 +21,9 @@ def class_index(name: int | str, count: int, labels: Sequence[str] | None) -> in
             name = int(name.__index__())
         except (AttributeError, TypeError):
             got = f"{type(name).__name__}: {name!r}"
-            if hasattr(name, "shape"):
-                got = f"{type(name).__name__} of shape {tuple(name.shape)}; of rows "
+            shape = getattr(name, "shape", None)
+            if shape is not None:
+                got = f"{type(name).__name__} of shape {tuple(shape)}; of rows "
                 got += "that are one-hot pass target.argmax(-1), of a column target.squeeze(-1)"
             raise TargetError(f"a class is an index or a label, got {got}") from None
     if isinstance(name, str) and name.strip().isdecimal():
