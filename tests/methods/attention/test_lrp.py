@@ -78,6 +78,19 @@ def test_attention_gets_a_quarter_a_quarter_and_a_half():
     torch.testing.assert_close(got[2], plain_gradients[2])
 
 
+def test_products_may_be_written_into():
+    """MViT adds the positions to a part of the scores, in place."""
+    a, b, c = (torch.randn(4, 4).double().requires_grad_() for _ in range(3))
+    with LrpMode(False):
+        y = a @ b
+        y[1:, 1:] = y[1:, 1:] + c[1:, 1:]
+    torch.testing.assert_close(y[1:, 1:], (a @ b + c)[1:, 1:])
+    got = torch.autograd.grad(y.square().sum() / 2, (a, b, c))
+    torch.testing.assert_close(got[0], (y @ b.T / 2).detach())
+    torch.testing.assert_close(got[1], (a.T @ y / 2).detach())
+    torch.testing.assert_close(got[2][1:, 1:], y[1:, 1:].detach())
+
+
 @pytest.mark.parametrize("name", ["gelu", "silu", "relu", "tanh", "by_hand"])
 def test_activation_functions_conserve_relevance(name):
     x = torch.randn(50).double()
