@@ -145,7 +145,7 @@ def test_pointing_at_a_word_shows_its_map(found, tmp_path):
         page.focus("#head")
         page.keyboard.press("ArrowRight")
         page.keyboard.press("ArrowRight")
-        page.wait_for_function("document.getElementById('said').textContent.includes('head 2 of')")
+        page.locator("#said", has_text="head 2 of").wait_for()  # by no script of the page's
         assert "in 255 steps" in page.evaluate(shown)
         assert page.evaluate("document.getElementById('which').textContent") == "2 of 4"
         at = page.evaluate("[state.word, ...shown(2).grid]")
