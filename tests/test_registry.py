@@ -168,6 +168,7 @@ def plugin(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_plug_in_reaches_explain_and_the_command_line(plugin):
     code = """
         import warnings, torch, attnviz
@@ -187,6 +188,7 @@ def test_a_plug_in_reaches_explain_and_the_command_line(plugin):
     assert '"ringcam"' in done.stdout
 
 
+@pytest.mark.slow
 def test_a_metric_is_one_file_and_reaches_python_and_the_command_line(tmp_path):
     (tmp_path / "mean_of_map.py").write_text(
         textwrap.dedent(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -13,6 +15,8 @@ from typing import Any
 import typer
 
 _heard = False
+#: an exception in these would leave a lock held for ever, and threads waiting for it
+_GUARDED = ("__enter__", "__exit__", "acquire", "release")
 
 
 @contextmanager
@@ -39,10 +43,19 @@ def listening() -> Iterator[None]:
         sys.unraisablehook = said
 
 
-def _hear(_number: int, _frame: FrameType | None) -> None:
+def _hear(_number: int, frame: FrameType | None) -> None:
     global _heard
     _heard = True
+    if frame is not None and frame.f_code.co_name in _GUARDED:
+        _thread.start_new_thread(_once_more, ())  # `threading` itself may be what was interrupted
+        return
     raise KeyboardInterrupt
+
+
+def _once_more() -> None:
+    time.sleep(0.01)
+    if signal.getsignal(signal.SIGINT) is _hear:  # the command still runs
+        signal.raise_signal(signal.SIGINT)
 
 
 def stop_if_asked() -> None:

@@ -395,6 +395,7 @@ def test_ctrl_c_exits_130_and_leaves_whole_files_only(tmp_path: Path, photos: Pa
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
+@pytest.mark.slow
 def test_a_closed_pipe_is_quiet(tmp_path: Path, photos: Path) -> None:
     process = _start(["explain", photos, *TINY, "--out", tmp_path / "out"])
     assert process.stdout is not None

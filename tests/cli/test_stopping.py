@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Never
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from attnviz.cli._interrupts import listening
 from attnviz.data import boatwater
 
 from . import tiny
@@ -103,3 +106,26 @@ def test_a_ctrl_c_that_a_library_turns_into_an_error_stops_all_the_same(
     assert done.err.splitlines()[-1] == ANEW
     assert "Traceback" not in done.err
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("where", ["__enter__", "__exit__"])
+def test_a_ctrl_c_leaves_no_lock_held(where: str) -> None:
+    lock = threading.Lock()
+
+    class Noisy:
+        def __enter__(self) -> None:
+            lock.acquire()
+            if where == "__enter__":
+                signal.raise_signal(signal.SIGINT)
+
+        def __exit__(self, *error: object) -> None:
+            if where == "__exit__":
+                signal.raise_signal(signal.SIGINT)
+            lock.release()
+
+    with pytest.raises(KeyboardInterrupt), listening():
+        with Noisy():
+            if where == "__enter__":
+                time.sleep(5)
+        time.sleep(5)
+    assert not lock.locked()

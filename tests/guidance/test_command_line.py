@@ -82,6 +82,7 @@ def test_guide_says_what_is_wrong(folder, capsys):
     assert not (folder / "run").exists()
 
 
+@pytest.mark.slow
 def test_options_of_the_loss(folder, capsys):
     """The run records them; a pair of layers and a pair of numbers stay pairs."""
     more = ["--epochs", "1", "--warmup", "0", "--force"]

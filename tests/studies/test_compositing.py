@@ -226,6 +226,7 @@ def test_a_dataset_without_boats_says_what_was_left_out(dataset: Dataset) -> Non
         whole_photos(few)
 
 
+@pytest.mark.slow
 def test_the_protocol_on_real_photos(shared_data: Path) -> None:
     dataset = open_dataset(shared_data / "scenes")
     fold = composite(dataset, protocol=Protocol(train=40, validation=20, test=40, controls=10))

@@ -92,6 +92,7 @@ def test_heads_are_as_fine_as_the_room_allows(room, bits, merged):
 
 
 @pytest.mark.parametrize("peaked", [6.0, 0.0])
+@pytest.mark.slow
 def test_forty_words_of_a_large_model_stay_below_five_megabytes(found, peaked):
     from dataclasses import replace
 
