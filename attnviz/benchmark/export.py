@@ -89,8 +89,8 @@ def values_csv(summary: Summary, store: Store) -> str:
             protocol = store.protocols[key]["protocol"]["text"] if key in store.protocols else ""
             for name, found in by_map.items():
                 value = "" if found["value"] is None else repr(found["value"])
-                known = [image, row["target"], row["label"], key, protocol, name, value]
-                writer.writerow([*map(cell, known), found.get("skipped", "")])
+                texts = map(cell, [image, row["target"], row["label"], key, protocol, name])
+                writer.writerow([*texts, value, cell(found.get("skipped", ""))])
     return text.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C that is not lost: libraries written in C may turn it into an error of their own."""
+"""Ctrl-C that is not lost, though libraries in C turn it into errors, and leaves no lock held."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def stop_if_asked() -> None:
 
 
 def asked_to_stop(error: BaseException) -> bool:
-    """Whether an error is a Ctrl-C, or what somebody made of one."""
+    """Return whether an error is a Ctrl-C, or what somebody made of one."""
     if isinstance(error, typer.Exit):
         return False
     return isinstance(error, KeyboardInterrupt) or (_heard and isinstance(error, Exception))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..erasing import SCHEMES, ACoL
 from ..errors import AttnvizError, GuidanceError
+from ..hooks import find_layers
 from .changed import exchangeable
 from .class_maps import differentiable
 from .config import GuideConfig
@@ -32,8 +33,6 @@ def rebuilt(
         built = config.pooling is not None or config.erasing == "acol"
         needed = built or config.loss != "none" or config.train == "tail"
         layer = _default(model, example, needed=needed)
-    from ..hooks import find_layers
-
     names: list[str] = []
     if layer is not None:
         asked = layer if isinstance(layer, str | nn.Module) else list(layer)
@@ -72,7 +71,6 @@ def rebuilt(
 
 
 def _default(model: nn.Module, example: Tensor, *, needed: bool) -> str | None:
-    from ..hooks import find_layers
     from ..models import default_layer
 
     try:

@@ -6,12 +6,12 @@ from typing import IO
 
 import numpy as np
 
-from .. import limits
-from ..errors import DataError, ImageError
+from ..errors import ImageError
+from .bounds import check_limit, check_pixels, reason
 
 
 def is_tiff(file: IO[bytes]) -> bool:
-    """Whether a file begins as a TIFF does."""
+    """Return whether a file begins as a TIFF does."""
     file.seek(0)
     return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -65,18 +65,5 @@ def _check_size(file: IO[bytes], what: str, max_pixels: int) -> None:
         size = width * height * bands * max(map(int, tags.get(258, (1,)))) // 8
     except Exception as error:
         raise ImageError(f"{what!r} cannot be decoded: {reason(error)}") from error
-    if width * height > max_pixels:
-        raise ImageError(
-            f"{what!r} is {width} x {height} pixels, more than the {max_pixels / 1e6:,.0f} million "
-            "that are decoded"
-        )
-    try:
-        limits.check("bytes", size, repr(what))
-    except DataError as error:
-        raise ImageError(str(error)) from None
-
-
-def reason(error: BaseException) -> str:
-    """Return what a decoder says, in a line."""
-    text = getattr(error, "strerror", None) or str(error)
-    return text.splitlines()[0] if text else type(error).__name__
+    check_pixels(width, height, what, max_pixels)
+    check_limit("bytes", size, what)

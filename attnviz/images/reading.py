@@ -14,9 +14,10 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from .. import limits
-from ..errors import DataError, ImageError, did_you_mean
+from ..errors import ImageError, did_you_mean
 from .arrays import composite_on_white, from_array, from_tensor, shown, to_uint8
-from .bands import is_tiff, reason, tiff_bands
+from .bands import is_tiff, tiff_bands
+from .bounds import check_limit, check_pixels, reason
 from .values import PhotoValues, asked
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def _read_file(
         if values.bands is None or not is_tiff(file):
             raise
         return shown(tiff_bands(file, what, max_pixels), what, values)
-    _check_size(image, what, max_pixels)
+    check_pixels(*image.size, what, max_pixels)
     if image.format == "TIFF" and image.mode in ("RGBA", "RGBX"):
         if values.bands is not None:
             return shown(tiff_bands(file, what, max_pixels), what, values)
@@ -206,21 +207,7 @@ def _check_scans(file: IO[bytes], what: str) -> None:
     file.seek(0)
     scans = file.read().count(b"\xff\xda")
     file.seek(at)
-    try:
-        limits.check("scans", scans, repr(what))
-    except DataError as error:
-        raise ImageError(str(error)) from None
-
-
-def _check_size(image: Any, what: str, max_pixels: int) -> None:
-    width, height = image.size
-    if width < 1 or height < 1:
-        raise ImageError(f"{what!r} has no pixels: {width} x {height}")
-    if width * height > max_pixels:
-        raise ImageError(
-            f"{what!r} is {width} x {height} = {width * height / 1e6:,.0f} million pixels; at most "
-            f"{max_pixels / 1e6:,.0f} million are decoded. Shrink it, or raise max_pixels"
-        )
+    check_limit("scans", scans, what)
 
 
 def _decode(
@@ -231,7 +218,7 @@ def _decode(
     *,
     deep: np.ndarray | None = None,
 ) -> np.ndarray:
-    _check_size(image, what, max_pixels)
+    check_pixels(*image.size, what, max_pixels)
     try:
         pixels = deep if deep is not None else _pillow_pixels(image, what, values)
         # asked only now: some decoders (TIFF, AVIF) turn the pixels themselves and drop the tag

@@ -52,11 +52,6 @@ class Held(nn.Module):
         return self.module(*rest)
 
 
-def named(module: nn.Module, inputs: Any, place: Any) -> Held:
-    """Return `Held` under the model's own name, which messages say."""
-    return type(type(module).__name__, (Held,), {})(module, inputs, place)
-
-
 def one_at_a_time(request: Request, entries: Sequence[Entry], run: Run) -> list[RawMaps] | None:
     """Run methods that alter one tensor on models of several inputs, sample by sample.
 
@@ -84,6 +79,7 @@ def one_at_a_time(request: Request, entries: Sequence[Entry], run: Run) -> list[
         places: list[Any] = list(range(inputs.shape[1]))
     else:
         places = [_varied(inputs, vary)]
+    kind = type(type(request.model).__name__, (Held,), {})  # messages say the model's own name
     made = []
     for number in range(request.batch):
         sample = Given(inputs, request.batch).part(number, number + 1)
@@ -92,7 +88,7 @@ def one_at_a_time(request: Request, entries: Sequence[Entry], run: Run) -> list[
             one = sample[:, place] if isinstance(sample, Tensor) else sample[place]
             alone = replace(
                 request,
-                model=named(request.model, sample, place),
+                model=kind(request.model, sample, place),
                 inputs=one,
                 batch=1,
                 target=_of(request.target, number),

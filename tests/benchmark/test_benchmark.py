@@ -5,6 +5,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from attnviz.benchmark import (
     from_photos,
     lines,
 )
+from attnviz.benchmark.export import values_csv
 from attnviz.benchmark.subjects import object_mask
 from attnviz.data import Sample, open_dataset
 from attnviz.data.prepared import Prepared, boxes_on_input, mask_on_input
@@ -276,6 +278,19 @@ def test_unreadable_photos_and_methods_that_do_not_apply(loaded, photos, tmp_pat
         Runner(other, from_photos([broken]), settings)
     with pytest.raises(TargetError, match="3 classes"):
         Runner(other, from_photos(photos), Settings(("gradcam",), ("gini",), target=7))
+
+
+def test_a_negative_value_stays_a_number_beside_names_that_are_made_safe():
+    row = {"target": 0, "label": "=1+1"}
+    store = SimpleNamespace(
+        rows={"-x.png": row},
+        results=lambda image: {"m": {"gradcam": {"value": -0.25}}},
+        protocols={},
+    )
+    text = values_csv(SimpleNamespace(images=["-x.png"]), store)
+    (line,) = csv.DictReader(text.splitlines())
+    assert float(line["value"]) == -0.25
+    assert (line["image"], line["label"]) == ("'-x.png", "'=1+1")
 
 
 def test_a_name_that_a_spreadsheet_would_run_and_one_that_is_no_text(loaded, photos, tmp_path):
