@@ -65,5 +65,5 @@ def _check_size(file: IO[bytes], what: str, max_pixels: int) -> None:
         size = width * height * bands * max(map(int, tags.get(258, (1,)))) // 8
     except Exception as error:
         raise ImageError(f"{what!r} cannot be decoded: {reason(error)}") from error
-    check_pixels(width, height, what, max_pixels)
+    check_pixels((width, height), what, max_pixels)
     check_limit("bytes", size, what)

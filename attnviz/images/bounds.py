@@ -6,8 +6,9 @@ from .. import limits
 from ..errors import DataError, ImageError
 
 
-def check_pixels(width: int, height: int, what: str, max_pixels: int) -> None:
-    """Raise ImageError for a picture of no pixels, or of more than are decoded."""
+def check_pixels(size: tuple[int, int], what: str, max_pixels: int) -> None:
+    """Raise ImageError for a picture (width, height) of no pixels, or of more than are decoded."""
+    width, height = size
     if width < 1 or height < 1:
         raise ImageError(f"{what!r} has no pixels: {width} x {height}")
     if width * height > max_pixels:

@@ -148,7 +148,7 @@ def _read_file(
         if values.bands is None or not is_tiff(file):
             raise
         return shown(tiff_bands(file, what, max_pixels), what, values)
-    check_pixels(*image.size, what, max_pixels)
+    check_pixels(image.size, what, max_pixels)
     if image.format == "TIFF" and image.mode in ("RGBA", "RGBX"):
         if values.bands is not None:
             return shown(tiff_bands(file, what, max_pixels), what, values)
@@ -218,7 +218,7 @@ def _decode(
     *,
     deep: np.ndarray | None = None,
 ) -> np.ndarray:
-    check_pixels(*image.size, what, max_pixels)
+    check_pixels(image.size, what, max_pixels)
     try:
         pixels = deep if deep is not None else _pillow_pixels(image, what, values)
         # asked only now: some decoders (TIFF, AVIF) turn the pixels themselves and drop the tag
